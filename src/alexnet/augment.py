@@ -1,0 +1,77 @@
+"""Augmentation as pure functions of batches and draws, on whatever device the pictures are (paper §4.1, spec §5).
+
+Draws are made for the whole batch, on the CPU for crops, flips and colours, from a generator seeded by (seed, epoch,
+step): every process draws the same and takes its rows, so the number of processes changes no picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """For n pictures: crop offsets (y, x) int64 (n, 2), whether to mirror bool (n,), colour shifts float (n, C)."""
+
+    offsets: Tensor
+    mirror: Tensor
+    colour: Tensor
+
+    def take(self, rows: np.ndarray, device: torch.device) -> Draws:
+        """The draws of some rows, on a device."""
+        index = torch.from_numpy(rows)
+        return Draws(*(x[index].to(device, non_blocking=True) for x in (self.offsets, self.mirror, self.colour)))
+
+
+def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by a key of whole numbers from 0."""
+    (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(seed) >> 1)
+
+
+def draw(count: int, border: int, mirror: bool, colour_std: Tensor, source: torch.Generator) -> Draws:
+    """Uniform offsets 0..border, mirror with probability 1/2, and per colour axis N(0, colour_std²)."""
+    offsets = torch.randint(0, border + 1, (count, 2), generator=source)
+    coin = torch.rand(count, generator=source) < 0.5
+    colour = torch.randn(count, len(colour_std), generator=source) * colour_std
+    return Draws(offsets, coin & mirror, colour)
+
+
+def crop_and_mirror(pictures: Tensor, draws: Draws, size: int) -> Tensor:
+    """A size × size window of each picture at its offset, mirrored where drawn: (n, C, S, S) -> (n, C, size, size)."""
+    span = torch.arange(size, device=pictures.device)
+    y = draws.offsets[:, :1] + span  # (n, size)
+    x = draws.offsets[:, 1:] + torch.where(draws.mirror[:, None], span.flip(0), span)
+    picture = torch.arange(len(pictures), device=pictures.device)
+    # Indices apart from each other put C last: the result is channels_last without a copy.
+    return pictures[picture[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+
+
+def add_colour(pictures: Tensor, draws: Draws, axes: Tensor) -> Tensor:
+    """x <- (x + δ) / 1.1, one δ for all pixels of a picture: the drawn shifts along the RGB axes (spec 5.4).
+
+    Float pictures with the mean subtracted, (n, C, h, w) -> same.
+    """
+    return (pictures + (draws.colour @ axes)[:, :, None, None]) / 1.1
+
+
+def dropout_masks(
+    layers: Mapping[str, tuple[int, float]],
+    count: int,
+    rows: np.ndarray,
+    key: tuple[int, ...],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """0/1 masks (len(rows), units) for each dropout layer: drawn on the device for all `count` rows, then sliced."""
+    index = torch.from_numpy(rows).to(device)
+    masks = {}
+    for number, (name, (units, rate)) in enumerate(layers.items()):
+        source = generator(*key, number, device=device)
+        keep = torch.empty(count, units, device=device).bernoulli_(1 - rate, generator=source)
+        masks[name] = keep[index]
+    return masks

@@ -1,0 +1,220 @@
+"""The command line: one small function a command, which parses, calls and prints. Heavy imports stand inside.
+
+Exit status: 0 done; 1 done, but some inputs failed; 2 nothing done because of the input; 130, 143 after signals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from alexnet import __version__
+from alexnet.errors import AlexNetError, Interrupted
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SHOWN_FAILURES = 20
+
+
+def main() -> NoReturn:
+    """The program: run the command on the command line and exit with its status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status; every error that a user can cause is one sentence on stderr."""
+    try:
+        # Without standalone mode click gives back what the command returned: its exit status.
+        status = commands.main(arguments, "alexnet", standalone_mode=False)
+    except AlexNetError as error:
+        status = _fail(str(error), error.status if isinstance(error, Interrupted) else 2)
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+        status = _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        status = _fail("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    return status or 0
+
+
+def _fail(message: str, status: int) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"alexnet: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+class Output:
+    """Where a command prints: with --json people's lines go to stderr and one object ends stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.first = os.environ.get("RANK", "0") == "0"
+
+    def say(self, text: str = "") -> None:
+        """A line for people."""
+        if self.first:
+            print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+
+    def end(self, facts: dict[str, Any]) -> None:
+        """The object for programs."""
+        if self.as_json and self.first:
+            print(json.dumps(facts), flush=True)
+
+    def failures(self, failed: list[dict[str, str]]) -> int:
+        """Name what could not be read; the exit status."""
+        if failed and self.first:
+            print(f"{len(failed)} pictures could not be read and were left out:", file=sys.stderr)
+            for one in failed[:SHOWN_FAILURES] if not self.as_json else failed:
+                print(f"  {one['file']}: {one['error']}", file=sys.stderr)
+            if not self.as_json and len(failed) > SHOWN_FAILURES:
+                print(f"  and {len(failed) - SHOWN_FAILURES} more; --json names all", file=sys.stderr)
+        return 1 if failed else 0
+
+
+def shared(command: Callable) -> Callable:
+    """The options that every command has."""
+    command = click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")(command)
+    return click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")
+def commands() -> None:
+    """The reference AlexNet: train it, evaluate it, classify pictures with it.
+
+    DATA is a folder of class folders (with or without train/ and val/), a folder of parquet files, or the word
+    digits. MODEL is a run folder or a file of weights.
+    """
+
+
+@commands.command()
+@click.option("--out", default="runs/demo", show_default=True, help="The run folder to make.")
+@shared
+def demo(out: str, device: str) -> int:
+    """Train on handwritten digits, evaluate, classify: two minutes on two cores, nothing to download."""
+    from alexnet.demo import demo as run_demo
+
+    run_demo(out, device, Output(False).say)
+    return 0
+
+
+@commands.command()
+@click.argument("model", default="alexnet2012", metavar="[MODEL|VARIANT]")
+@json_option
+@shared
+def info(model: str, as_json: bool, device: str) -> int:
+    """Print a network's layers: kernel, output shape, parameters and multiply-adds."""
+    from alexnet.info import describe, table
+
+    output = Output(as_json)
+    facts = describe(model)
+    output.say(table(facts))
+    output.end(facts.as_json())
+    return 0
+
+
+@commands.command()
+@click.argument("data")
+@click.option("--out", required=True, metavar="RUN", help="The run folder to make, or to go on with.")
+@click.option("--recipe", metavar="NAME|FILE.toml", help="What to train and how.  [default: author_2012]")
+@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of the recipe; repeatable.")
+@click.option("--resume", is_flag=True, help="Go on exactly where the run in RUN stopped.")
+@json_option
+@shared
+def train(
+    data: str, out: str, recipe: str | None, sets: tuple[str, ...], resume: bool, as_json: bool, device: str
+) -> int:
+    """Train a network on DATA into the folder RUN; under torchrun, on as many processes as it starts."""
+    from alexnet.training import train as run_training
+
+    output = Output(as_json)
+    result = run_training(data, out, recipe, sets, resume, device, output.say, quiet=False)
+    status = output.failures(result.failed)
+    output.end(result.facts())
+    return status
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--split", default="valid", show_default=True, help="train or valid.")
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
+@json_option
+@shared
+def evaluate(model: str, data: str, split: str, batch_size: int, workers: int, as_json: bool, device: str) -> int:
+    """Print MODEL's top-1 and top-5 error and loss on DATA: one central view, in float32."""
+    from alexnet.evaluation import evaluate as run_evaluation
+
+    output = Output(as_json)
+    result = run_evaluation(model, data, split, batch_size, workers, device, output.say, quiet=False)
+    output.say(
+        f"top-1 error {100 * result.top1_error:.2f} %, top-5 error {100 * result.top5_error:.2f} %, "
+        f"loss {result.loss:.4f}, {result.images:,} images, {result.images_per_second:,.0f} images/s"
+    )
+    status = output.failures(result.failed)
+    output.end(result.facts())
+    return status
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER ...")
+@click.option("--topk", default=5, show_default=True, type=click.IntRange(1), help="Classes a picture.")
+@click.option("--output", "table", metavar="FILE", help="Also write a table: .csv, .jsonl or .parquet.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1))
+@json_option
+@shared
+def predict(
+    model: str,
+    images: tuple[str, ...],
+    topk: int,
+    table: str | None,
+    batch_size: int,
+    as_json: bool,
+    device: str,
+) -> int:
+    """Classify pictures: the most probable classes of each, with probabilities."""
+    from alexnet import prediction
+
+    if table is not None:
+        prediction.check_table(Path(table))
+    files = prediction.find_pictures(images)
+    output = Output(as_json)
+    answers = prediction.predict(model, files, topk, batch_size, device, quiet=False)
+    for one in answers:
+        if one.error is None and table is None:
+            output.say(one.file)
+            for c in one.classes:
+                output.say(f"  {100 * c.probability:6.2f} %  {c.label}")
+    if table is not None:
+        prediction.write_table(Path(table), answers)
+        output.say(f"{table}: {sum(one.error is None for one in answers):,} pictures")
+    facts = prediction.as_json(answers)
+    status = output.failures(facts["failed"])
+    output.end(facts)
+    return status
+
+
+@commands.command()
+@click.argument("name", required=False)
+@shared
+def recipes(name: str | None, device: str) -> int:
+    """List the recipes, or print one as it resolves, every key with its value."""
+    from alexnet import recipe
+
+    click.echo(recipe.to_toml(recipe.resolve(name)).rstrip() if name else "\n".join(recipe.shipped()))
+    return 0

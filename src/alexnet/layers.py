@@ -1,0 +1,119 @@
+"""The layers that torch.nn lacks or defines otherwise than the 2012 source: ceil convolution, LRN, its dropout."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CeilConv2d(nn.Conv2d):
+    """Convolution with 1 + ceil((in + 2·pad - kernel) / stride) outputs: zeros at right and bottom fill the last.
+
+    float (N, C, H, W) -> (N, F, H', W'). 224 -> 55 with kernel 11 and stride 4: 3 columns and rows of zeros.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        right, bottom = (
+            -(size + 2 * pad - kernel) % stride
+            for size, pad, kernel, stride in zip(
+                (x.shape[3], x.shape[2]),
+                (int(self.padding[1]), int(self.padding[0])),
+                (self.kernel_size[1], self.kernel_size[0]),
+                (self.stride[1], self.stride[0]),
+                strict=True,
+            )
+        )
+        return super().forward(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
+
+
+class _LRN(torch.autograd.Function):
+    """y = x · d^-β with d = k + s·(band ∗ x²), and its gradient with three tensors kept instead of eight."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, band: Tensor, groups: int, s: float, beta: float, k: float) -> Tensor:
+        d = F.conv2d(x * x, band, groups=groups).mul_(s).add_(k)
+        power = _minus_three_quarters(d) if beta == 0.75 else d.pow(-beta)
+        ctx.save_for_backward(x, d, power, band)
+        ctx.numbers = groups, s, beta
+        return x * power
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        x, d, power, band = ctx.saved_tensors
+        groups, s, beta = ctx.numbers
+        # The band is symmetric, so the sum over the maps that see x is the same convolution.
+        spread = F.conv2d(g * x * power / d, band, groups=groups)
+        return g * power - (2 * s * beta) * x * spread, None, None, None, None, None
+
+
+def _minus_three_quarters(d: Tensor) -> Tensor:
+    root = torch.rsqrt(d)
+    return root * torch.sqrt(root)  # two square roots cost a fifth of pow
+
+
+class LocalResponseNorm(nn.Module):
+    """Cross-map response normalisation, each of `towers` groups of maps by itself (spec 2.4; paper §3.3).
+
+    float (N, C, H, W) -> same: x · (k + alpha/size · Σ x²)^-beta over `size` neighbouring maps, clipped at the
+    first and last map of a tower, the divisor staying `size`. The sum over maps is a 1 × 1 convolution with a band
+    of ones, which runs as a matrix product in every precision.
+    """
+
+    band: Tensor
+
+    def __init__(self, channels: int, towers: int, size: int, alpha: float, beta: float, k: float) -> None:
+        super().__init__()
+        per_tower = channels // towers
+        index = torch.arange(per_tower)
+        band = (index[:, None] - index[None, :]).abs() <= size // 2
+        self.register_buffer("band", band.float().repeat(towers, 1)[:, :, None, None], persistent=False)
+        self.towers, self.size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _LRN.apply(x, self.band.to(x.dtype), self.towers, self.alpha / self.size, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class WithinMapNorm(nn.Module):
+    """x · (1 + alpha/size² · Σ x²)^-beta over size × size positions of the same map (spec 2.5).
+
+    float (N, C, H, W) -> same; windows are clipped at the border, the divisor stays size².
+    """
+
+    def __init__(self, size: int, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta = size, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_square = F.avg_pool2d(x * x, self.size, stride=1, padding=self.size // 2, count_include_pad=True)
+        return x * (1 + self.alpha * mean_square).pow(-self.beta)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}"
+
+
+class Dropout(nn.Module):
+    """Dropout as in 2012: × 0/1 in training, × (1 - rate) otherwise; `inverted` rescales in training instead.
+
+    float (N, units) -> same. `mask` (N, units), 1 where a unit stays, makes the draw the caller's; without it
+    torch's generator draws. Spec 2.7, 4.6.
+    """
+
+    def __init__(self, rate: float, inverted: bool) -> None:
+        super().__init__()
+        self.rate, self.inverted = rate, inverted
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        keep = 1 - self.rate
+        if not self.training:
+            return x if self.inverted else x * keep
+        if mask is None:
+            mask = torch.rand(x.shape, device=x.device) < keep
+        x = x * mask.to(x.dtype)
+        return x / keep if self.inverted else x
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}, inverted={self.inverted}"

@@ -1,0 +1,74 @@
+"""What happens to a picture before the network sees it; stored with the weights, so no command has to ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet.data.pictures import Source, decode, stored
+from alexnet.errors import AlexNetError
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Shorter side to `stored`, central square, central `input` crop, minus the mean's crop, divided by `scale`.
+
+    Pixels are 0-255 in the order `order` (RGB, or L for gray). The mean image is float32 (C, stored, stored); its
+    central crop is subtracted from every crop, wherever that lies (spec 5.2).
+    """
+
+    stored: int
+    input: int
+    order: str
+    scale: float
+    mean: Tensor
+
+    @property
+    def channels(self) -> int:
+        return self.mean.shape[0]
+
+    @property
+    def border(self) -> int:
+        """The largest crop offset."""
+        return self.stored - self.input
+
+    def pixels(self, picture: Source) -> Tensor:
+        """uint8 (C, stored, stored) of a file, bytes, PIL image or uint8 array (H, W[, 3])."""
+        return torch.from_numpy(stored(decode(picture, self.channels), self.stored))
+
+    def central(self, pictures: Tensor) -> Tensor:
+        """The central crop: (…, stored, stored) -> (…, input, input)."""
+        low = self.border // 2
+        return pictures[..., low : low + self.input, low : low + self.input]
+
+    def subtract(self, crops: Tensor) -> Tensor:
+        """Crops (n, C, input, input) of any type minus the mean image's central crop: float32 grey levels."""
+        return crops.float() - self.central(self.mean).to(crops.device)
+
+    def normalise(self, crops: Tensor) -> Tensor:
+        """Crops (n, C, input, input) of any type as the network takes them: minus the mean, divided by the scale."""
+        return self.subtract(crops) / self.scale
+
+    def __call__(self, picture: Source) -> Tensor:
+        """One picture, ready for the network but for the batch dimension: float32 (C, input, input)."""
+        return self.normalise(self.central(self.pixels(picture))[None])[0]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the mean, as plain data."""
+        return {"stored": self.stored, "input": self.input, "order": self.order, "scale": self.scale}
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any], mean: Tensor) -> Preprocess:
+        return cls(int(facts["stored"]), int(facts["input"]), str(facts["order"]), float(facts["scale"]), mean)
+
+
+def check_sizes(stored: int, input: int) -> None:
+    """Refuse a crop that is larger than the stored picture."""
+    if input > stored:
+        raise AlexNetError(
+            f"input {input} is larger than the stored size {stored}; set stored to {input} or more, for example "
+            f"--set stored={-(-input * 8 // 7)}."
+        )

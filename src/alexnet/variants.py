@@ -1,0 +1,240 @@
+"""Every network as data: a tuple of layer records. `model.py` builds them; nothing else is needed for a new one.
+
+Sources: Krizhevsky, Sutskever, Hinton, NIPS 2012 ("paper"); the 2012 source, net 145 ("code"); Krizhevsky,
+arXiv 1404.5997 ("OWT"). Layers carry the field's names, and stand in the order in which they are computed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from alexnet.errors import AlexNetError
+
+# Standard deviation of the initial weights: a number; He's sqrt(2 / fan-in), each unit's weights centred so that the
+# mean brightness of its input does not drive it; or what torch.nn does by itself.
+Init = float | Literal["he", "torch"]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Cross-correlation; with `ceil` zeros are added at right and bottom so that no column or row is left out."""
+
+    name: str
+    filters: int
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    groups: int = 1
+    ceil: bool = False
+    std: Init = 0.01
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class FC:
+    """Fully connected; `units=None` is one unit a class."""
+
+    name: str
+    units: int | None
+    std: Init = 0.01
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReLU:
+    name: str
+
+
+@dataclass(frozen=True)
+class LRN:
+    """x · (k + alpha/size · Σ x²)^-beta over `size` neighbouring maps, each tower by itself (code; paper §3.3)."""
+
+    name: str
+    towers: int = 1
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+
+
+@dataclass(frozen=True)
+class WithinMapNorm:
+    """x · (1 + alpha/size² · Σ x²)^-beta over size × size positions of one map (code only; not in the paper)."""
+
+    name: str
+    size: int = 5
+    alpha: float = 1e-3
+    beta: float = 0.75
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Overlapping where kernel > stride; windows that overhang are clipped at the border."""
+
+    name: str
+    kernel: int = 3
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """`inverted=False`: units × 0/1 in training, × (1 - rate) otherwise (2012); True: rescaled in training."""
+
+    name: str
+    rate: float = 0.5
+    inverted: bool = False
+
+
+@dataclass(frozen=True)
+class Softmax:
+    name: str
+
+
+Layer = Conv | FC | ReLU | LRN | WithinMapNorm | MaxPool | Dropout | Softmax
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network, the size at which its pictures are stored and the size of the crop it sees.
+
+    Pixels are 0-255; the training set's mean image is subtracted, then they are divided by `pixel_scale`.
+    """
+
+    name: str
+    source: str
+    stored: int
+    input: int
+    layers: tuple[Layer, ...]
+    pixel_scale: float = 1.0
+
+
+def _net145(towers: int) -> tuple[Layer, ...]:
+    return (
+        Conv("conv1", 96, 11, stride=4, ceil=True),
+        LRN("norm1", towers),
+        MaxPool("pool1"),
+        ReLU("relu1"),
+        Conv("conv2", 256, 5, pad=2, groups=towers, bias=1.0),
+        ReLU("relu2"),
+        LRN("norm2", towers),
+        WithinMapNorm("norm2b"),
+        MaxPool("pool2"),
+        Conv("conv3", 384, 3, pad=1, std=0.03),
+        ReLU("relu3"),
+        Conv("conv4", 384, 3, pad=1, groups=towers, std=0.03, bias=1.0),
+        ReLU("relu4"),
+        Conv("conv5", 256, 3, pad=1, groups=towers, std=0.03, bias=1.0),
+        MaxPool("pool5"),
+        ReLU("relu5"),
+        FC("fc6", 4096, bias=1.0),
+        ReLU("relu6"),
+        Dropout("drop6"),
+        FC("fc7", 4096, bias=1.0),
+        ReLU("relu7"),
+        Dropout("drop7"),
+        FC("fc8", None),
+        Softmax("prob"),
+    )
+
+
+def _owt() -> tuple[Layer, ...]:
+    def conv(name: str, filters: int, kernel: int, stride: int, pad: int) -> Conv:
+        return Conv(name, filters, kernel, stride, pad, std="torch")
+
+    return (
+        conv("conv1", 64, 11, 4, 2),
+        ReLU("relu1"),
+        MaxPool("pool1"),
+        conv("conv2", 192, 5, 1, 2),
+        ReLU("relu2"),
+        MaxPool("pool2"),
+        conv("conv3", 384, 3, 1, 1),
+        ReLU("relu3"),
+        conv("conv4", 256, 3, 1, 1),
+        ReLU("relu4"),
+        conv("conv5", 256, 3, 1, 1),
+        ReLU("relu5"),
+        MaxPool("pool5"),
+        Dropout("drop6", inverted=True),
+        FC("fc6", 4096, std="torch"),
+        ReLU("relu6"),
+        Dropout("drop7", inverted=True),
+        FC("fc7", 4096, std="torch"),
+        ReLU("relu7"),
+        FC("fc8", None, std="torch"),
+        Softmax("prob"),
+    )
+
+
+def _small(filters: tuple[int, int, int, int, int], units: int, conv1_stride: int) -> tuple[Layer, ...]:
+    """The plan at 32 or 64 pixels: CaffeNet's order (norms after pooling, a quarter of the work), He's weights,
+    LRN with k = 1 as in the author's CIFAR-10 nets (spec 8)."""
+    c1, c2, c3, c4, c5 = filters
+    return (
+        Conv("conv1", c1, 5, stride=conv1_stride, pad=2, std="he"),
+        MaxPool("pool1"),
+        ReLU("relu1"),
+        LRN("norm1", 2, k=1.0),
+        Conv("conv2", c2, 5, pad=2, groups=2, std="he"),
+        MaxPool("pool2"),
+        ReLU("relu2"),
+        LRN("norm2", 2, k=1.0),
+        Conv("conv3", c3, 3, pad=1, std="he"),
+        ReLU("relu3"),
+        Conv("conv4", c4, 3, pad=1, groups=2, std="he"),
+        ReLU("relu4"),
+        Conv("conv5", c5, 3, pad=1, groups=2, std="he"),
+        MaxPool("pool5"),
+        ReLU("relu5"),
+        FC("fc6", units, std="he"),
+        ReLU("relu6"),
+        Dropout("drop6"),
+        FC("fc7", units, std="he"),
+        ReLU("relu7"),
+        Dropout("drop7"),
+        FC("fc8", None),
+        Softmax("prob"),
+    )
+
+
+VARIANTS: dict[str, Variant] = {
+    v.name: v
+    for v in (
+        Variant("alexnet2012", "the network that won ILSVRC-2012: 2012 source, net 145", 256, 224, _net145(2)),
+        Variant("alexnet_single", "net 145 without towers, as most tutorials draw it", 256, 224, _net145(1)),
+        # torchvision divides by std ~0.226 of [0, 1] pixels: 57.6 grey levels.
+        Variant("alexnet_owt", "OWT as released in 2014 and in torchvision", 256, 224, _owt(), 57.6),
+        Variant(
+            "alexnet64",
+            "the plan for 64-pixel pictures",
+            64,
+            56,
+            _small((64, 192, 384, 384, 256), 1536, 2),
+            64.0,
+        ),
+        Variant(
+            "alexnet32",
+            "the plan for 32-pixel pictures",
+            32,
+            28,
+            _small((64, 128, 256, 256, 256), 1024, 1),
+            64.0,
+        ),
+    )
+}
+
+
+def variant(name: str) -> Variant:
+    """The variant of that name; an unknown one is an error that names the nearest."""
+    if name in VARIANTS:
+        return VARIANTS[name]
+    near = difflib.get_close_matches(name, VARIANTS, 1, 0.0)[0]
+    raise AlexNetError(f"there is no variant '{name}'; did you mean '{near}'? The variants are {', '.join(VARIANTS)}.")
+
+
+def with_dropout(variant: Variant, rate: float) -> Variant:
+    """The variant with another share of units dropped, 0 (none) up to 1, in each of its dropout layers."""
+    layers = (replace(x, rate=rate) if isinstance(x, Dropout) else x for x in variant.layers)
+    return replace(variant, layers=tuple(layers))

@@ -1,0 +1,106 @@
+"""Small real data made on the spot: coloured pictures in class folders and in parquet files, and a trained run."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.cli import run as run_command
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50, 40)}
+TINY = ("variant=alexnet32", "epochs=2", "batch_size=8", "learning_rate=0.002", "precision=float32", "log_every=1")
+
+
+def coloured(colour: str, number: int, size: tuple[int, int] = (36, 40)) -> Image.Image:
+    """A noisy picture whose colour is its class."""
+    generator = np.random.default_rng([number, *COLOURS[colour]])
+    noise = generator.normal(0, 25, (size[1], size[0], 3))
+    return Image.fromarray((np.array(COLOURS[colour]) + noise).clip(0, 255).astype(np.uint8))
+
+
+def write_folders(root: Path, per_class: int, first: int = 0) -> Path:
+    """root/CLASS/NUMBER.png"""
+    for colour in COLOURS:
+        (root / colour).mkdir(parents=True)
+        for number in range(first, first + per_class):
+            coloured(colour, number).save(root / colour / f"{number}.png")
+    return root
+
+
+def write_parquet(path: Path, rows: list[tuple[bytes, int]], names: list[str] | None) -> Path:
+    """Hugging Face style: image {bytes, path}, label, names in the schema's metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table(
+        {
+            "image": pa.array([{"bytes": b, "path": f"{i}.png"} for i, (b, _) in enumerate(rows)], image),
+            "label": pa.array([label for _, label in rows], pa.int64()),
+        }
+    )
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=7)
+    return path
+
+
+def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> Path:
+    """train/ and val/ class folders: 3 colours, 16 and 5 pictures each."""
+    root = tmp_path_factory.mktemp("folders")
+    write_folders(root / "train", 16)
+    write_folders(root / "val", 5, first=100)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, folders) -> Path:
+    """A run of two epochs on the coloured pictures; tests must not write to it."""
+    from alexnet import train
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train(folders, out, "author_2012", [*TINY, "epochs=6", "schedule=linear"])
+    return out
+
+
+@pytest.fixture
+def alexnet(capfd) -> Callable:
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = run_command([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused(alexnet) -> Callable[..., str]:
+    """Run a command that must be refused: one sentence on stderr, status 2; returns the sentence."""
+
+    def call(*arguments: object) -> str:
+        status, out, err = alexnet(*arguments)
+        lines = err.strip().splitlines()
+        assert status == 2, (status, out, err)
+        assert "Traceback" not in err
+        assert lines[-1].startswith("alexnet: ")
+        return lines[-1]
+
+    return call

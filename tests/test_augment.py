@@ -1,0 +1,82 @@
+"""Augmentation against loops, and draws that do not depend on the number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from alexnet.augment import Draws, add_colour, crop_and_mirror, draw, dropout_masks, generator
+from alexnet.preprocess import Preprocess
+
+CPU = torch.device("cpu")
+
+
+def pictures(count: int = 5, channels: int = 3, side: int = 9) -> torch.Tensor:
+    return torch.randint(0, 256, (count, channels, side, side), generator=generator(1), dtype=torch.uint8)
+
+
+def test_crops_and_mirrors_are_those_of_a_loop():
+    x = pictures()
+    draws = draw(5, 4, True, torch.zeros(3), generator(3))
+    assert draws.mirror.any()
+    assert not draws.mirror.all()
+    got = crop_and_mirror(x, draws, 5)
+    for i, ((top, left), mirrored) in enumerate(zip(draws.offsets.tolist(), draws.mirror.tolist(), strict=True)):
+        window = x[i, :, top : top + 5, left : left + 5]
+        assert torch.equal(got[i], window.flip(2) if mirrored else window)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_offsets_reach_both_borders_and_no_further():
+    offsets = draw(4000, 32, True, torch.zeros(3), generator(0)).offsets
+    assert (offsets.min(), offsets.max()) == (0, 32)  # 33 x 33 places, spec 5.3
+    counts = torch.bincount(offsets.flatten(), minlength=33)
+    assert counts.min() > 180  # 242 expected at each
+
+
+def test_without_flips_nothing_is_mirrored():
+    assert not draw(100, 4, False, torch.zeros(3), generator(0)).mirror.any()
+
+
+def test_colour_noise_is_one_shift_a_picture_along_the_axes():
+    axes = torch.linalg.qr(torch.randn(3, 3, generator=generator(5)))[0]
+    draws = Draws(torch.zeros(2, 2), torch.zeros(2), torch.tensor([[10.0, 0, 0], [1.0, 2.0, 3.0]]))
+    x = pictures(2).float()
+    got = add_colour(x, draws, axes)
+    for i in range(2):
+        shift = sum(draws.colour[i, k] * axes[k] for k in range(3))
+        torch.testing.assert_close(got[i], (x[i] + shift[:, None, None]) / 1.1)
+
+
+def test_colour_shifts_have_the_spread_of_the_data():
+    std = torch.tensor([12.0, 3.7, 2.0])
+    spread = draw(20_000, 0, True, std, generator(2)).colour.std(0)
+    torch.testing.assert_close(spread, std, rtol=0.03, atol=0)
+
+
+def test_draws_depend_on_every_part_of_their_key():
+    def offsets(*key: int) -> torch.Tensor:
+        return draw(50, 30, True, torch.zeros(3), generator(*key)).offsets
+
+    first = offsets(0, 1, 2, 1)
+    assert torch.equal(first, offsets(0, 1, 2, 1))
+    for key in ((1, 1, 2, 1), (0, 2, 2, 1), (0, 1, 3, 1), (0, 1, 2, 2)):
+        assert not torch.equal(first, offsets(*key))
+
+
+def test_a_process_takes_its_rows_of_masks_drawn_for_the_whole_batch():
+    layers = {"drop6": (40, 0.5), "drop7": (40, 0.2)}
+    whole = dropout_masks(layers, 10, np.arange(10), (0, 1, 2), CPU)
+    part = dropout_masks(layers, 10, np.array([2, 3, 7]), (0, 1, 2), CPU)
+    for name, (_, rate) in layers.items():
+        assert torch.equal(part[name], whole[name][[2, 3, 7]])
+        assert abs(whole[name].mean() - (1 - rate)) < 0.08
+    assert not torch.equal(whole["drop6"], dropout_masks(layers, 10, np.arange(10), (0, 1, 3), CPU)["drop6"])
+
+
+def test_the_means_central_crop_is_subtracted_wherever_the_crop_lies():
+    mean = torch.arange(3 * 8 * 8, dtype=torch.float32).reshape(3, 8, 8)
+    preprocess = Preprocess(8, 4, "RGB", 2.0, mean)
+    crops = pictures(2, side=8)[:, :, :4, :4]
+    torch.testing.assert_close(preprocess.normalise(crops), (crops.float() - mean[:, 2:6, 2:6]) / 2)
+    assert torch.equal(preprocess.central(mean), mean[:, 2:6, 2:6])

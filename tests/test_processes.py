@@ -1,0 +1,169 @@
+"""What only a process can show: torchrun, signals, kill -9, and imports that cost nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alexnet import checkpoint
+from alexnet.metrics import read
+from conftest import write_folders
+
+SETS = [
+    *("--set", "variant=alexnet32", "--set", "epochs=2", "--set", "batch_size=8", "--set", "learning_rate=0.002"),
+    *("--set", "precision=float32", "--set", "log_every=1", "--set", "workers=1"),
+]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: object, processes: int = 1) -> list[str]:
+    words = [sys.executable]
+    if processes > 1:
+        words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*words, "-m", "alexnet", *map(str, arguments)]
+
+
+def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
+    words = command(*arguments, processes=processes)
+    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read(folder / checkpoint.METRICS) if line["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """48 + 15 pictures, of which two in training cannot be read; 6 steps an epoch."""
+    root = tmp_path_factory.mktemp("data")
+    write_folders(root / "train", 17)
+    write_folders(root / "val", 5, first=100)
+    (root / "train" / "red" / "3.png").write_bytes(b"")
+    (root / "train" / "blue" / "4.png").write_text("no picture")
+    return root
+
+
+def test_one_two_and_three_processes_train_the_same(data, tmp_path):
+    """Batches of 2 at the end of an epoch leave one of three processes without a picture."""
+    sets = [*SETS, "--set", "batch_size=7"]
+    for n in (1, 2, 3):
+        result = run("train", data, "--out", tmp_path / str(n), *sets, "--json", processes=n)
+        assert result.returncode == 1 if n == 1 else True, result.stderr  # two pictures cannot be read
+        assert result.stderr.count("red/3.png") == 1  # one process speaks
+    alone = losses(tmp_path / "1")
+    assert len(alone) == 16
+    for n in (2, 3):
+        assert losses(tmp_path / str(n)) == pytest.approx(alone, rel=1e-4)
+        finals = [read(tmp_path / str(k) / checkpoint.METRICS)[-1] for k in (1, n)]
+        assert finals[0]["images"] == finals[1]["images"] == 15
+        assert finals[0]["loss"] == pytest.approx(finals[1]["loss"], rel=1e-3)
+
+
+def test_several_processes_count_each_picture_once_and_speak_once(data, tiny_run):
+    alone = run("evaluate", tiny_run, data, "--json")
+    several = run("evaluate", tiny_run, data, "--json", "--batch-size", "4", processes=2)
+    one, two = (json.loads(r.stdout.strip().splitlines()[-1]) for r in (alone, several))
+    assert (alone.returncode, several.returncode) == (0, 0)
+    assert len(several.stdout.strip().splitlines()) == 1
+    assert (one["images"], one["top1_error"]) == (two["images"], two["top1_error"]) == (15, one["top1_error"])
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+    for _ in range(1200):
+        if len(losses(folder)) >= step or process.poll() is not None:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the run did not start")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_process_with_its_status_and_a_saved_run(data, tmp_path, number, status):
+    words = command("train", data, "--out", tmp_path / "run", *SETS, "--set", "epochs=500")
+    process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_step(tmp_path / "run", 3, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    assert "saved" in err.strip().splitlines()[-1]
+    state = checkpoint.read_state(tmp_path / "run" / checkpoint.STATE)
+    assert state["step"] == read(tmp_path / "run" / checkpoint.METRICS)[-1]["step"] >= 3
+
+
+def test_processes_agree_on_the_step_at_which_they_stop(data, tmp_path):
+    """One of two processes gets the signal; both save and leave, and one process goes on to the same end."""
+    sets = [*SETS, "--set", "epochs=3"]
+    whole = run("train", data, "--out", tmp_path / "whole", *sets, processes=2)
+    assert whole.stderr.count("red/3.png") == 1
+    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random(os.getpid()).randint(20_000, 60_000))}
+    two = [
+        subprocess.Popen(
+            command("train", data, "--out", tmp_path / "parts", *sets, "--set", "epochs=3"),
+            env={**ENVIRONMENT, **ports, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": r, "LOCAL_RANK": r},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for r in "01"
+    ]  # fmt: skip
+    wait_for_step(tmp_path / "parts", 2, two[0])
+    two[1].send_signal(signal.SIGTERM)
+    for process in two:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in two] == [143, 143]
+    run("train", data, "--out", tmp_path / "parts", "--resume", processes=2)
+    a, b = (load_file(tmp_path / name / checkpoint.LAST) for name in ("whole", "parts"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(data, tmp_path):
+    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=5"]
+    run("train", data, "--out", tmp_path / "whole", *sets)
+    clock = random.Random(2012)
+    for _ in range(4):
+        words = command("train", data, "--out", tmp_path / "parts", *sets, "--resume")
+        process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(clock.uniform(2.5, 5))
+        process.kill()
+        process.wait()
+        for name in (checkpoint.LAST, checkpoint.BEST):
+            if (tmp_path / "parts" / name).exists():
+                load_file(tmp_path / "parts" / name)  # whole, whenever the process died
+    result = run("train", data, "--out", tmp_path / "parts", *sets, "--resume")
+    assert "Traceback" not in result.stderr
+    a, b = (load_file(tmp_path / name / checkpoint.LAST) for name in ("whole", "parts"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_import_and_help_load_no_torch_and_touch_nothing(tmp_path):
+    program = (
+        "import sys, alexnet; assert 'torch' not in sys.modules; from alexnet.cli import run; run(['--help']);"
+        "assert not {'torch', 'numpy', 'PIL', 'pyarrow', 'matplotlib'} & set(sys.modules), sys.modules.keys()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+
+    def half(out) -> None:
+        out.write(b"ne")
+        raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        checkpoint.write_whole(file, half)
+    assert file.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

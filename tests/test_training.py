@@ -1,0 +1,272 @@
+"""The loop: it learns, it stops and goes on bit for bit, and it says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alexnet import checkpoint, load, training
+from alexnet.errors import AlexNetError, Interrupted
+from alexnet.metrics import read
+from alexnet.recipe import resolve
+from alexnet.training import train
+from conftest import TINY, write_folders
+
+LAST = checkpoint.LAST
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / LAST)
+
+
+def equal(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stop_after(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
+    """Send this process a signal while the given step is computed."""
+    real = training._step
+
+    def one_step(run, batch, epoch):
+        if run.position.step + 1 == step:
+            os.kill(os.getpid(), number)
+        real(run, batch, epoch)
+
+    monkeypatch.setattr(training, "_step", one_step)
+
+
+def test_a_run_learns_and_leaves_what_it_promises(tiny_run):
+    lines = read(tiny_run / checkpoint.METRICS)
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert epochs[-1]["valid_top1_error"] <= 0.2
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert [line["epoch"] for line in epochs] == list(range(1, 7))
+    assert lines[-1]["kind"] == "final"
+    for name in (*checkpoint.NAMES, "curves.png", "filters.png"):
+        assert (tiny_run / name).stat().st_size > 0, name
+    assert resolve(str(tiny_run / checkpoint.RECIPE)) == resolve("author_2012", [*TINY, "epochs=6", "schedule=linear"])
+
+
+def test_the_state_is_plain_data(tiny_run):
+    state = torch.load(tiny_run / checkpoint.STATE, weights_only=True)
+    assert state["step"] == 36
+    assert state["classes"] == ["blue", "green", "red"]
+
+
+def test_the_checkpoint_knows_size_mean_order_and_classes(tiny_run, folders):
+    one = load(tiny_run)
+    assert (one.preprocess.stored, one.preprocess.input, one.preprocess.order) == (32, 28, "RGB")
+    assert one.classes == ["blue", "green", "red"]
+    assert one.preprocess.mean.shape == (3, 32, 32)
+    assert not one.model.training
+
+
+def test_best_holds_the_weights_of_the_lowest_validation_error(tmp_path, folders):
+    from alexnet import evaluate
+
+    train(folders, tmp_path / "run", None, [*TINY, "epochs=4", "learning_rate=0.004"])
+    epochs = [line for line in read(tmp_path / "run" / checkpoint.METRICS) if line["kind"] == "epoch"]
+    best = evaluate(tmp_path / "run" / checkpoint.BEST, folders, device="cpu")
+    assert best.top1_error == pytest.approx(min(line["valid_top1_error"] for line in epochs))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("step", [2, 6, 9])
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, folders, monkeypatch, precision, step):
+    sets = [*TINY, f"precision={precision}", "log_every=4"]
+    train(folders, tmp_path / "whole", None, sets)
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(Interrupted, match=f"stopped at step {step}, saved") as caught:
+            train(folders, tmp_path / "parts", None, sets)
+    assert caught.value.status == 130
+    train(folders, tmp_path / "parts", resume=True)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+    whole, parts = (
+        [line for line in read(tmp_path / name / checkpoint.METRICS) if line["kind"] != "step"]
+        for name in ("whole", "parts")
+    )
+    for a, b in zip(whole, parts, strict=True):
+        for key in a.keys() - {"images_per_second"}:
+            assert a[key] == pytest.approx(b[key], abs=1e-9), key
+
+
+def test_sigterm_saves_and_says_143(tmp_path, folders, monkeypatch):
+    stop_after(monkeypatch, 3, signal.SIGTERM)
+    with pytest.raises(Interrupted) as caught:
+        train(folders, tmp_path / "run", None, TINY)
+    assert caught.value.status == 143
+    assert checkpoint.read_state(tmp_path / "run" / checkpoint.STATE)["step"] == 3
+
+
+def test_a_signal_during_evaluation_saves_the_trained_epoch(tmp_path, folders, monkeypatch):
+    train(folders, tmp_path / "whole", None, TINY)
+    real = training.measure
+
+    def measure(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "measure", measure)
+        with pytest.raises(Interrupted, match="stopped at step 6"):
+            train(folders, tmp_path / "parts", None, TINY)
+    train(folders, tmp_path / "parts", resume=True)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_metrics_after_the_checkpoint_are_cut(tmp_path, folders, monkeypatch):
+    run = tmp_path / "run"
+    stop_after(monkeypatch, 4)
+    with pytest.raises(Interrupted):
+        train(folders, run, None, TINY)
+    with open(run / checkpoint.METRICS, "a") as file:
+        file.write('{"kind": "step", "step": 5, "loss": 99}\n{"kind": "st')
+    monkeypatch.undo()
+    train(folders, run, resume=True)
+    steps = [line["step"] for line in read(run / checkpoint.METRICS) if line["kind"] == "step"]
+    assert steps == list(range(1, 13))
+    assert 99 not in [line.get("loss") for line in read(run / checkpoint.METRICS)]
+
+
+def test_two_equal_runs_are_equal_and_another_seed_is_not(tmp_path, folders):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(folders, tmp_path / name, None, [*TINY, "max_steps=3", f"seed={seed}"])
+    assert equal(tmp_path / "a", tmp_path / "b")
+    assert not equal(tmp_path / "a", tmp_path / "c")
+
+
+def test_max_steps_stops_within_an_epoch_and_a_resumed_run_may_go_further(tmp_path, folders):
+    result = train(folders, tmp_path / "parts", None, [*TINY, "max_steps=4"])
+    assert (result.steps, result.epochs) == (4, 0)
+    assert 0 <= result.top1_error <= 1
+    result = train(folders, tmp_path / "parts", sets=["max_steps=0"], resume=True)
+    assert (result.steps, result.epochs) == (12, 2)
+    train(folders, tmp_path / "whole", None, TINY)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, folders):
+    run = tmp_path / "run"
+    first = train(folders, run, None, TINY)
+    before = weights(run)
+    again = train(folders, run, resume=True)
+    assert (again.steps, again.top1_error) == (first.steps, first.top1_error)
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
+    assert [line["kind"] for line in read(run / checkpoint.METRICS)].count("final") == 1
+
+
+def test_a_folder_that_holds_a_run_is_not_touched_without_resume(tmp_path, folders, tiny_run):
+    before = {p.name: p.read_bytes() for p in tiny_run.iterdir()}
+    with pytest.raises(AlexNetError, match="already holds a run"):
+        train(folders, tiny_run, None, TINY)
+    assert before == {p.name: p.read_bytes() for p in tiny_run.iterdir()}
+
+
+def test_resume_on_an_empty_folder_starts_anew_and_says_so(tmp_path, folders):
+    said: list[str] = []
+    train(folders, tmp_path / "run", None, [*TINY, "max_steps=1"], resume=True, say=said.append)
+    assert any("holds no run yet: starting anew" in line for line in said)
+
+
+def test_a_run_without_a_checkpoint_starts_anew_with_its_recorded_recipe(tmp_path, folders):
+    from alexnet.recipe import to_toml
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / checkpoint.RECIPE).write_text(to_toml(resolve("author_2012", [*TINY, "max_steps=2", "seed=5"])))
+    said: list[str] = []
+    assert train(folders, run, resume=True, say=said.append).steps == 2
+    assert any("before its first checkpoint" in line for line in said)
+
+
+def test_another_recipe_on_resume_is_refused_by_key_but_free_keys_are_not(tmp_path, folders):
+    run = tmp_path / "run"
+    train(folders, run, None, [*TINY, "max_steps=1"])
+    with pytest.raises(AlexNetError, match=r"started with learning_rate = 0.002, now learning_rate = 0.5 was given"):
+        train(folders, run, sets=["learning_rate=0.5"], resume=True)
+    with pytest.raises(AlexNetError, match="started with variant = alexnet32"):
+        train(folders, run, "author_2012", resume=True)
+    result = train(folders, run, sets=["learning_rate=0.002", "epochs=1", "workers=1", "max_steps=0"], resume=True)
+    assert (result.steps, result.epochs) == (6, 1)
+
+
+def test_other_data_on_resume_is_refused(tmp_path, folders):
+    run = tmp_path / "run"
+    train(folders, run, None, [*TINY, "max_steps=1"])
+    other = write_folders(tmp_path / "other", 4)
+    with pytest.raises(AlexNetError, match="trained on 48 pictures of 3 classes"):
+        train(other, run, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_by_step_and_keeps_the_checkpoint(tmp_path, folders):
+    run = tmp_path / "run"
+    train(folders, run, None, [*TINY, "max_steps=2"])
+    before = (run / checkpoint.STATE).read_bytes()
+    state = checkpoint.read_state(run / checkpoint.STATE)
+    state["model"]["fc8.bias"].fill_(math.inf)
+    checkpoint.write_state(run / checkpoint.STATE, state)
+    kept = (run / LAST).read_bytes()
+    with pytest.raises(AlexNetError, match=r"the loss became (nan|inf) at step 3"):
+        train(folders, run, sets=["max_steps=0"], resume=True)
+    assert (run / LAST).read_bytes() == kept
+    assert before
+
+
+def test_a_loss_that_stays_at_guessing_says_so(tmp_path, folders, capfd):
+    train(folders, tmp_path / "run", None, [*TINY, "learning_rate=1e-9", "epochs=1"], quiet=False)
+    assert "the loss has stayed at ln(3) = 1.099" in capfd.readouterr().err
+
+
+def test_unreadable_pictures_are_left_out_of_training_and_named(tmp_path, folders):
+    root = write_folders(tmp_path / "data", 8)
+    (root / "red" / "0.png").write_bytes(b"")
+    (root / "blue" / "7.png").write_text("no picture")
+    result = train(root, tmp_path / "run", None, [*TINY, "batch_size=2"])
+    assert [one["file"] for one in result.failed] == ["blue/7.png", "red/0.png"]
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, folders):
+    """The first logged loss against a forward pass written out by hand."""
+    import numpy as np
+
+    from alexnet import augment
+    from alexnet.data.layouts import find
+    from alexnet.data.loader import order
+    from alexnet.model import seeded_build
+
+    run = tmp_path / "run"
+    train(folders, run, None, [*TINY, "max_steps=1", "colour_noise=0"])
+    logged = read(run / checkpoint.METRICS)[0]["loss"]
+    split, mean = find(folders).split("train"), load(run).preprocess.mean
+    rows = order(0, 0, len(split))[:8]
+    draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, training.CROPS))
+    model = seeded_build(0, "alexnet32", 3, 3, 28).double().train()
+    masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, training.DROPOUT), torch.device("cpu"))
+    losses = []
+    model.requires_grad_(False)
+    for i, row in enumerate(rows.tolist()):
+        pixels = load(run).preprocess.pixels(split.read(row)).double()
+        (top, left), flip = draws.offsets[i].tolist(), bool(draws.mirror[i])
+        crop = pixels[:, top : top + 28, left : left + 28]
+        crop = ((crop.flip(2) if flip else crop) - mean[:, 2:30, 2:30]) / 64
+        logits = model(crop[None], {name: mask[i : i + 1] for name, mask in masks.items()})[0]
+        losses.append(float(torch.logsumexp(logits, 0) - logits[split.labels[row]]))
+    assert logged == pytest.approx(sum(losses) / 8, rel=1e-5)
+
+
+def test_the_final_error_is_that_of_evaluate(tmp_path, folders, tiny_run):
+    from alexnet import evaluate
+
+    final = read(tiny_run / checkpoint.METRICS)[-1]
+    result = evaluate(tiny_run, folders, device="cpu")
+    assert (final["top1_error"], final["images"]) == (result.top1_error, result.images)
+    assert json.loads(json.dumps(result.facts())) == result.facts()
