@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check fix constraints
 demo: .venv/installed
-	$(BIN)/alexnet demo --out runs/demo
+	$(BIN)/alexnet demo
 
 test: check
 	$(BIN)/python -m pytest

@@ -193,6 +193,15 @@ def test_an_output_that_cannot_be_made_is_refused(refused, folders, tmp_path):
     assert "cannot make the folder" in refused("train", folders, "--out", tmp_path / "file" / "run", *SETS)
 
 
+def test_data_without_one_readable_picture_is_refused(refused, tiny_run, tmp_path):
+    for split in ("train", "val"):
+        for name in NAMES:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "a.png").write_bytes(b"")
+    assert "none of the 3 pictures to train on can be read" in refused("train", tmp_path, "--out", tmp_path / "run")
+    assert "none of the 3 pictures to evaluate on can be read" in refused("evaluate", tiny_run, tmp_path)
+
+
 # -- evaluate ---------------------------------------------------------------------------------------------------
 
 

@@ -199,6 +199,18 @@ def test_another_recipe_on_resume_is_refused_by_key_but_free_keys_are_not(tmp_pa
     assert (result.steps, result.epochs) == (6, 1)
 
 
+def test_the_papers_schedule_ends_after_its_third_drop_and_stays_ended(tmp_path, folders):
+    run = tmp_path / "run"
+    sets = [*TINY, "epochs=30", "learning_rate=1e-9", "patience=1"]  # nothing is learnt: every epoch is a stall
+    said: list[str] = []
+    result = train(folders, run, "paper_2012", sets, say=said.append)
+    assert result.epochs == 5
+    assert any("stalled after the third drop" in line for line in said)
+    epochs = [line for line in read(run / checkpoint.METRICS) if line["kind"] == "epoch"]
+    assert [line["learning_rate"] for line in epochs] == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11, 1e-12])
+    assert train(folders, run, resume=True).epochs == 5
+
+
 def test_other_data_on_resume_is_refused(tmp_path, folders):
     run = tmp_path / "run"
     train(folders, run, None, [*TINY, "max_steps=1"])

@@ -124,7 +124,7 @@ def weights_bytes(model: AlexNet, preprocess: Preprocess, classes: list[str]) ->
         "preprocess": preprocess.facts(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    tensors["mean"] = preprocess.mean.contiguous()
+    tensors["mean"] = preprocess.mean.cpu().contiguous()
     return to_safetensors(tensors, {"format": FORMAT, "facts": json.dumps(facts)})
 
 

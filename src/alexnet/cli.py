@@ -101,10 +101,10 @@ def commands() -> None:
 
 
 @commands.command()
-@click.option("--out", default="runs/demo", show_default=True, help="The run folder to make.")
+@click.option("--out", metavar="RUN", help="The run folder to make.  [default: runs/demo, or the next that is free]")
 @shared
-def demo(out: str, device: str) -> int:
-    """Train on handwritten digits, evaluate, classify: two minutes on two cores, nothing to download."""
+def demo(out: str | None, device: str) -> int:
+    """Train on handwritten digits, evaluate, classify: a minute on two cores, nothing to download."""
     from alexnet.demo import demo as run_demo
 
     run_demo(out, device, Output(False).say)

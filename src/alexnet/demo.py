@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import chain, count
+from pathlib import Path
+from typing import cast
 
 import numpy as np
+from PIL import Image
 
 from alexnet.checkpoint import load
 from alexnet.data.layouts import find
@@ -13,9 +17,10 @@ from alexnet.evaluation import evaluate
 from alexnet.training import train
 
 
-def demo(out: str, device: str, say: Callable[[str], object]) -> None:
+def demo(out: str | None, device: str, say: Callable[[str], object]) -> None:
     """Train on the digits, evaluate on those held out, classify a few; the run stays in the folder `out`."""
     began = time.monotonic()
+    out = out or _free_folder()
     data = find("digits")
     train(data, out, "digits", device=device, say=say, quiet=False)
 
@@ -26,9 +31,9 @@ def demo(out: str, device: str, say: Callable[[str], object]) -> None:
     classifier = load(out)
     held_out = data.split("valid")
     for row in np.linspace(0, len(held_out) - 1, 3).astype(int).tolist():
-        picture = held_out.read(row)
+        picture = cast(Image.Image, held_out.read(row))
         say("")
-        say(f"{held_out.name(row)}, which shows a {data.classes[held_out.labels[row]]}:")
+        say(f"a held-out {data.classes[held_out.labels[row]]}, and what the network takes it for:")
         say(_drawn(np.asarray(picture)))
         for answer in classifier.predict(picture)[0].classes:
             say(f"  {100 * answer.probability:6.2f} %  {answer.label}  {'█' * round(30 * answer.probability)}")
@@ -36,6 +41,11 @@ def demo(out: str, device: str, say: Callable[[str], object]) -> None:
     say("")
     say(f"{out} holds the model (model.safetensors), metrics.jsonl, curves.png and filters.png")
     say(f"done in {time.monotonic() - began:.0f} s; next: alexnet predict {out} PICTURE, alexnet train --help")
+
+
+def _free_folder() -> str:
+    """runs/demo, or the first of runs/demo-2, runs/demo-3 … that is not there yet."""
+    return next(name for name in chain(["runs/demo"], (f"runs/demo-{n}" for n in count(2))) if not Path(name).exists())
 
 
 def _drawn(pixels: np.ndarray) -> str:

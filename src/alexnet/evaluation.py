@@ -66,10 +66,7 @@ def evaluate(
             result = measure(classifier.model, classifier.preprocess, pictures, batch_size, world, quiet=quiet)
         finally:
             pictures.close()
-    if result is None or not result.images:
-        raise AlexNetError(
-            f"{found.path}: none of the {len(chosen)} pictures of split {split} can be read; check them."
-        )
+    assert result is not None  # nothing asked it to stop
     return result
 
 
@@ -125,11 +122,12 @@ def measure(
     # A process that had no picture sums zeros.
     total = torch.zeros(4, dtype=torch.float64) + (sums.cpu() if isinstance(sums, Tensor) else sums)
     images, wrong1, wrong5, loss = world.sum(total).tolist()
+    if not images:
+        raise AlexNetError(f"none of the {len(pictures):,} pictures to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
-    n = max(1.0, images)
-    return Evaluation(
-        int(images), wrong1 / n, wrong5 / n, loss / n, seconds, images / seconds, pictures.failures(world)
-    )
+    failed = pictures.failures(world)
+    errors = wrong1 / images, wrong5 / images, loss / images
+    return Evaluation(int(images), *errors, seconds, images / seconds, failed)
 
 
 def count(logits: Tensor, labels: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=what, total=total, initial=done, unit=unit[:-1], dynamic_ncols=True, leave=False,
+                desc=what, total=total, initial=done, unit=f" {unit}", dynamic_ncols=True, leave=False,
                 unit_scale=True, smoothing=0.1,
             )  # fmt: skip
 

@@ -109,6 +109,17 @@ class Run:
         whole = self.steps_per_epoch * self.recipe.epochs
         return min(whole, self.recipe.max_steps or whole)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the paper's schedule has come to its end before the last epoch."""
+        return self.recipe.schedule == "plateau" and self.plateau.over
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is made and every whole epoch evaluated."""
+        evaluated = self.position.epochs >= self.position.step // self.steps_per_epoch
+        return self.stalled or (self.position.step >= self.last_step and evaluated)
+
     def images(self, step: int) -> int:
         """Pictures in the first `step` steps."""
         epochs, rest = divmod(step, self.steps_per_epoch)
@@ -155,13 +166,11 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
     total, done = run.images(run.last_step), run.images(position.step)
     images, seconds = 0, 0.0
     with Progress("training", total, done=done, quiet=quiet) as progress:
-        while position.step < run.last_step or position.epochs < position.step // run.steps_per_epoch:
+        while not run.finished:
             epoch, began = position.epochs, time.monotonic()
             positions = order(recipe.seed, epoch, len(run.pictures))
-            first, end = (
-                position.step - epoch * run.steps_per_epoch,
-                run.last_step - epoch * run.steps_per_epoch,
-            )
+            start_of_epoch = epoch * run.steps_per_epoch
+            first, end = position.step - start_of_epoch, run.last_step - start_of_epoch
             for batch in batches(run.pictures, positions, recipe.batch_size, run.world, first, end):
                 _step(run, batch, epoch)
                 images += batch.size
@@ -178,9 +187,8 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
             if position.step % run.steps_per_epoch:
                 break  # max_steps ends within an epoch
             _end_epoch(run, progress)
-            if recipe.schedule == "plateau" and run.plateau.over:
-                say("the validation error has stalled after the third drop of the rate: done")
-                break
+    if run.stalled:
+        say("the validation error has stalled after the third drop of the rate: done")
     return images / seconds if seconds else 0.0
 
 
@@ -215,11 +223,8 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     recipe, device = run.recipe, run.world.device
     pictures, labels, rows = batch.pictures, batch.labels, batch.rows
     if not len(labels):
-        pictures, labels = (
-            torch.zeros(1, *pictures.shape[1:], dtype=torch.uint8),
-            torch.zeros(1, dtype=torch.int64),
-        )
-        rows = np.zeros(1, np.int64)
+        pictures = torch.zeros(1, *pictures.shape[1:], dtype=torch.uint8)
+        labels, rows = torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64)
     noisy = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
     source = augment.generator(recipe.seed, epoch, run.position.step, CROPS)
     border = run.preprocess.border if recipe.crops else 0
@@ -248,11 +253,9 @@ def _log(run: Run, progress: Progress) -> None:
             "checkpoint is whole: train with a lower learning_rate, or look for broken labels."
         )
     loss, wrong, seen = sums.sum(0).tolist()
-    position.loss, position.wrong, position.seen = (
-        position.loss + loss,
-        position.wrong + wrong,
-        position.seen + seen,
-    )
+    position.loss += loss
+    position.wrong += wrong
+    position.seen += seen
     loss, wrong = loss / max(1, seen), wrong / max(1, seen)
     run.metrics.add(
         "step", position.step, epoch=position.step / run.steps_per_epoch, loss=loss, top1_error=wrong,
@@ -307,15 +310,8 @@ def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
     _save(run)
     stopped = lambda: run.stop.agreed(run.world.sum(torch.tensor(run.stop.counts())))  # noqa: E731
-    result = measure(
-        run.model,
-        run.preprocess,
-        run.held_out,
-        run.recipe.batch_size,
-        run.world,
-        stopped=stopped,
-        quiet=quiet,
-    )
+    batch_size, world = run.recipe.batch_size, run.world
+    result = measure(run.model, run.preprocess, run.held_out, batch_size, world, stopped=stopped, quiet=quiet)
     if result is None:
         raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)
     facts = {key: value for key, value in result.facts().items() if "seconds" not in key}
@@ -346,16 +342,17 @@ def _open(
         raise AlexNetError(
             f"--out {folder} already holds a run ({', '.join(held)}); add --resume to go on, or give another folder."
         )
-    recorded = folder / checkpoint.RECIPE
+    file = folder / checkpoint.RECIPE
     state = checkpoint.read_state(folder / checkpoint.STATE) if (folder / checkpoint.STATE).exists() else None
-    if recorded.exists():
-        chosen = _recorded(recipes.from_toml(recorded.read_text("utf-8"), str(recorded)), recipe, sets)
+    recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
+    if recorded is not None:
+        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe or "author_2012")
         chosen = recipes.override(chosen, recipes.parse_sets(sets))
         if resume:
             say(f"{folder} holds no run yet: starting anew")
-    if state is None and recorded.exists():
+    if state is None and recorded is not None:
         say(f"{folder} holds a run that stopped before its first checkpoint: starting it anew")
     world.barrier()  # every process has looked before the first one writes
     return chosen, state
@@ -424,7 +421,9 @@ def _prepare(
     update = optimizer.build(model, recipe)
     if state is not None:
         update.load_state_dict(state["optimizer"])
-    preprocess = Preprocess(stored, side, "L" if recipe.channels == 1 else "RGB", plan.pixel_scale, found.mean)
+    preprocess = Preprocess(
+        stored, side, "L" if recipe.channels == 1 else "RGB", plan.pixel_scale, found.mean.to(world.device)
+    )
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         net, update, precision, position, plateau,
@@ -452,6 +451,7 @@ def _save(run: Run, best: bool = False) -> None:
         "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
         "model": run.model.state_dict(), "optimizer": run.update.state_dict(),
         "mean": run.found.mean, "colour_std": run.found.colour_std, "colour_axes": run.found.colour_axes,
-        "classes": run.data.classes, "images": len(run.pictures),
+        "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
+        "recipe": recipes.to_toml(run.recipe),
     }  # fmt: skip
     checkpoint.write_state(run.folder / checkpoint.STATE, state)

@@ -19,6 +19,7 @@ from torch import Tensor
 from alexnet.data.layouts import Split
 from alexnet.data.pictures import Unreadable, decode, stored
 from alexnet.distributed import World, local_processes
+from alexnet.errors import AlexNetError
 
 MEMORY_SHARE = 0.4  # of the machine's free memory, for decoded pictures
 STATISTICS_LIMIT = 100_000  # pictures from which the mean and the colour axes are computed
@@ -170,9 +171,11 @@ def statistics(pictures: Pictures, world: World, update=lambda n: None) -> Stati
     sums = world.sum(torch.from_numpy(np.concatenate([part.ravel() for part in parts]))).numpy()
     split = np.split(sums.astype(np.float64), np.cumsum([part.size for part in parts])[:-1])
     total_sum, product_sum, colour_sum, (pictures_seen, values_seen) = split
-    mean = total_sum.reshape(total.shape) / max(1, pictures_seen)
-    colour = colour_sum / max(1, values_seen)
-    covariance = product_sum.reshape(products.shape) / max(1, values_seen) - np.outer(colour, colour)
+    if not pictures_seen:
+        raise AlexNetError(f"none of the {len(chosen):,} pictures to train on can be read; check them.")
+    mean = total_sum.reshape(total.shape) / pictures_seen
+    colour = colour_sum / values_seen
+    covariance = product_sum.reshape(products.shape) / values_seen - np.outer(colour, colour)
     variances, axes = np.linalg.eigh(covariance)
     return Statistics(
         torch.from_numpy(mean.astype(np.float32)),
