@@ -9,13 +9,18 @@ import torchvision
 
 from alexnet.errors import AlexNetError
 from alexnet.layers import CeilConv2d, Dropout, LocalResponseNorm, WithinMapNorm
-from alexnet.model import build, layer_facts, seeded_build, sizes
+from alexnet.model import build, seeded_build
+from alexnet.shapes import layer_facts, sizes
 from alexnet.variants import VARIANTS, variant
 
 
 def on_meta(name: str, **options):
     with torch.device("meta"):
         return build(name, **options)
+
+
+def facts(model):
+    return layer_facts(model.variant, model.classes, model.channels, model.input)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -31,7 +36,7 @@ def test_parameters_are_the_published_number(name, parameters):
 
 
 def test_two_towers_take_the_published_multiply_adds():
-    assert sum(layer.macs for layer in layer_facts(on_meta("alexnet2012"))) == 724_406_816
+    assert sum(layer.macs for layer in facts(on_meta("alexnet2012"))) == 724_406_816
 
 
 def test_multiply_adds_are_those_of_torchs_own_counter():
@@ -40,7 +45,7 @@ def test_multiply_adds_are_those_of_torchs_own_counter():
     model = on_meta("alexnet_owt")
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, 224, 224, device="meta"))
-    assert counter.get_total_flops() == 2 * sum(layer.macs for layer in layer_facts(model))
+    assert counter.get_total_flops() == 2 * sum(layer.macs for layer in facts(model))
 
 
 @pytest.mark.parametrize("name", ["alexnet64", "alexnet32"])
@@ -55,13 +60,20 @@ def test_small_nets_keep_the_plan_and_stay_below_ten_million_parameters(name):
 def test_described_shapes_are_those_that_the_network_makes(name):
     model = on_meta(name, classes=7)
     x = torch.empty(2, 3, model.input, model.input, device="meta")
-    for layer in layer_facts(model):
+    for layer in facts(model):
         assert list(model(x, until=layer.name).shape[1:]) == layer.output, layer.name
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_counted_parameters_are_those_of_the_modules(name):
+    model = on_meta(name, classes=7, channels=4)
+    for layer in facts(model):
+        assert sum(p.numel() for p in getattr(model, layer.name).parameters()) == layer.parameters, layer.name
 
 
 @pytest.mark.parametrize("input", [224, 227])
 def test_inputs_224_and_227_give_maps_of_55_27_13_and_6(input):
-    outputs = {layer.name: layer.output[1:] for layer in layer_facts(on_meta("alexnet2012", input=input))}
+    outputs = {layer.name: layer.output[1:] for layer in facts(on_meta("alexnet2012", input=input))}
     assert [outputs[n] for n in ("conv1", "pool1", "pool2", "pool5")] == [[s, s] for s in (55, 27, 13, 6)]
 
 

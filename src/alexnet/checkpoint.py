@@ -19,7 +19,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from alexnet.errors import AlexNetError
-from alexnet.model import AlexNet, build
+from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS
 
@@ -79,24 +79,14 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
         mean = tensors.pop("mean")
         preprocess = Preprocess.from_facts(facts["preprocess"], mean)
         classes = [str(name) for name in facts["classes"]]
-        with torch.device("meta"):
-            model = build(facts["variant"], len(classes), preprocess.channels, preprocess.input, facts["dropout"])
-        model = model.to_empty(device="cpu")
-        reset_buffers(model)
+        size = preprocess.channels, preprocess.input, facts["dropout"]
+        model = seeded_build(0, facts["variant"], len(classes), *size)
         model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise AlexNetError(
             f"MODEL {file} does not fit together ({_first_line(error)}); it was changed or damaged: copy it again."
         ) from None
     return Classifier(model.to(device).eval(), preprocess, classes)
-
-
-def reset_buffers(model: AlexNet) -> None:
-    """Fill what is computed, not learned (LRN's bands), in a model that was made without memory."""
-    fresh = AlexNet(model.variant, model.classes, model.channels, model.input)
-    buffers = dict(fresh.named_buffers())
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
 
 
 def read_weights(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alexnet.errors import AlexNetError
-from alexnet.model import AlexNet, LayerFacts, build, layer_facts
-from alexnet.variants import VARIANTS, variant
+from alexnet.shapes import LayerFacts, layer_facts
+from alexnet.variants import Variant, variant
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,18 @@ def describe(name: str) -> Info:
         from alexnet.checkpoint import load
 
         model = load(name).model
-    elif name in VARIANTS:
-        with torch.device("meta"):
-            model = build(name)
-    else:
-        try:
-            variant(name)
-        except AlexNetError as error:
-            raise AlexNetError(f"{name} is neither a run folder nor a file of weights, and {error}") from None
-        raise AssertionError
-    return _facts(model)
+        return _facts(model.variant, model.classes, model.channels, model.input)
+    try:
+        chosen = variant(name)
+    except AlexNetError as error:
+        raise AlexNetError(f"{name} is neither a run folder nor a file of weights, and {error}") from None
+    return _facts(chosen, 1000, 3, chosen.input)
 
 
-def _facts(model: AlexNet) -> Info:
-    layers = layer_facts(model)
-    return Info(
-        model.variant.name, model.variant.source, model.classes, [model.channels, model.input, model.input],
-        sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers), layers,
-    )  # fmt: skip
+def _facts(variant: Variant, classes: int, channels: int, input: int) -> Info:
+    layers = layer_facts(variant, classes, channels, input)
+    parameters, macs = sum(x.parameters for x in layers), sum(x.macs for x in layers)
+    return Info(variant.name, variant.source, classes, [channels, input, input], parameters, macs, layers)
 
 
 def table(info: Info) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from alexnet import layers as own
 from alexnet import variants as v
-from alexnet.errors import AlexNetError
+from alexnet.shapes import check_size, output_shape
 
 
 class AlexNet(nn.Module):
@@ -26,7 +25,7 @@ class AlexNet(nn.Module):
         self, variant: v.Variant, classes: int, channels: int, input: int, dropout: float | None = None
     ) -> None:
         super().__init__()
-        _check_size(variant, classes, channels, input)
+        check_size(variant, classes, channels, input)
         if dropout is not None:
             variant = v.with_dropout(variant, dropout)
         self.variant, self.classes, self.channels, self.input = variant, classes, channels, input
@@ -91,7 +90,7 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
             kind = own.CeilConv2d if record.ceil else nn.Conv2d
             return kind(
                 shape[0], record.filters, record.kernel, record.stride, record.pad,
-                groups=record.groups if shape[0] % record.groups == 0 else 1,
+                groups=record.groups,
             )  # fmt: skip
         case v.FC():
             return nn.Linear(math.prod(shape), record.units or classes)
@@ -107,91 +106,6 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
             return own.Dropout(record.rate, record.inverted)
         case v.Softmax():
             return nn.Softmax(dim=1)
-
-
-def output_shape(record: v.Layer, shape: tuple[int, ...], classes: int) -> tuple[int, ...]:
-    """The shape, without the batch, that a layer makes of `shape`; sides below 1 mean that it cannot."""
-    match record:
-        case v.Conv():
-            span = shape[1] + 2 * record.pad - record.kernel
-            side = 1 + (-(-span // record.stride) if record.ceil else span // record.stride) if span >= 0 else 0
-            return record.filters, side, side
-        case v.MaxPool():
-            span = shape[1] - record.kernel
-            side = 1 - (-span // record.stride) if span >= 0 else 0
-            return shape[0], side, side
-        case v.FC():
-            return (record.units or classes,)
-    return shape
-
-
-def _last_map(variant: v.Variant, input: int) -> int:
-    """The side of the maps that the first fully connected layer sees; 0 where a layer is left without a pixel."""
-    shape: tuple[int, ...] = (3, input, input)
-    for record in variant.layers:
-        if isinstance(record, v.FC):
-            break
-        shape = output_shape(record, shape, 1)
-        if shape[1] < 1:
-            return 0
-    return shape[1]
-
-
-def sizes(variant: v.Variant) -> range:
-    """Inputs, in pixels, for which the plan gives the fully connected layers maps of the size they are made for."""
-    side = _last_map(variant, variant.input)
-    low = high = variant.input
-    while _last_map(variant, low - 1) == side:
-        low -= 1
-    while _last_map(variant, high + 1) == side:
-        high += 1
-    return range(low, high + 1)
-
-
-def _check_size(variant: v.Variant, classes: int, channels: int, input: int) -> None:
-    if classes < 1 or channels < 1:
-        raise AlexNetError(
-            f"{variant.name} was asked for {classes} classes and {channels} input channels; give 1 or more of each."
-        )
-    able = sizes(variant)
-    if input not in able:
-        side = _last_map(variant, variant.input)
-        raise AlexNetError(
-            f"{variant.name} cannot take input {input}: its plan gives fc6 its {side} x {side} maps for inputs from "
-            f"{able.start} to {able.stop - 1} (its own is {variant.input})."
-        )
-
-
-@dataclass(frozen=True)
-class LayerFacts:
-    """A row of `alexnet info`; `output` has no batch dimension, `macs` are multiply-adds for one picture."""
-
-    name: str
-    kind: str
-    kernel: str
-    output: list[int]
-    parameters: int
-    macs: int
-
-
-def layer_facts(model: AlexNet) -> list[LayerFacts]:
-    """Kernel, output shape, parameters and multiply-adds of each layer, in order."""
-    shape: tuple[int, ...] = (model.channels, model.input, model.input)
-    rows = []
-    for record in model.variant.layers:
-        shape = output_shape(record, shape, model.classes)
-        layer = getattr(model, record.name)
-        kernel = ""
-        if isinstance(record, v.Conv):
-            kernel = f"{record.kernel} x {record.kernel}" + (f" / {record.stride}" if record.stride > 1 else "")
-            kernel += f", {layer.groups} groups" if layer.groups > 1 else ""
-        elif isinstance(record, v.MaxPool):
-            kernel = f"{record.kernel} x {record.kernel} / {record.stride}"
-        weight = getattr(layer, "weight", None)
-        macs = 0 if weight is None else weight.numel() * math.prod(shape[1:])
-        parameters = sum(p.numel() for p in layer.parameters())
-        rows.append(LayerFacts(record.name, type(record).__name__.lower(), kernel, list(shape), parameters, macs))
-    return rows
 
 
 def seeded_build(

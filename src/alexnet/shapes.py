@@ -1,0 +1,97 @@
+"""What the layers of a variant make of a picture: shapes, parameters, multiply-adds. Arithmetic, without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from alexnet import variants as v
+from alexnet.errors import AlexNetError
+
+
+def output_shape(record: v.Layer, shape: tuple[int, ...], classes: int) -> tuple[int, ...]:
+    """The shape, without the batch, that a layer makes of `shape`; sides below 1 mean that it cannot."""
+    match record:
+        case v.Conv():
+            span = shape[1] + 2 * record.pad - record.kernel
+            side = 1 + (-(-span // record.stride) if record.ceil else span // record.stride) if span >= 0 else 0
+            return record.filters, side, side
+        case v.MaxPool():
+            span = shape[1] - record.kernel
+            side = 1 - (-span // record.stride) if span >= 0 else 0
+            return shape[0], side, side
+        case v.FC():
+            return (record.units or classes,)
+    return shape
+
+
+def _last_map(variant: v.Variant, input: int) -> int:
+    """The side of the maps that the first fully connected layer sees; 0 where a layer is left without a pixel."""
+    shape: tuple[int, ...] = (3, input, input)
+    for record in variant.layers:
+        if isinstance(record, v.FC):
+            break
+        shape = output_shape(record, shape, 1)
+        if shape[1] < 1:
+            return 0
+    return shape[1]
+
+
+def sizes(variant: v.Variant) -> range:
+    """Inputs, in pixels, for which the plan gives the fully connected layers maps of the size they are made for."""
+    side = _last_map(variant, variant.input)
+    low = high = variant.input
+    while _last_map(variant, low - 1) == side:
+        low -= 1
+    while _last_map(variant, high + 1) == side:
+        high += 1
+    return range(low, high + 1)
+
+
+def check_size(variant: v.Variant, classes: int, channels: int, input: int) -> None:
+    """Refuse numbers and an input size that the plan cannot take, naming those it can."""
+    if classes < 1 or channels < 1:
+        raise AlexNetError(
+            f"{variant.name} was asked for {classes} classes and {channels} input channels; give 1 or more of each."
+        )
+    able = sizes(variant)
+    if input not in able:
+        side = _last_map(variant, variant.input)
+        raise AlexNetError(
+            f"{variant.name} cannot take input {input}: its plan gives fc6 its {side} x {side} maps for inputs from "
+            f"{able.start} to {able.stop - 1} (its own is {variant.input})."
+        )
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """A row of `alexnet info`; `output` has no batch dimension, `macs` are multiply-adds for one picture."""
+
+    name: str
+    kind: str
+    kernel: str
+    output: list[int]
+    parameters: int
+    macs: int
+
+
+def layer_facts(variant: v.Variant, classes: int, channels: int, input: int) -> list[LayerFacts]:
+    """Kernel, output shape, parameters (weights and biases) and multiply-adds of each layer, in order."""
+    check_size(variant, classes, channels, input)
+    shape: tuple[int, ...] = (channels, input, input)
+    rows = []
+    for record in variant.layers:
+        before, shape = shape, output_shape(record, shape, classes)
+        weights, kernel = 0, ""
+        if isinstance(record, v.Conv):
+            weights = record.filters * before[0] // record.groups * record.kernel**2
+            kernel = f"{record.kernel} x {record.kernel}" + (f" / {record.stride}" if record.stride > 1 else "")
+            kernel += f", {record.groups} groups" if record.groups > 1 else ""
+        elif isinstance(record, v.FC):
+            weights = shape[0] * math.prod(before)
+        elif isinstance(record, v.MaxPool):
+            kernel = f"{record.kernel} x {record.kernel} / {record.stride}"
+        parameters = weights + (shape[0] if weights else 0)
+        macs = weights * math.prod(shape[1:])
+        rows.append(LayerFacts(record.name, type(record).__name__.lower(), kernel, list(shape), parameters, macs))
+    return rows
