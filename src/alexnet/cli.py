@@ -150,7 +150,7 @@ def train(
 @commands.command()
 @click.argument("model")
 @click.argument("data")
-@click.option("--split", default="valid", show_default=True, help="train or valid.")
+@click.option("--split", default="valid", show_default=True, help="train, valid or all.")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option

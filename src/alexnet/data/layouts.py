@@ -47,7 +47,9 @@ class Data:
     splits: dict[str, Split]
 
     def split(self, name: str) -> Split:
-        """The split `train` or `valid`; each name of VALID means `valid`."""
+        """The split `train` or `valid`, each name of VALID meaning `valid`; `all` is every split, one after another."""
+        if name == "all":
+            return _joined(list(self.splits.values()))
         wanted = "valid" if name in VALID else name
         if wanted not in self.splits:
             there = " and ".join(self.splits)
@@ -291,6 +293,26 @@ def _class_names(schema) -> list[str] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return [str(name) for name in names]
+
+
+def _joined(splits: list[Split]) -> Split:
+    """Splits one after another."""
+    starts = np.cumsum([0] + [len(split) for split in splits])
+
+    def place(i: int) -> tuple[Split, int]:
+        number = int(np.searchsorted(starts, i, side="right")) - 1
+        return splits[number], i - int(starts[number])
+
+    def read(i: int) -> Source:
+        split, row = place(i)
+        return split.read(row)
+
+    def name(i: int) -> str:
+        split, row = place(i)
+        return split.name(row)
+
+    labels = np.concatenate([split.labels for split in splits])
+    return Split(" and ".join(split.origin for split in splits), labels, read, name)
 
 
 # -- checks -----------------------------------------------------------------------------------------------------
