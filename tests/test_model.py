@@ -29,7 +29,19 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("alexnet2012", 60_965_224), ("alexnet_single", 62_378_344), ("alexnet_owt", 61_100_840)],
+    [
+        ("alexnet2012", 60_965_224),
+        ("alexnet_paper", 60_965_224),
+        ("bvlc_alexnet", 60_965_224),
+        ("caffenet", 60_965_224),
+        ("alexnet2012_nonorm", 60_965_224),
+        ("alexnet2012_nonoverlap", 60_965_224),
+        ("alexnet_single", 62_378_344),
+        ("alexnet_owt", 61_100_840),
+        ("alexnet2012_half", 59_798_312),
+        ("alexnet2012_conv6", 61_555_304),
+        ("alexnet2012_apart", 81_591_720),
+    ],
 )
 def test_parameters_are_the_published_number(name, parameters):
     assert sum(p.numel() for p in on_meta(name).parameters()) == parameters
@@ -132,6 +144,44 @@ def test_two_towers_of_one_convolution_see_their_own_maps_only():
     half.load_state_dict({"weight": model.conv2.weight[128:], "bias": model.conv2.bias[128:]})
     x = random(1, 96, 27, 27, dtype=torch.float32)
     torch.testing.assert_close(model.conv2(x)[:, 128:], half(x[:, 48:]), rtol=1e-4, atol=1e-4)
+
+
+def test_grouped_fully_connected_towers_are_separate_layers():
+    from alexnet.layers import GroupedLinear
+
+    whole = GroupedLinear(12, 10, 2).double()
+    x = random(3, 12)
+    for tower in range(2):
+        weight, bias = whole.weight[5 * tower : 5 * tower + 5], whole.bias[5 * tower : 5 * tower + 5]
+        expected = x[:, 6 * tower : 6 * tower + 6] @ weight.T + bias
+        torch.testing.assert_close(whole(x)[:, 5 * tower : 5 * tower + 5], expected)
+
+
+def test_pooling_without_overlap_has_the_sizes_of_net_147():
+    outputs = {layer.name: layer.output[1] for layer in facts(on_meta("alexnet2012_nonoverlap")) if layer.output[1:]}
+    assert [outputs[n] for n in ("conv1", "pool1", "conv2", "pool2", "conv5", "pool5")] == [55, 28, 26, 13, 11, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("alexnet2012", "conv1 norm1 pool1 relu1 conv2 relu2 norm2 norm2b pool2"),
+        ("alexnet_paper", "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2"),
+        ("caffenet", "conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2"),
+        ("alexnet_bn", "conv1 norm1 relu1 pool1 conv2 norm2 relu2 pool2"),
+    ],
+)
+def test_the_first_two_blocks_are_in_their_order(name, order):
+    assert [layer.name for layer in variant(name).layers][: len(order.split())] == order.split()
+
+
+def test_the_papers_printed_lrn_multiplies_the_plain_sum():
+    norm = on_meta("alexnet_paper").norm1
+    x = 30 * random(1, 96, 3, 3)
+    layer = LocalResponseNorm(96, norm.towers, norm.size, norm.alpha, norm.beta, norm.k).double()
+    i = 20
+    expected = x[:, i] * (2 + 1e-4 * (x[:, i - 2 : i + 3] ** 2).sum(1)) ** -0.75
+    torch.testing.assert_close(layer(x)[:, i], expected)
 
 
 # -- normalisation ----------------------------------------------------------------------------------------------

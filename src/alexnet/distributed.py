@@ -53,6 +53,13 @@ class World:
         """The model with its gradients averaged over the processes."""
         if self.size == 1:
             return model
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
+            if self.device.type != "cuda":
+                raise AlexNetError(
+                    "batch normalisation over several processes needs a GPU each; train it with one process, or a "
+                    "variant without batch normalisation."
+                )
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
             model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True

@@ -77,6 +77,25 @@ class LocalResponseNorm(nn.Module):
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
+class GroupedLinear(nn.Linear):
+    """Fully connected towers: group g of the outputs sees only group g of the inputs, each contiguous.
+
+    float (N, in) -> (N, out); weight (out, in / groups), as a grouped convolution's.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__(inputs // groups, outputs)
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        towers = x.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, N, in / groups)
+        weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        return torch.bmm(towers, weight).transpose(0, 1).flatten(1) + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}"
+
+
 class WithinMapNorm(nn.Module):
     """x · (1 + alpha/size² · Σ x²)^-beta over size × size positions of the same map (spec 2.5).
 

@@ -93,13 +93,17 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
                 groups=record.groups,
             )  # fmt: skip
         case v.FC():
-            return nn.Linear(math.prod(shape), record.units or classes)
+            inputs, units = math.prod(shape), record.units or classes
+            return own.GroupedLinear(inputs, units, record.groups) if record.groups > 1 else nn.Linear(inputs, units)
         case v.ReLU():
             return nn.ReLU()
         case v.LRN():
-            return own.LocalResponseNorm(shape[0], record.towers, record.size, record.alpha, record.beta, record.k)
+            alpha = record.alpha if record.divided else record.alpha * record.size
+            return own.LocalResponseNorm(shape[0], record.towers, record.size, alpha, record.beta, record.k)
         case v.WithinMapNorm():
             return own.WithinMapNorm(record.size, record.alpha, record.beta)
+        case v.BatchNorm():
+            return nn.BatchNorm2d(shape[0])
         case v.MaxPool():
             return nn.MaxPool2d(record.kernel, record.stride, ceil_mode=True)
         case v.Dropout():

@@ -86,12 +86,15 @@ def layer_facts(variant: v.Variant, classes: int, channels: int, input: int) -> 
         if isinstance(record, v.Conv):
             weights = record.filters * before[0] // record.groups * record.kernel**2
             kernel = f"{record.kernel} x {record.kernel}" + (f" / {record.stride}" if record.stride > 1 else "")
-            kernel += f", {record.groups} groups" if record.groups > 1 else ""
         elif isinstance(record, v.FC):
-            weights = shape[0] * math.prod(before)
+            weights = shape[0] * math.prod(before) // record.groups
         elif isinstance(record, v.MaxPool):
             kernel = f"{record.kernel} x {record.kernel} / {record.stride}"
+        if isinstance(record, v.Conv | v.FC) and record.groups > 1:
+            kernel += f"{', ' if kernel else ''}{record.groups} groups"
         parameters = weights + (shape[0] if weights else 0)
+        if isinstance(record, v.BatchNorm):
+            parameters = 2 * shape[0]
         macs = weights * math.prod(shape[1:])
         rows.append(LayerFacts(record.name, type(record).__name__.lower(), kernel, list(shape), parameters, macs))
     return rows

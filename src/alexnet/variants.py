@@ -7,8 +7,9 @@ arXiv 1404.5997 ("OWT"). Layers carry the field's names, and stand in the order 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from alexnet.errors import AlexNetError
 
@@ -40,6 +41,7 @@ class FC:
     units: int | None
     std: Init = 0.01
     bias: float = 0.0
+    groups: int = 1  # towers that see only their own part of the input
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class ReLU:
 
 @dataclass(frozen=True)
 class LRN:
-    """x · (k + alpha/size · Σ x²)^-beta over `size` neighbouring maps, each tower by itself (code; paper §3.3)."""
+    """x · (k + alpha/size · Σ x²)^-beta over `size` neighbouring maps, each tower by itself (code).
+
+    `divided=False` is the formula as the paper prints it (§3.3): alpha multiplies the sum.
+    """
 
     name: str
     towers: int = 1
@@ -57,6 +62,7 @@ class LRN:
     alpha: float = 1e-4
     beta: float = 0.75
     k: float = 2.0
+    divided: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,13 @@ class WithinMapNorm:
     size: int = 5
     alpha: float = 1e-3
     beta: float = 0.75
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation of each map; under several processes over the whole batch."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class Softmax:
     name: str
 
 
-Layer = Conv | FC | ReLU | LRN | WithinMapNorm | MaxPool | Dropout | Softmax
+Layer = Conv | FC | ReLU | LRN | WithinMapNorm | BatchNorm | MaxPool | Dropout | Softmax
 
 
 @dataclass(frozen=True)
@@ -199,11 +212,121 @@ def _small(filters: tuple[int, int, int, int, int], units: int, conv1_stride: in
     )
 
 
+def _paper() -> tuple[Layer, ...]:
+    """The text of the paper, §3 and §5: ReLU, then normalisation by the printed formula; sigma 0.01 everywhere."""
+    return (
+        Conv("conv1", 96, 11, stride=4, ceil=True),
+        ReLU("relu1"),
+        LRN("norm1", 2, divided=False),
+        MaxPool("pool1"),
+        Conv("conv2", 256, 5, pad=2, groups=2, bias=1.0),
+        ReLU("relu2"),
+        LRN("norm2", 2, divided=False),
+        MaxPool("pool2"),
+        Conv("conv3", 384, 3, pad=1),
+        ReLU("relu3"),
+        Conv("conv4", 384, 3, pad=1, groups=2, bias=1.0),
+        ReLU("relu4"),
+        Conv("conv5", 256, 3, pad=1, groups=2, bias=1.0),
+        ReLU("relu5"),
+        MaxPool("pool5"),
+        *_net145(2)[-8:],
+    )
+
+
+def _bvlc() -> tuple[Layer, ...]:
+    """Caffe's bvlc_alexnet (spec §10): LRN over all maps with k = 1, biases of 0.1, inverted dropout."""
+    changed = {"norm1": {"towers": 1, "k": 1.0, "divided": True}, "norm2": {"towers": 1, "k": 1.0, "divided": True}}
+    changed |= {name: {"bias": 0.1} for name in ("conv2", "conv4", "conv5")}
+    changed |= {name: {"bias": 0.1, "std": 0.005} for name in ("fc6", "fc7")}
+    changed |= {name: {"inverted": True} for name in ("drop6", "drop7")}
+    return _changed(_paper(), changed)
+
+
+def _caffenet() -> tuple[Layer, ...]:
+    """Caffe's CaffeNet (spec §10): bvlc_alexnet with pooling before normalisation and biases of 1."""
+    one = {name: {"bias": 1.0} for name in ("conv2", "conv4", "conv5", "fc6", "fc7")}
+    layers = list(_changed(_bvlc(), one))
+    for number in (1, 2):
+        names = [layer.name for layer in layers]
+        norm, pool = names.index(f"norm{number}"), names.index(f"pool{number}")
+        layers[norm], layers[pool] = layers[pool], layers[norm]
+    return tuple(layers)
+
+
+def _apart() -> tuple[Layer, ...]:
+    """Net 150: towers that never meet before fc8, conv2 and the fully connected layers widened."""
+    wide = {"units": 8192, "groups": 2}
+    return _changed(_net145(2), {"conv2": {"filters": 320}, "conv3": {"groups": 2}, "fc6": wide, "fc7": wide})
+
+
+def _half() -> tuple[Layer, ...]:
+    """Net 145-half: one tower, conv5 and the fully connected layers not halved (paper fn 2)."""
+    widths = {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192}
+    return _changed(_net145(1), {name: {"filters": filters} for name, filters in widths.items()})
+
+
+def _nonoverlap() -> tuple[Layer, ...]:
+    """Net 147: pooling 2 / 2; other paddings keep 6 x 6 maps at the end."""
+    pools = {name: {"kernel": 2} for name in ("pool1", "pool2", "pool5")}
+    return _changed(_net145(2), {**pools, "conv2": {"pad": 1}, "conv5": {"pad": 0}})
+
+
+def _conv6() -> tuple[Layer, ...]:
+    """Net 146: a sixth convolution on the 6 x 6 maps, seeing both towers (spec 1.3)."""
+    layers = _net145(2)
+    at = [layer.name for layer in layers].index("relu5") + 1
+    return (*layers[:at], Conv("conv6", 256, 3, pad=1, std=0.03, bias=1.0), ReLU("relu_conv6"), *layers[at:])
+
+
+def _bn() -> tuple[Layer, ...]:
+    """The paper's plan with batch normalisation where it has LRN, before ReLU."""
+    layers = [x for x in _without(_paper(), "relu1", "relu2")]
+    for number in (1, 2):
+        at = [layer.name for layer in layers].index(f"norm{number}")
+        layers[at : at + 1] = [BatchNorm(f"norm{number}"), ReLU(f"relu{number}")]
+    return _changed(tuple(layers), {name: {"std": "he", "bias": 0.0} for name in WEIGHTS})
+
+
+WEIGHTS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+
+
+def _changed(layers: tuple[Layer, ...], changes: Mapping[str, Mapping[str, Any]]) -> tuple[Layer, ...]:
+    """The layers with some fields of some of them changed, by name."""
+    return tuple(replace(layer, **changes.get(layer.name, {})) for layer in layers)
+
+
+def _without(layers: tuple[Layer, ...], *names: str) -> tuple[Layer, ...]:
+    """The layers without those of the given names."""
+    return tuple(layer for layer in layers if layer.name not in names)
+
+
 VARIANTS: dict[str, Variant] = {
     v.name: v
     for v in (
         Variant("alexnet2012", "the network that won ILSVRC-2012: 2012 source, net 145", 256, 224, _net145(2)),
+        Variant("alexnet_paper", "the text of the paper, §3 and §5", 256, 224, _paper()),
         Variant("alexnet_single", "net 145 without towers, as most tutorials draw it", 256, 224, _net145(1)),
+        Variant("alexnet2012_half", "one GPU's half of net 145 (paper §3.2)", 256, 224, _half()),
+        Variant("alexnet2012_nonoverlap", "net 147: pooling without overlap (paper §3.4)", 256, 224, _nonoverlap()),
+        Variant(
+            "alexnet2012_nonorm",
+            "net 148: no normalisation (paper §3.3)",
+            256,
+            224,
+            _without(_net145(2), "norm1", "norm2", "norm2b"),
+        ),
+        Variant("alexnet2012_apart", "net 150: towers that never meet before fc8", 256, 224, _apart()),
+        Variant("alexnet2012_conv6", "net 146: a sixth convolution, for more classes (paper §6)", 256, 224, _conv6()),
+        Variant(
+            "alexnet2012_no_conv3", "net 145 without conv3 (paper §7)", 256, 224, _without(_net145(2), "conv3", "relu3")
+        ),
+        Variant(
+            "alexnet2012_no_conv4", "net 145 without conv4 (paper §7)", 256, 224, _without(_net145(2), "conv4", "relu4")
+        ),
+        Variant("bvlc_alexnet", "Caffe's bvlc_alexnet of 2013", 256, 227, _bvlc()),
+        Variant("caffenet", "Caffe's CaffeNet of 2013: pooling before normalisation", 256, 227, _caffenet()),
+        Variant("alexnet_bn", "the paper's plan with batch normalisation", 256, 224, _bn(), 64.0),
         # torchvision divides by std ~0.226 of [0, 1] pixels: 57.6 grey levels.
         Variant("alexnet_owt", "OWT as released in 2014 and in torchvision", 256, 224, _owt(), 57.6),
         Variant(
@@ -236,5 +359,5 @@ def variant(name: str) -> Variant:
 
 def with_dropout(variant: Variant, rate: float) -> Variant:
     """The variant with another share of units dropped, 0 (none) up to 1, in each of its dropout layers."""
-    layers = (replace(x, rate=rate) if isinstance(x, Dropout) else x for x in variant.layers)
-    return replace(variant, layers=tuple(layers))
+    names = [layer.name for layer in variant.layers if isinstance(layer, Dropout)]
+    return replace(variant, layers=_changed(variant.layers, {name: {"rate": rate} for name in names}))
