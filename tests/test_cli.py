@@ -238,6 +238,14 @@ def test_classes_are_matched_by_name_not_by_index(alexnet, tiny_run, tmp_path):
     assert last_json(alexnet("evaluate", tiny_run, tmp_path, "--json")[1])["top1_error"] <= 0.25
 
 
+def test_ten_views_and_ensembles_on_the_command_line(alexnet, folders, tiny_run, refused):
+    status, out, _ = alexnet("evaluate", tiny_run, tiny_run, folders, "--views", "10", "--weights", "0.5,0.5", "--json")
+    assert (status, last_json(out)["images"]) == (0, 15)
+    assert "3 weights were given for 1 models" in refused("evaluate", tiny_run, folders, "--weights", "1,2,3")
+    assert "--weights was given 'a,b'" in refused("evaluate", tiny_run, folders, "--weights", "a,b")
+    assert "'5' is not one of '1', '10'" in refused("evaluate", tiny_run, folders, "--views", "5")
+
+
 # -- predict ----------------------------------------------------------------------------------------------------
 
 

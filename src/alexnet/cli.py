@@ -148,19 +148,29 @@ def train(
 
 
 @commands.command()
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL ...")
 @click.argument("data")
 @click.option("--split", default="valid", show_default=True, help="train, valid or all.")
+@click.option(
+    "--views", default="1", type=click.Choice(["1", "10"]), show_default=True, help="Crops averaged a picture."
+)
+@click.option("--weights", metavar="W,W", help="Of each MODEL in an ensemble.  [default: equal]")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
 @shared
-def evaluate(model: str, data: str, split: str, batch_size: int, workers: int, as_json: bool, device: str) -> int:
-    """Print MODEL's top-1 and top-5 error and loss on DATA: one central view, in float32."""
+def evaluate(
+    models: tuple[str, ...], data: str, split: str, views: str, weights: str | None, batch_size: int, workers: int,
+    as_json: bool, device: str,
+) -> int:  # fmt: skip
+    """Print MODEL's top-1 and top-5 error and loss on DATA, in float32; several MODELs are an ensemble."""
     from alexnet.evaluation import evaluate as run_evaluation
 
     output = Output(as_json)
-    result = run_evaluation(model, data, split, batch_size, workers, device, output.say, quiet=False)
+    shares = None if weights is None else _numbers(weights)
+    result = run_evaluation(
+        models, data, split, batch_size, workers, device, int(views), shares, output.say, quiet=False
+    )
     output.say(
         f"top-1 error {100 * result.top1_error:.2f} %, top-5 error {100 * result.top5_error:.2f} %, "
         f"loss {result.loss:.4f}, {result.images:,} images, {result.images_per_second:,.0f} images/s"
@@ -168,6 +178,13 @@ def evaluate(model: str, data: str, split: str, batch_size: int, workers: int, a
     status = output.failures(result.failed)
     output.end(result.facts())
     return status
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise AlexNetError(f"--weights was given '{text}'; it takes numbers with commas, one for each MODEL.") from None
 
 
 @commands.command()

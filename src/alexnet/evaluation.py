@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from alexnet.distributed import World, start
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
 from alexnet.progress import Progress
+
+VIEWS = (1, 10)
 
 
 @dataclass(frozen=True)
@@ -40,32 +43,54 @@ class Evaluation:
         return facts
 
 
+@dataclass(frozen=True)
+class Member:
+    """A network of an ensemble: its preprocessing, and the columns of its outputs in the order of the labels."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    columns: Tensor | None = None
+
+
 def evaluate(
-    model: str | Path | Classifier,
+    model: str | Path | Classifier | Sequence[str | Path | Classifier],
     data: str | Path | Data,
     split: str = "valid",
     batch_size: int = 128,
     workers: int = 0,
     device: str = "auto",
+    views: int = 1,
+    weights: Sequence[float] | None = None,
     say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,
 ) -> Evaluation:
-    """Errors of a model (run folder, file of weights or loaded) on a split of DATA, one central view, in float32.
+    """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
 
-    Under torchrun each picture is still counted exactly once.
+    `views` is 1, the central crop, or 10, the paper's ten, whose probabilities are averaged. Several models are an
+    ensemble: the sum of their probabilities times `weights` (default: 1 / models). Under torchrun each picture is
+    still counted exactly once.
     """
+    models = [model] if isinstance(model, str | Path | Classifier) else list(model)
+    if views not in VIEWS:
+        raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
+    if weights is not None and len(weights) != len(models):
+        raise AlexNetError(f"{len(weights)} weights were given for {len(models)} models; give one for each.")
     with start(device) as world:
-        quiet = quiet or not world.first
-        classifier = model if isinstance(model, Classifier) else load(model, world.device)
+        classifiers = [one if isinstance(one, Classifier) else load(one, world.device) for one in models]
         found = data if isinstance(data, Data) else find(data)
         if world.first:
             say(found.summary())
-        chosen = match_classes(found, found.split(split), classifier.classes)
-        pictures = Pictures(chosen, classifier.preprocess.stored, classifier.preprocess.channels, workers)
+        classes = classifiers[0].classes
+        labelled = match_classes(found, found.split(split), classes)
+        members = [Member(one.model, one.preprocess, _columns(one.classes, classes)) for one in classifiers]
+        shapes = {(one.preprocess.stored, one.preprocess.channels) for one in classifiers}
+        pictures = [Pictures(labelled, *shape, workers) for shape in sorted(shapes)]
         try:
-            result = measure(classifier.model, classifier.preprocess, pictures, batch_size, world, quiet=quiet)
+            quiet = quiet or not world.first
+            result = measure(members, pictures, batch_size, world, views=views, weights=weights, quiet=quiet)
         finally:
-            pictures.close()
+            for one in pictures:
+                one.close()
     assert result is not None  # nothing asked it to stop
     return result
 
@@ -87,59 +112,99 @@ def match_classes(data: Data, split: Split, classes: list[str]) -> Split:
     return Split(split.origin, table[split.labels], split.read, split.name)
 
 
+def _columns(own: list[str], classes: list[str]) -> Tensor | None:
+    """Where a model's outputs stand in the order of `classes`; None where they are in order."""
+    if own == classes:
+        return None
+    if sorted(own) != sorted(classes):
+        raise AlexNetError(
+            f"the models of an ensemble must know the same classes; the first knows {len(classes)}, another {len(own)} "
+            "or others: give models that were trained on the same classes."
+        )
+    return torch.tensor([own.index(name) for name in classes])
+
+
 @torch.no_grad()
 def measure(
-    model: nn.Module,
-    preprocess: Preprocess,
-    pictures: Pictures,
+    members: Sequence[Member],
+    pictures: Sequence[Pictures],
     batch_size: int,
     world: World,
     autocast: torch.dtype = torch.float32,
+    views: int = 1,
+    weights: Sequence[float] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     quiet: bool = True,
 ) -> Evaluation | None:
-    """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so."""
+    """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so.
+
+    `pictures` holds the split once for every size and number of channels that a member needs.
+    """
     began = time.monotonic()
-    training = model.training
-    model.eval()
+    training = [one.model.training for one in members]
+    shares = [1 / len(members)] * len(members) if weights is None else weights
     sums: Tensor | float = 0.0  # pictures, wrong in the first place, not in the first five, loss
-    positions = np.arange(len(pictures))
+    positions = np.arange(len(pictures[0]))
     try:
-        with Progress("evaluating", len(pictures), quiet=quiet) as progress:
-            for batch in batches(pictures, positions, batch_size, world):
+        for one in members:
+            one.model.eval()
+        with Progress("evaluating", len(positions), quiet=quiet) as progress:
+            for several in zip(*(batches(p, positions, batch_size, world) for p in pictures), strict=True):
                 if stopped():
                     return None
-                if len(batch.labels):
-                    images = preprocess.central(batch.pictures.to(world.device, non_blocking=True))
-                    images = preprocess.normalise(images).contiguous(memory_format=torch.channels_last)
-                    labels = batch.labels.to(world.device, non_blocking=True)
-                    with torch.autocast(world.device.type, autocast, enabled=autocast != torch.float32):
-                        logits = model(images)
-                    sums = sums + count(logits.float(), labels)
-                progress.update(batch.size)
+                if len(several[0].labels):
+                    by_shape = {b.pictures.shape[1:]: b.pictures.to(world.device, non_blocking=True) for b in several}
+                    labels = several[0].labels.to(world.device, non_blocking=True)
+                    sums = sums + count(_log_probabilities(members, shares, by_shape, views, autocast), labels)
+                progress.update(several[0].size)
     finally:
-        model.train(training)
+        for one, was in zip(members, training, strict=True):
+            one.model.train(was)
     # A process that had no picture sums zeros.
     total = torch.zeros(4, dtype=torch.float64) + (sums.cpu() if isinstance(sums, Tensor) else sums)
     images, wrong1, wrong5, loss = world.sum(total).tolist()
     if not images:
-        raise AlexNetError(f"none of the {len(pictures):,} pictures to evaluate on can be read; check them.")
+        raise AlexNetError(f"none of the {len(positions):,} pictures to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
-    failed = pictures.failures(world)
+    failed = pictures[0].failures(world)
     errors = wrong1 / images, wrong5 / images, loss / images
     return Evaluation(int(images), *errors, seconds, images / seconds, failed)
 
 
-def count(logits: Tensor, labels: Tensor) -> Tensor:
-    """Pictures, wrong in the first place, not among the first five, summed loss: float64 (4,) on the logits' device.
+def _log_probabilities(
+    members: Sequence[Member],
+    shares: Sequence[float],
+    by_shape: Mapping[torch.Size, Tensor],
+    views: int,
+    autocast: torch.dtype,
+) -> Tensor:
+    """Logarithms of the ensemble's probabilities, averaged over views: float32 (n, classes)."""
+    total: Tensor | float = 0.0
+    for member, share in zip(members, shares, strict=True):
+        preprocess = member.preprocess
+        whole = by_shape[torch.Size((preprocess.channels, preprocess.stored, preprocess.stored))]
+        for crop in preprocess.ten(whole) if views == 10 else [preprocess.central(whole)]:
+            images = preprocess.normalise(crop).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
+                logits = member.model(images).float()
+            if member.columns is not None:
+                logits = logits[:, member.columns.to(logits.device)]
+            if views == len(members) == 1:
+                return logits.log_softmax(1)
+            total = total + logits.softmax(1) * (share / views)
+    return cast(Tensor, total).log()
 
-    Ties go to the class that torch.topk puts first.
+
+def count(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Pictures, wrong in the first place, not among the first five, summed loss: float64 (4,) on the same device.
+
+    Takes (n, classes) and (n,). Ties go to the class that torch.topk puts first.
     """
-    top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    top = log_probabilities.topk(min(5, log_probabilities.shape[1]), dim=1).indices
     hit = top == labels[:, None]
     # float64 only where the device has it: Apple's GPUs do not.
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    loss = F.cross_entropy(logits, labels, reduction="none").to(wide).sum()
+    wide = torch.float32 if labels.device.type == "mps" else torch.float64
+    loss = F.nll_loss(log_probabilities, labels, reduction="none").to(wide).sum()
     right = torch.stack([hit[:, 0].sum(), hit.any(1).sum()]).to(wide)
-    n = torch.full((1,), len(labels), dtype=wide, device=logits.device)
+    n = torch.full((1,), len(labels), dtype=wide, device=labels.device)
     return torch.cat([n, n - right[:1], n - right[1:], loss[None]])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet.data.pictures import Source, decode, stored
@@ -43,6 +45,23 @@ class Preprocess:
         """The central crop: (…, stored, stored) -> (…, input, input)."""
         low = self.border // 2
         return pictures[..., low : low + self.input, low : low + self.input]
+
+    def ten(self, pictures: Tensor) -> Iterator[Tensor]:
+        """The paper's ten views (§4.1, spec 6): four corners and the centre, then their mirror images.
+
+        (n, C, stored, stored) -> ten of (n, C, input, input). Where stored and input are equal, the corners are those
+        of the picture enlarged by 8/7.
+        """
+        border = self.border
+        if not border:
+            side = round(self.input * 8 / 7)
+            border = side - self.input
+            pictures = F.interpolate(pictures.float(), size=(side, side), mode="bilinear", antialias=True)
+        places = [(0, 0), (0, border), (border // 2, border // 2), (border, 0), (border, border)]
+        for mirrored in (False, True):
+            for y, x in places:
+                crop = pictures[..., y : y + self.input, x : x + self.input]
+                yield crop.flip(-1) if mirrored else crop
 
     def subtract(self, crops: Tensor) -> Tensor:
         """Crops (n, C, input, input) of any type minus the mean image's central crop: float32 grey levels."""

@@ -34,7 +34,7 @@ from alexnet.data.loader import (
 from alexnet.device import choose_precision, describe, make_deterministic
 from alexnet.distributed import World, start
 from alexnet.errors import AlexNetError, Interrupted
-from alexnet.evaluation import Evaluation, measure
+from alexnet.evaluation import Evaluation, Member, measure
 from alexnet.metrics import Metrics
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess, check_sizes
@@ -266,11 +266,8 @@ def _log(run: Run, progress: Progress) -> None:
 
 def _end_epoch(run: Run, progress: Progress) -> None:
     """Evaluate in the precision of training, note the epoch, save; the best weights are those of the lowest error."""
-    position, world = run.position, run.world
-    result = measure(
-        run.model, run.preprocess, run.held_out, run.recipe.batch_size, world, run.precision,
-        lambda: run.stop.agreed(world.sum(torch.tensor(run.stop.counts()))),
-    )  # fmt: skip
+    position = run.position
+    result = _measure(run, run.precision, quiet=True)
     if result is None:
         _stop(run, progress)
     loss, wrong = position.loss / max(1, position.seen), position.wrong / max(1, position.seen)
@@ -297,6 +294,16 @@ def _end_epoch(run: Run, progress: Progress) -> None:
         )
 
 
+def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None:
+    """Evaluate the weights as they are; None where a signal came."""
+
+    def stopped() -> bool:
+        return run.stop.agreed(run.world.sum(torch.tensor(run.stop.counts())))
+
+    members, batch_size = [Member(run.model, run.preprocess)], run.recipe.batch_size
+    return measure(members, [run.held_out], batch_size, run.world, precision, stopped=stopped, quiet=quiet)
+
+
 def _stop(run: Run, progress: Progress) -> NoReturn:
     """Save where the run is and leave with the signal's exit status."""
     _log(run, progress)
@@ -309,9 +316,7 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
 def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
     _save(run)
-    stopped = lambda: run.stop.agreed(run.world.sum(torch.tensor(run.stop.counts())))  # noqa: E731
-    batch_size, world = run.recipe.batch_size, run.world
-    result = measure(run.model, run.preprocess, run.held_out, batch_size, world, stopped=stopped, quiet=quiet)
+    result = _measure(run, torch.float32, quiet)
     if result is None:
         raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)
     facts = {key: value for key, value in result.facts().items() if "seconds" not in key}
