@@ -76,7 +76,7 @@ def test_a_process_takes_its_rows_of_masks_drawn_for_the_whole_batch():
 
 def test_the_means_central_crop_is_subtracted_wherever_the_crop_lies():
     mean = torch.arange(3 * 8 * 8, dtype=torch.float32).reshape(3, 8, 8)
-    preprocess = Preprocess(8, 4, "RGB", 2.0, mean)
+    preprocess = Preprocess(8, 4, "RGB", (2.0,), mean)
     crops = pictures(2, side=8)[:, :, :4, :4]
     torch.testing.assert_close(preprocess.normalise(crops), (crops.float() - mean[:, 2:6, 2:6]) / 2)
     assert torch.equal(preprocess.central(mean), mean[:, 2:6, 2:6])

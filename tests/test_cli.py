@@ -225,7 +225,7 @@ def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders
     assert "was written by another program" in refused("evaluate", file, folders)
     model = package.load(tiny_run)
     model.classes.append("one more")
-    file.write_bytes(checkpoint.weights_bytes(model.model, model.preprocess, model.classes))
+    file.write_bytes(checkpoint.weights_bytes(model.model, model.preprocess, model.classes, ""))
     assert "does not fit together" in refused("evaluate", file, folders)
 
 

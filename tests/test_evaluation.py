@@ -30,7 +30,7 @@ def untrained() -> Classifier:
     with torch.no_grad():
         model.fc8.weight *= 30
     mean = torch.full((1, 32, 32), 80.0)
-    return Classifier(model, Preprocess(32, 28, "L", 64.0, mean), [str(n) for n in range(10)])
+    return Classifier(model, Preprocess(32, 28, "L", (64.0,), mean), [str(n) for n in range(10)])
 
 
 @pytest.mark.parametrize("batch_size", [7, 128])
@@ -64,7 +64,7 @@ def test_top_five_of_fewer_than_six_classes_is_never_wrong():
 
 
 def test_ten_views_are_the_corners_and_the_centre_and_their_mirrors():
-    preprocess = Preprocess(256, 224, "RGB", 1.0, torch.zeros(3, 256, 256))
+    preprocess = Preprocess(256, 224, "RGB", (1.0,), torch.zeros(3, 256, 256))
     picture = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
     views = list(preprocess.ten(picture))
     places = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]  # spec 6
@@ -76,7 +76,7 @@ def test_ten_views_are_the_corners_and_the_centre_and_their_mirrors():
 
 
 def test_ten_views_of_a_net_without_a_border_come_from_the_enlarged_picture():
-    preprocess = Preprocess(28, 28, "L", 1.0, torch.zeros(1, 28, 28))
+    preprocess = Preprocess(28, 28, "L", (1.0,), torch.zeros(1, 28, 28))
     ramp = torch.arange(28.0).expand(1, 1, 28, 28)
     views = list(preprocess.ten(ramp))
     assert all(view.shape == (1, 1, 28, 28) for view in views)
@@ -88,7 +88,7 @@ def test_ten_views_of_a_net_without_a_border_come_from_the_enlarged_picture():
 def test_ten_views_and_ensembles_are_those_of_a_loop_in_float64(untrained, data):
     other = Classifier(
         seeded_build(5, "alexnet32", 10, 1, 26).eval(),
-        Preprocess(32, 26, "L", 64.0, torch.full((1, 32, 32), 60.0)),
+        Preprocess(32, 26, "L", (64.0,), torch.full((1, 32, 32), 60.0)),
         untrained.classes[::-1],  # the same classes in another order
     )
     with torch.no_grad():

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from alexnet import checkpoint
+from alexnet.files import write_whole
 from alexnet.metrics import read
 from conftest import write_folders
 
@@ -164,6 +165,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError):
-        checkpoint.write_whole(file, half)
+        write_whole(file, half)
     assert file.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet import labels
 from alexnet.checkpoint import Classifier, load
 from alexnet.data.layouts import Data, Split, find
 from alexnet.data.loader import Pictures, batches
@@ -99,7 +100,7 @@ def match_classes(data: Data, split: Split, classes: list[str]) -> Split:
     """The split with labels in the model's order of classes; names unknown to the model are an error."""
     if data.classes == classes:
         return split
-    position = {name: index for index, name in enumerate(classes)}
+    position = labels.position(classes)
     used = {data.classes[i] for i in np.unique(split.labels)}
     unknown = sorted(used - position.keys())
     if unknown:

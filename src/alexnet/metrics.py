@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alexnet.checkpoint import write_whole
+from alexnet.files import write_whole
 
 
 class Metrics:

@@ -9,6 +9,7 @@ import torch
 
 from alexnet import metrics
 from alexnet.checkpoint import METRICS
+from alexnet.files import write_whole
 from alexnet.model import AlexNet
 
 
@@ -86,7 +87,5 @@ def filter_sheet(weight: torch.Tensor) -> np.ndarray:
 
 
 def _save(figure, path: Path) -> Path:
-    from alexnet.checkpoint import write_whole
-
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130))
     return path

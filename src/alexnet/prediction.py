@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.checkpoint import Classifier, load, write_whole
+from alexnet.checkpoint import Classifier, load
 from alexnet.data.layouts import files_below
 from alexnet.data.pictures import Source, Unreadable
 from alexnet.errors import AlexNetError
+from alexnet.files import write_whole
 from alexnet.progress import Progress
 
 COLUMNS = ("filename", "label", "index", "prob")

@@ -18,14 +18,15 @@ from alexnet.errors import AlexNetError
 class Preprocess:
     """Shorter side to `stored`, central square, central `input` crop, minus the mean's crop, divided by `scale`.
 
-    Pixels are 0-255 in the order `order` (RGB, or L for gray). The mean image is float32 (C, stored, stored); its
-    central crop is subtracted from every crop, wherever that lies (spec 5.2).
+    Pixels are 0-255 in the order `order` (RGB, or L for gray). The mean image is float32 (C, stored, stored), its
+    central crop being subtracted from every crop wherever that lies (spec 5.2), or (C, 1, 1) for a mean colour.
+    `scale` holds one divisor, or one for each channel.
     """
 
     stored: int
     input: int
     order: str
-    scale: float
+    scale: tuple[float, ...]
     mean: Tensor
 
     @property
@@ -65,11 +66,18 @@ class Preprocess:
 
     def subtract(self, crops: Tensor) -> Tensor:
         """Crops (n, C, input, input) of any type minus the mean image's central crop: float32 grey levels."""
-        return crops.float() - self.central(self.mean).to(crops.device)
+        mean = self.mean if self.mean.shape[-1] == 1 else self.central(self.mean)
+        return crops.float() - mean.to(crops.device)
+
+    def divide(self, crops: Tensor) -> Tensor:
+        """Float crops (n, C, input, input) divided by the scale."""
+        if len(self.scale) == 1:
+            return crops / self.scale[0]
+        return crops / torch.tensor(self.scale, device=crops.device).reshape(-1, 1, 1)
 
     def normalise(self, crops: Tensor) -> Tensor:
         """Crops (n, C, input, input) of any type as the network takes them: minus the mean, divided by the scale."""
-        return self.subtract(crops) / self.scale
+        return self.divide(self.subtract(crops))
 
     def __call__(self, picture: Source) -> Tensor:
         """One picture, ready for the network but for the batch dimension: float32 (C, input, input)."""
@@ -77,11 +85,12 @@ class Preprocess:
 
     def facts(self) -> dict[str, Any]:
         """Everything but the mean, as plain data."""
-        return {"stored": self.stored, "input": self.input, "order": self.order, "scale": self.scale}
+        return {"stored": self.stored, "input": self.input, "order": self.order, "scale": list(self.scale)}
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any], mean: Tensor) -> Preprocess:
-        return cls(int(facts["stored"]), int(facts["input"]), str(facts["order"]), float(facts["scale"]), mean)
+        scale = tuple(float(s) for s in facts["scale"])
+        return cls(int(facts["stored"]), int(facts["input"]), str(facts["order"]), scale, mean)
 
 
 def check_sizes(stored: int, input: int) -> None:

@@ -63,6 +63,22 @@ def check_size(variant: v.Variant, classes: int, channels: int, input: int) -> N
         )
 
 
+def weight_shapes(variant: v.Variant, classes: int, channels: int, input: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight and bias of the convolutional and fully connected layers, by name."""
+    shape: tuple[int, ...] = (channels, input, input)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for record in variant.layers:
+        before, shape = shape, output_shape(record, shape, classes)
+        if isinstance(record, v.Conv):
+            shapes[f"{record.name}.weight"] = (shape[0], before[0] // record.groups, record.kernel, record.kernel)
+        elif isinstance(record, v.FC):
+            shapes[f"{record.name}.weight"] = (shape[0], math.prod(before) // record.groups)
+        else:
+            continue
+        shapes[f"{record.name}.bias"] = (shape[0],)
+    return shapes
+
+
 @dataclass(frozen=True)
 class LayerFacts:
     """A row of `alexnet info`; `output` has no batch dimension, `macs` are multiply-adds for one picture."""
@@ -78,16 +94,14 @@ class LayerFacts:
 def layer_facts(variant: v.Variant, classes: int, channels: int, input: int) -> list[LayerFacts]:
     """Kernel, output shape, parameters (weights and biases) and multiply-adds of each layer, in order."""
     check_size(variant, classes, channels, input)
+    shapes = weight_shapes(variant, classes, channels, input)
     shape: tuple[int, ...] = (channels, input, input)
     rows = []
     for record in variant.layers:
-        before, shape = shape, output_shape(record, shape, classes)
-        weights, kernel = 0, ""
+        shape = output_shape(record, shape, classes)
+        weights, kernel = math.prod(shapes.get(f"{record.name}.weight", (0,))), ""
         if isinstance(record, v.Conv):
-            weights = record.filters * before[0] // record.groups * record.kernel**2
             kernel = f"{record.kernel} x {record.kernel}" + (f" / {record.stride}" if record.stride > 1 else "")
-        elif isinstance(record, v.FC):
-            weights = shape[0] * math.prod(before) // record.groups
         elif isinstance(record, v.MaxPool):
             kernel = f"{record.kernel} x {record.kernel} / {record.stride}"
         if isinstance(record, v.Conv | v.FC) and record.groups > 1:

@@ -35,6 +35,7 @@ from alexnet.device import choose_precision, describe, make_deterministic
 from alexnet.distributed import World, start
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.evaluation import Evaluation, Member, measure
+from alexnet.files import write_whole
 from alexnet.metrics import Metrics
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess, check_sizes
@@ -235,7 +236,7 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     images = run.preprocess.subtract(augment.crop_and_mirror(pictures, draws, run.preprocess.input))
     if noisy:
         images = augment.add_colour(images, draws, run.found.colour_axes.to(device))
-    return images / run.preprocess.scale, labels.to(device, non_blocking=True), rows
+    return run.preprocess.divide(images), labels.to(device, non_blocking=True), rows
 
 
 def _log(run: Run, progress: Progress) -> None:
@@ -371,7 +372,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         raise AlexNetError(
             f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
         ) from None
-    checkpoint.write_whole(folder / checkpoint.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
+    write_whole(folder / checkpoint.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
 
 
 def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) -> Recipe:
@@ -427,7 +428,7 @@ def _prepare(
     if state is not None:
         update.load_state_dict(state["optimizer"])
     preprocess = Preprocess(
-        stored, side, "L" if recipe.channels == 1 else "RGB", plan.pixel_scale, found.mean.to(world.device)
+        stored, side, "L" if recipe.channels == 1 else "RGB", (plan.pixel_scale,), found.mean.to(world.device)
     )
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
@@ -449,9 +450,10 @@ def _save(run: Run, best: bool = False) -> None:
     """Best weights, last weights, then the state, which alone decides where a resumed run goes on."""
     if not run.world.first:
         return
-    weights = checkpoint.weights_bytes(run.model, run.preprocess, run.data.classes)
+    origin = f"trained on {run.data.path}, {run.position.step:,} steps"
+    weights = checkpoint.weights_bytes(run.model, run.preprocess, run.data.classes, origin)
     for name in [checkpoint.BEST] * best + [checkpoint.LAST]:
-        checkpoint.write_whole(run.folder / name, lambda file: file.write(weights))
+        write_whole(run.folder / name, lambda file: file.write(weights))
     state = {
         "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
         "model": run.model.state_dict(), "optimizer": run.update.state_dict(),

@@ -1,0 +1,26 @@
+"""The 1,000 classes of ILSVRC-2012: WordNet ids and names, in the order of the sorted ids (spec 10, 11 no. 29)."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+
+@cache
+def imagenet() -> dict[str, str]:
+    """WordNet id -> name, 1,000 of them; the position is the class index of torchvision, Caffe and class folders."""
+    text = (resources.files("alexnet") / "data" / "imagenet.tsv").read_text("utf-8")
+    return dict(line.split("\t") for line in text.splitlines() if not line.startswith("#"))
+
+
+def names(count: int) -> list[str]:
+    """Names for weights that carry none: ImageNet's for 1,000 classes, else numbers."""
+    return list(imagenet().values()) if count == 1000 else [str(n) for n in range(count)]
+
+
+def position(classes: list[str]) -> dict[str, int]:
+    """Index of each class by name, and by WordNet id too where the names are ImageNet's."""
+    index = {name: number for number, name in enumerate(classes)}
+    if classes == list(imagenet().values()):
+        index |= {wordnet: number for number, wordnet in enumerate(imagenet())}
+    return index

@@ -1,0 +1,57 @@
+"""This project's own files: safetensors with the mean image, and JSON in the header for everything else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from alexnet.errors import AlexNetError
+from alexnet.preprocess import Preprocess
+from alexnet.weights.base import Weights, check_finite, first_line
+
+FORMAT = "alexnet-1"
+
+
+def recognises(head: bytes) -> bool:
+    """Whether a file begins as safetensors do: the header's length, then its brace."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
+
+
+def read(file: Path) -> Weights:
+    """The weights in one of our files; another program's safetensors are refused."""
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise AlexNetError(
+                    f"MODEL {file} was written by another program; give a file that alexnet train has made."
+                )
+            facts = json.loads(metadata["facts"])
+            tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        preprocess = Preprocess.from_facts(facts["preprocess"], tensors.pop("mean"))
+        classes = [str(name) for name in facts["classes"]]
+        weights = Weights(facts["variant"], tensors, classes, preprocess, facts["dropout"], facts["origin"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise AlexNetError(
+            f"MODEL {file} is not a whole file of AlexNet weights ({first_line(error)}); copy it again or train anew."
+        ) from None
+    check_finite(file, tensors)
+    return weights
+
+
+def to_bytes(weights: Weights) -> bytes:
+    """The contents of a file."""
+    facts = {
+        "variant": weights.variant,
+        "dropout": weights.dropout,
+        "classes": weights.classes,
+        "preprocess": weights.preprocess.facts(),
+        "origin": weights.origin,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
+    tensors["mean"] = weights.preprocess.mean.cpu().contiguous()
+    return save(tensors, {"format": FORMAT, "facts": json.dumps(facts)})

@@ -1,0 +1,106 @@
+"""Published weights by name: where they are, how they are recognised, and the cache where they are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet.errors import AlexNetError
+from alexnet.files import write_whole
+from alexnet.progress import Progress
+
+CACHE_VARIABLE = "ALEXNET_CACHE"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights; `size` in bytes."""
+
+    url: str
+    sha256: str
+    size: int
+    licence: str
+    about: str
+
+    @property
+    def filename(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+
+PUBLISHED = {
+    "torchvision": Published(
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        244_408_911,
+        "BSD-3-Clause",
+        "alexnet_owt trained on ILSVRC-2012: 56.522 % top-1, 79.066 % top-5 accuracy, one view",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """$ALEXNET_CACHE, or alexnet in the user's cache folder."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+
+
+def fetch(name: str, quiet: bool = True) -> Path:
+    """The file of published weights of that name: from the cache, or downloaded into it and checked by its hash."""
+    entry = PUBLISHED[name]
+    path = cache_folder() / entry.filename
+    if path.exists():
+        _check(path, entry)
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AlexNetError(
+            f"cannot make the cache folder {path.parent} ({error.strerror}); set {CACHE_VARIABLE}."
+        ) from None
+    digest = hashlib.sha256()
+
+    def download(file) -> None:
+        with Progress(name, entry.size, "bytes", quiet=quiet) as bar:
+            for chunk in _chunks(name, entry, path):
+                if bar.done + len(chunk) > entry.size:
+                    raise AlexNetError(
+                        f"{entry.url} is larger than the {entry.size:,} bytes expected; nothing was kept."
+                    )
+                digest.update(chunk)
+                file.write(chunk)
+                bar.update(len(chunk))
+        if digest.hexdigest() != entry.sha256:
+            raise AlexNetError(
+                f"{entry.url} has another SHA-256 than {entry.sha256}; nothing was kept: try again later."
+            )
+
+    write_whole(path, download)
+    return path
+
+
+def _chunks(name: str, entry: Published, path: Path) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(entry.url, timeout=30) as answer:
+            while chunk := answer.read(CHUNK):
+                yield chunk
+    except OSError as error:  # no network, no such address, a broken connection
+        reason = getattr(error, "reason", error)
+        raise AlexNetError(
+            f"the weights '{name}' are not here and cannot be fetched ({reason}); get {entry.url} elsewhere and put it "
+            f"at {path}."
+        ) from None
+
+
+def _check(path: Path, entry: Published) -> None:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != entry.sha256:
+        raise AlexNetError(f"{path} has another SHA-256 than {entry.sha256}; delete it and get {entry.url} again.")

@@ -1,0 +1,189 @@
+"""Weights of other programs and published ones: the same answers as their own network, and nothing executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+
+import pytest
+import torch
+import torchvision
+from torchvision.transforms import v2
+
+import alexnet
+from alexnet import labels
+from alexnet.errors import AlexNetError
+from alexnet.shapes import weight_shapes
+from alexnet.variants import VARIANTS, variant
+from alexnet.weights import published
+from alexnet.weights.published import Published
+from conftest import coloured, encoded
+
+
+@pytest.fixture(scope="module")
+def peer() -> torch.nn.Module:
+    """torchvision's network with random weights for 12 classes."""
+    torch.manual_seed(1)
+    return torchvision.models.alexnet(weights=None, num_classes=12).eval()
+
+
+def saved(tmp_path, what) -> str:
+    torch.save(what, tmp_path / "weights.pth")
+    return str(tmp_path / "weights.pth")
+
+
+def test_torchvisions_weights_give_torchvisions_answer_to_the_same_picture(tmp_path, peer):
+    ours = alexnet.load(saved(tmp_path, peer.state_dict()))
+    picture = coloured("green", 1, (300, 256))
+    # The evaluation transform that torchvision documents for these weights.
+    transform = v2.Compose(
+        [
+            v2.Resize(256),
+            v2.CenterCrop(224),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    with torch.no_grad():
+        expected = peer(transform(picture)[None])
+        got = ours.model(ours.preprocess(encoded(picture))[None])
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert (ours.model.variant.name, ours.classes) == ("alexnet_owt", [str(n) for n in range(12)])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 90},
+        lambda state: {"model": {f"_orig_mod.module.{k}": v for k, v in state.items()}},
+        lambda state: {k: v.half() for k, v in state.items()},
+    ],
+)
+def test_wrapped_and_prefixed_weights_are_found(tmp_path, peer, wrap):
+    ours = alexnet.load(saved(tmp_path, wrap(peer.state_dict())))
+    torch.testing.assert_close(ours.model.conv1.weight, peer.features[0].weight, rtol=1e-3, atol=1e-3)
+
+
+def test_old_torch_files_are_read_too(tmp_path, peer):
+    torch.save(peer.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(alexnet.load(tmp_path / "old.pth").model.fc8.weight, peer.classifier[6].weight)
+
+
+class Bomb:
+    """A pickle that would make a folder."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_wants_to_run_code_is_refused_by_name_and_not_run(tmp_path, zipped):
+    target = tmp_path / "made"
+    torch.save({"state_dict": Bomb(str(target))}, tmp_path / "bomb.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(AlexNetError, match=r"refused: it holds more than weights \(it wants to run \w+\.mkdir"):
+        alexnet.load(tmp_path / "bomb.pth")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Bomb(str(target))))
+    with pytest.raises(AlexNetError, match="not a whole file"):
+        alexnet.load(tmp_path / "plain.pkl")
+    assert not target.exists()
+
+
+def test_another_network_and_broken_weights_are_named(tmp_path, peer):
+    state = dict(peer.state_dict())
+    with pytest.raises(AlexNetError, match=r"another network .*has features.14.weight besides"):
+        alexnet.load(saved(tmp_path, {**state, "features.14.weight": torch.zeros(1)}))
+    with pytest.raises(AlexNetError, match=r"lacks classifier.6.bias"):
+        alexnet.load(saved(tmp_path, {k: v for k, v in state.items() if k != "classifier.6.bias"}))
+    with pytest.raises(AlexNetError, match=r"features.3.weight of shape \(192, 64, 3, 3\).*has \(192, 64, 5, 5\)"):
+        alexnet.load(saved(tmp_path, {**state, "features.3.weight": torch.zeros(192, 64, 3, 3)}))
+    with pytest.raises(AlexNetError, match=r"values in conv2.bias that are not finite"):
+        alexnet.load(saved(tmp_path, {**state, "features.3.bias": torch.full((192,), torch.nan)}))
+    with pytest.raises(AlexNetError, match="holds no state_dict but a list"):
+        alexnet.load(saved(tmp_path, [1, 2]))
+    whole = (tmp_path / "weights.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AlexNetError, match=r"not a whole .pth file"):
+        alexnet.load(tmp_path / "cut.pth")
+
+
+def test_a_thousand_classes_without_names_get_those_of_imagenet():
+    names = labels.names(1000)
+    assert len(set(names)) == 1000
+    assert (names[0], names[1], names[207], names[999]) == ("tench", "goldfish", "golden retriever", "toilet tissue")
+    ids = list(labels.imagenet())
+    assert ids == sorted(ids)
+    index = labels.position(names)
+    assert index["n01440764"] == index["tench"] == 0
+    assert labels.position(["tench", "cat"]) == {"tench": 0, "cat": 1}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_described_shapes_of_weights_are_those_of_the_module(name):
+    with torch.device("meta"):
+        model = alexnet.build(name, classes=7)
+    shapes = {k: tuple(p.shape) for k, p in model.named_parameters() if not k.startswith("norm")}
+    assert weight_shapes(variant(name), 7, 3, model.input) == shapes
+
+
+# -- published weights ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, peer):
+    """A published file on a local address, and an empty cache."""
+    file = tmp_path / "shelf" / "weights.pth"
+    file.parent.mkdir()
+    torch.save(peer.state_dict(), file)
+    contents = file.read_bytes()
+    entry = Published(file.as_uri(), hashlib.sha256(contents).hexdigest(), len(contents), "BSD", "random weights")
+    monkeypatch.setitem(published.PUBLISHED, "torchvision", entry)
+    monkeypatch.setenv(published.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return file
+
+
+def test_published_weights_are_fetched_once_checked_and_kept(shelf, peer, tmp_path):
+    assert torch.equal(alexnet.load("torchvision").model.fc8.bias, peer.classifier[6].bias)
+    shelf.unlink()
+    assert torch.equal(alexnet.load("torchvision").model.fc8.bias, peer.classifier[6].bias)
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["weights.pth"]
+    (tmp_path / "cache" / "weights.pth").write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(AlexNetError, match="has another SHA-256"):
+        alexnet.load("torchvision")
+
+
+def test_a_download_with_another_hash_or_size_is_not_kept(shelf, tmp_path):
+    contents = bytearray(shelf.read_bytes())
+    contents[1000] ^= 1
+    shelf.write_bytes(contents)
+    with pytest.raises(AlexNetError, match="has another SHA-256"):
+        alexnet.load("torchvision")
+    shelf.write_bytes(bytes(contents) + b"more")
+    with pytest.raises(AlexNetError, match="is larger than"):
+        alexnet.load("torchvision")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_offline_one_sentence_says_which_file_to_put_where(shelf, tmp_path):
+    shelf.unlink()
+    where = tmp_path / "cache" / "weights.pth"
+    with pytest.raises(AlexNetError, match=f"get file://.*/weights.pth elsewhere and put it at {where}"):
+        alexnet.load("torchvision")
+
+
+def test_a_path_that_exists_wins_over_a_published_name(shelf, tmp_path, monkeypatch, tiny_run):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(tiny_run, tmp_path / "torchvision")
+    assert alexnet.load("torchvision").classes == ["blue", "green", "red"]
+
+
+def test_the_entries_name_a_secure_address_a_hash_and_a_licence():
+    for entry in published.PUBLISHED.values():
+        assert entry.url.startswith("https://")
+        assert len(bytes.fromhex(entry.sha256)) == 32
+        assert entry.licence
+        assert entry.filename in entry.url
