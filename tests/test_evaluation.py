@@ -17,9 +17,9 @@ from alexnet.preprocess import Preprocess
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    """60 digits."""
+    """30 digits."""
     digits = find("digits")
-    some = digits.split("valid").take(np.arange(60), "some")
+    some = digits.split("valid").take(np.arange(30), "some")
     return Data(digits.path, digits.layout, digits.classes, {"valid": some})
 
 

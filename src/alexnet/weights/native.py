@@ -13,7 +13,8 @@ from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
 from alexnet.weights.base import Weights, check_finite, first_line
 
-FORMAT = "alexnet-1"
+KEY = "alexnet"  # of the header's metadata; one alone, because safetensors writes several in any order
+VERSION = 1
 
 
 def recognises(head: bytes) -> bool:
@@ -26,11 +27,11 @@ def read(file: Path) -> Weights:
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata = opened.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if KEY not in metadata:
                 raise AlexNetError(
                     f"MODEL {file} was written by another program; give a file that alexnet train has made."
                 )
-            facts = json.loads(metadata["facts"])
+            facts = json.loads(metadata[KEY])
             tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         preprocess = Preprocess.from_facts(facts["preprocess"], tensors.pop("mean"))
         classes = [str(name) for name in facts["classes"]]
@@ -46,6 +47,7 @@ def read(file: Path) -> Weights:
 def to_bytes(weights: Weights) -> bytes:
     """The contents of a file."""
     facts = {
+        "version": VERSION,
         "variant": weights.variant,
         "dropout": weights.dropout,
         "classes": weights.classes,
@@ -54,4 +56,4 @@ def to_bytes(weights: Weights) -> bytes:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     tensors["mean"] = weights.preprocess.mean.cpu().contiguous()
-    return save(tensors, {"format": FORMAT, "facts": json.dumps(facts)})
+    return save(tensors, {KEY: json.dumps(facts)})
