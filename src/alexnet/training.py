@@ -8,43 +8,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from alexnet import augment, checkpoint, optimizer
-from alexnet import recipe as recipes
-from alexnet.data.layouts import Data, find
-from alexnet.data.loader import (
-    STATISTICS_LIMIT,
-    Batch,
-    Pictures,
-    Statistics,
-    batches,
-    order,
-    statistics,
-    steps,
-)
-from alexnet.device import choose_precision, describe, make_deterministic
-from alexnet.distributed import World, start
+from alexnet import augment, optimizer
+from alexnet.data.layouts import Data
+from alexnet.data.loader import Batch, batches, order
+from alexnet.distributed import start
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.evaluation import Evaluation, Member, measure
-from alexnet.files import write_whole
-from alexnet.metrics import Metrics
-from alexnet.model import AlexNet, seeded_build
-from alexnet.preprocess import Preprocess, check_sizes
 from alexnet.progress import Progress
 from alexnet.recipe import Recipe
-from alexnet.signals import StopRequest
-from alexnet.variants import variant as find_variant
+from alexnet.run import Run, Say, open_run, prepare, save
 
-Say = Callable[[str], object]
 CROPS, DROPOUT = 1, 2  # the kinds of draw, the last part of their keys
 
 
@@ -63,68 +46,6 @@ class Trained:
     def facts(self) -> dict[str, Any]:
         """As plain data, without the list of failures."""
         return {key: value for key, value in asdict(self).items() if key != "failed"}
-
-
-@dataclass
-class Position:
-    """Where a run is; with weights and momenta all that it needs to go on."""
-
-    step: int = 0  # updates made
-    epochs: int = 0  # epochs trained and evaluated
-    best: float = math.inf  # lowest validation error so far, a fraction
-    loss: float = 0.0  # of this epoch so far, summed over its pictures
-    wrong: float = 0.0
-    seen: float = 0.0
-
-
-@dataclass
-class Run:
-    """Everything that the loop uses. `recent` holds (loss, wrong, pictures) of the steps since the last log line."""
-
-    folder: Path
-    recipe: Recipe
-    world: World
-    stop: StopRequest
-    data: Data
-    pictures: Pictures
-    held_out: Pictures
-    found: Statistics
-    preprocess: Preprocess
-    model: AlexNet
-    net: nn.Module  # the model as it is called: compiled, and wrapped for several processes
-    update: torch.optim.Optimizer
-    precision: torch.dtype
-    position: Position
-    plateau: optimizer.Plateau
-    metrics: Metrics
-    recent: list[Tensor] = field(default_factory=list)
-    control: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))  # of the step, all processes
-    rate: float = 0.0  # learning rate of weights
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return steps(len(self.pictures), self.recipe.batch_size)
-
-    @property
-    def last_step(self) -> int:
-        whole = self.steps_per_epoch * self.recipe.epochs
-        return min(whole, self.recipe.max_steps or whole)
-
-    @property
-    def stalled(self) -> bool:
-        """Whether the paper's schedule has come to its end before the last epoch."""
-        return self.recipe.schedule == "plateau" and self.plateau.over
-
-    @property
-    def finished(self) -> bool:
-        """Whether every step is made and every whole epoch evaluated."""
-        evaluated = self.position.epochs >= self.position.step // self.steps_per_epoch
-        return self.stalled or (self.position.step >= self.last_step and evaluated)
-
-    def images(self, step: int) -> int:
-        """Pictures in the first `step` steps."""
-        epochs, rest = divmod(step, self.steps_per_epoch)
-        return epochs * len(self.pictures) + rest * self.recipe.batch_size
 
 
 def train(
@@ -146,8 +67,8 @@ def train(
             say, quiet = lambda text: None, True
         began = time.monotonic()
         folder = Path(out)
-        chosen, state = _open(folder, recipe, list(sets), resume, world, say)
-        run = _prepare(folder, chosen, state, data, world, say, quiet)
+        chosen, state = open_run(folder, recipe, list(sets), resume, world, say)
+        run = prepare(folder, chosen, state, data, world, say, quiet)
         try:
             with run.stop:  # from here on there is something to save
                 pace = _loop(run, say, quiet)
@@ -182,7 +103,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
                     _stop(run, progress)
                 if recipe.checkpoint_every and position.step % recipe.checkpoint_every == 0:
                     _log(run, progress)
-                    _save(run)
+                    save(run)
             seconds += time.monotonic() - began
             _log(run, progress)
             if position.step % run.steps_per_epoch:
@@ -281,7 +202,7 @@ def _end_epoch(run: Run, progress: Progress) -> None:
         valid_top1_error=result.top1_error, valid_top5_error=result.top5_error, images=result.images,
         learning_rate=run.rate, images_per_second=progress.rate,
     )  # fmt: skip
-    _save(run, better)
+    save(run, better)
     progress.say(
         f"epoch {position.epochs}/{run.recipe.epochs}: loss {loss:.3f}, training error {100 * wrong:.1f} %, "
         f"validation error top-1 {100 * result.top1_error:.2f} %, top-5 {100 * result.top5_error:.2f} %"
@@ -308,7 +229,7 @@ def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None
 def _stop(run: Run, progress: Progress) -> NoReturn:
     """Save where the run is and leave with the signal's exit status."""
     _log(run, progress)
-    _save(run)
+    save(run)
     raise Interrupted(
         f"stopped at step {run.position.step}, saved in {run.folder}: go on with --resume", run.stop.status
     )
@@ -316,7 +237,7 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
 
 def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
-    _save(run)
+    save(run)
     result = _measure(run, torch.float32, quiet)
     if result is None:
         raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)
@@ -332,133 +253,3 @@ def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
         f"top-5 {100 * result.top5_error:.2f} % on {result.images:,} pictures"
     )
     return result
-
-
-# -- the parts of a run -----------------------------------------------------------------------------------------
-
-
-def _open(
-    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, world: World, say: Say
-) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
-    held = [name for name in (*checkpoint.NAMES,) if (folder / name).exists()]
-    if folder.exists() and not folder.is_dir():
-        raise AlexNetError(f"--out {folder} is a file; give a folder, new or empty.")
-    if held and not resume:
-        raise AlexNetError(
-            f"--out {folder} already holds a run ({', '.join(held)}); add --resume to go on, or give another folder."
-        )
-    file = folder / checkpoint.RECIPE
-    state = checkpoint.read_state(folder / checkpoint.STATE) if (folder / checkpoint.STATE).exists() else None
-    recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
-    if recorded is not None:
-        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
-    else:
-        chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe or "author_2012")
-        chosen = recipes.override(chosen, recipes.parse_sets(sets))
-        if resume:
-            say(f"{folder} holds no run yet: starting anew")
-    if state is None and recorded is not None:
-        say(f"{folder} holds a run that stopped before its first checkpoint: starting it anew")
-    world.barrier()  # every process has looked before the first one writes
-    return chosen, state
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the run's folder and note the resolved recipe in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AlexNetError(
-            f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
-        ) from None
-    write_whole(folder / checkpoint.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
-
-
-def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) -> Recipe:
-    """The recorded recipe with what may change; any other difference is an error that names it."""
-    asked = recorded
-    if recipe is not None:
-        asked = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
-    values = recipes.parse_sets(sets)
-    asked = recipes.override(asked, values)
-    given = asdict(asked)
-    for key, value in asdict(recorded).items():
-        if key not in recipes.FREE_ON_RESUME and given[key] != value:
-            raise AlexNetError(
-                f"--resume: the run was started with {key} = {value}, now {key} = {given[key]} was given; leave "
-                "it out, or start another run."
-            )
-    free = recipes.FREE_ON_RESUME & (set(values) if recipe is None else set(given))
-    return recipes.override(recorded, {key: given[key] for key in free})
-
-
-def _prepare(
-    folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, world: World, say: Say, quiet: bool,
-) -> Run:  # fmt: skip
-    """Data, statistics, network and optimiser, new or as they were when the run stopped."""
-    found_data = data if isinstance(data, Data) else find(data)
-    say(found_data.summary())
-    if recipe.deterministic:
-        make_deterministic()
-    precision, why = choose_precision(world.device, recipe.precision)
-    say(f"training {recipe.variant} on {describe(world.device)} in {str(precision)[6:]}: {why}")
-    plan = find_variant(recipe.variant)
-    stored, side = recipe.stored or plan.stored, recipe.input or plan.input
-    check_sizes(stored, side)
-    model = seeded_build(recipe.seed, recipe.variant, len(found_data.classes), recipe.channels, side, recipe.dropout)
-    pictures = Pictures(found_data.split("train"), stored, recipe.channels, recipe.workers)
-    held_out = Pictures(found_data.split("valid"), stored, recipe.channels, recipe.workers)
-    position, plateau = Position(), optimizer.Plateau()
-    if state is not None:
-        _check_same_data(state, found_data, pictures)
-    if world.first:  # nothing is written before data and recipe have proved to fit, nor after the first long work
-        _claim(folder, recipe)
-    if state is None:
-        with Progress("mean image", min(len(pictures), STATISTICS_LIMIT), quiet=quiet) as progress:
-            found = statistics(pictures, world, progress.update)
-    else:
-        found = Statistics(state["mean"], state["colour_std"], state["colour_axes"])
-        position, plateau = Position(**state["position"]), optimizer.Plateau(**state["plateau"])
-        model.load_state_dict(state["model"])
-        say(f"going on at step {position.step:,}, epoch {position.epochs + 1}")
-    model = model.to(world.device).to(memory_format=torch.channels_last).train()
-    net = world.wrap(cast(nn.Module, torch.compile(model)) if recipe.compile else model)
-    update = optimizer.build(model, recipe)
-    if state is not None:
-        update.load_state_dict(state["optimizer"])
-    preprocess = Preprocess(
-        stored, side, "L" if recipe.channels == 1 else "RGB", (plan.pixel_scale,), found.mean.to(world.device)
-    )
-    return Run(
-        folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
-        net, update, precision, position, plateau,
-        Metrics(folder / checkpoint.METRICS, position.step, write=world.first),
-        rate=next(group["lr"] for group in update.param_groups if group["name"] == "weight"),
-    )  # fmt: skip
-
-
-def _check_same_data(state: dict[str, Any], data: Data, pictures: Pictures) -> None:
-    if state["classes"] != data.classes or state["images"] != len(pictures):
-        raise AlexNetError(
-            f"--resume: the run was trained on {state['images']:,} pictures of {len(state['classes'])} classes, DATA "
-            f"{data.path} has {len(pictures):,} of {len(data.classes)}; give the data that it was started with."
-        )
-
-
-def _save(run: Run, best: bool = False) -> None:
-    """Best weights, last weights, then the state, which alone decides where a resumed run goes on."""
-    if not run.world.first:
-        return
-    origin = f"trained on {run.data.path}, {run.position.step:,} steps"
-    weights = checkpoint.weights_bytes(run.model, run.preprocess, run.data.classes, origin)
-    for name in [checkpoint.BEST] * best + [checkpoint.LAST]:
-        write_whole(run.folder / name, lambda file: file.write(weights))
-    state = {
-        "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
-        "model": run.model.state_dict(), "optimizer": run.update.state_dict(),
-        "mean": run.found.mean, "colour_std": run.found.colour_std, "colour_axes": run.found.colour_axes,
-        "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
-        "recipe": recipes.to_toml(run.recipe),
-    }  # fmt: skip
-    checkpoint.write_state(run.folder / checkpoint.STATE, state)
