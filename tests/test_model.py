@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 
 from alexnet.errors import AlexNetError
-from alexnet.layers import CeilConv2d, Dropout, LocalResponseNorm, WithinMapNorm
+from alexnet.layers import CeilConv2d, Dropout, LocalConv2d, LocalResponseNorm, WithinMapNorm
 from alexnet.model import build, seeded_build
 from alexnet.shapes import layer_facts, sizes
 from alexnet.variants import VARIANTS, variant
@@ -41,10 +41,13 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
         ("alexnet2012_half", 59_798_312),
         ("alexnet2012_conv6", 61_555_304),
         ("alexnet2012_apart", 81_591_720),
+        ("cifar10_18", 89_578),
+        ("cifar10_13", 1_116_490),
+        ("cifar10_11", 1_116_490),
     ],
 )
 def test_parameters_are_the_published_number(name, parameters):
-    assert sum(p.numel() for p in on_meta(name).parameters()) == parameters
+    assert sum(p.numel() for p in on_meta(name, classes=variant(name).classes).parameters()) == parameters
 
 
 def test_two_towers_take_the_published_multiply_adds():
@@ -111,6 +114,74 @@ def test_a_size_that_the_plan_cannot_take_names_those_it_can():
 def test_pictures_of_another_shape_are_refused_by_name():
     with pytest.raises(ValueError, match=r"takes \(N, 3, 28, 28\)"):
         on_meta("alexnet32")(torch.empty(1, 3, 32, 32, device="meta"))
+
+
+def test_a_local_layer_is_a_convolution_with_filters_of_its_own_at_every_position():
+    layer = LocalConv2d(3, 4, 3, stride=2, pad=1, sides=(3, 4)).double()
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    x = random(2, 3, 5, 8)
+    padded = F.pad(x, (1, 1, 1, 1))
+    expected = torch.empty(2, 4, 3, 4, dtype=torch.float64)
+    for row in range(3):
+        for column in range(4):
+            window = padded[:, :, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+            for filter in range(4):
+                here = (window * layer.weight[filter, row, column]).sum((1, 2, 3))
+                expected[:, filter, row, column] = here + layer.bias[filter, row, column]
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_local_layer_whose_positions_share_their_filters_is_a_convolution():
+    layer, conv = LocalConv2d(3, 4, 3, 1, 1, (6, 6)).double(), torch.nn.Conv2d(3, 4, 3, padding=1).double()
+    with torch.no_grad():
+        layer.weight.copy_(conv.weight[:, None, None].expand_as(layer.weight))
+        layer.bias.copy_(conv.bias[:, None, None].expand_as(layer.bias))
+    x = random(2, 3, 6, 6)
+    torch.testing.assert_close(layer(x), conv(x))
+
+
+@pytest.mark.parametrize("side", [5, 6])  # 6: the last window overhangs
+def test_tied_maxima_send_the_gradient_to_the_first_or_to_all_as_asked(side):
+    x = torch.randint(0, 3, (2, 3, side, side), generator=torch.Generator().manual_seed(0)).double()
+    out = -(-(side - 3) // 2) + 1
+    g = random(2, 3, out, out)
+    expected = {"first": torch.zeros_like(x), "all": torch.zeros_like(x)}
+    for n, c, row, column in torch.cartesian_prod(*map(torch.arange, (2, 3, out, out))).tolist():
+        window = x[n, c, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+        places = (window == window.max()).nonzero().tolist()  # in reading order
+        for number, (dy, dx) in enumerate(places):
+            for ties in ("first", "all") if number == 0 else ("all",):
+                expected[ties][n, c, 2 * row + dy, 2 * column + dx] += g[n, c, row, column]
+    assert not torch.equal(expected["first"], expected["all"])
+    for ties, gradient in expected.items():
+        own = build("alexnet32", ties=ties).pool1
+        y = own(x.requires_grad_())
+        assert torch.equal(y, F.max_pool2d(x, 3, 2, ceil_mode=True))
+        torch.testing.assert_close(torch.autograd.grad(y, x, g)[0], gradient)
+
+
+def test_average_pooling_divides_by_what_is_left_of_an_overhanging_window():
+    x = random(1, 1, 6, 6)
+    y = on_meta("cifar10_18", classes=10).pool2(x)
+    assert y.shape == (1, 1, 3, 3)
+    torch.testing.assert_close(y[0, 0, 2, 2], x[0, 0, 4:, 4:].mean())
+    torch.testing.assert_close(y[0, 0, 0, 2], x[0, 0, :3, 4:].mean())
+
+
+def test_activation_tanh_puts_it_in_every_place_of_a_relu():
+    relu, tanh = build("alexnet32", classes=3), build("alexnet32", classes=3, activation="tanh")
+    tanh.load_state_dict(relu.state_dict())
+    names = [name for name, _ in tanh.named_children()]
+    assert names == [name.replace("relu", "tanh") for name, _ in relu.named_children()]
+    x = random(2, 3, 28, 28, dtype=torch.float32)
+    torch.testing.assert_close(tanh.eval()(x, until="tanh1"), tanh(x, until="pool1").tanh())
+
+
+@pytest.mark.parametrize("change", [{"dropout": 1.0}, {"activation": "gelu"}, {"ties": "last"}, {"pooling": "mean"}])
+def test_a_change_that_no_layer_takes_is_refused(change):
+    with pytest.raises(AlexNetError, match=r"alexnet32 was asked for .*; it takes"):
+        build("alexnet32", **change)
 
 
 def test_any_number_of_classes_and_channels():

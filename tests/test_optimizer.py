@@ -38,6 +38,17 @@ def test_updates_are_those_of_the_written_out_rule_through_drops_and_freezing():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-12, atol=1e-13, msg=name)
 
 
+def test_a_layers_decay_is_the_recipes_times_its_own_factor():
+    model = seeded_build(0, "cifar10_13", 10, 3, 24)
+    sgd = optimizer.build(model, override(AUTHOR, {"variant": "cifar10_13", "weight_decay": 0.004}))
+    decay = {id(p): group["weight_decay"] for group in sgd.param_groups for p in group["params"]}
+    got = {name: decay[id(p)] for name, p in model.named_parameters()}
+    author = {"conv1": 0.0, "conv2": 0.0, "local3": 0.004, "local4": 0.004, "fc10": 0.004}  # spec §8
+    assert got == {
+        f"{layer}.{kind}": d if kind == "weight" else 0.0 for layer, d in author.items() for kind in ("weight", "bias")
+    }
+
+
 @pytest.mark.parametrize(
     ("epoch", "weight", "bias", "conv1_weight", "conv1_bias", "noise"),
     [

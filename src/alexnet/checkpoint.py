@@ -79,7 +79,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
     found = weights.read(file)
     channels, input = found.preprocess.channels, found.preprocess.input
     try:
-        model = seeded_build(0, found.variant, len(found.classes), channels, input, found.dropout)
+        model = seeded_build(0, found.variant, len(found.classes), channels, input, found.changes)
         model.load_state_dict(found.tensors)
     except (TypeError, ValueError, RuntimeError) as error:
         raise AlexNetError(
@@ -90,9 +90,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
 
 def weights_bytes(model: AlexNet, preprocess: Preprocess, classes: list[str], origin: str) -> bytes:
     """The contents of a file of weights; `origin` says in words where they come from."""
-    rate = next((rate for _, rate in model.dropouts.values()), None)
-    tensors = dict(model.state_dict())
-    return native.to_bytes(weights.Weights(model.variant.name, tensors, classes, preprocess, rate, origin))
+    found = weights.Weights(model.variant.name, dict(model.state_dict()), classes, preprocess, model.changes, origin)
+    return native.to_bytes(found)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

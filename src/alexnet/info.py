@@ -33,15 +33,23 @@ class Info:
 def describe(name: str) -> Info:
     """The facts of a run folder, a file of weights or a variant; a path that exists wins over a name."""
     if Path(name).exists():
-        from alexnet.checkpoint import load
-
-        model = load(name).model
-        return _facts(model.variant, model.classes, model.channels, model.input)
+        return _loaded(name)
     try:
         chosen = variant(name)
     except AlexNetError as error:
+        from alexnet.weights.published import PUBLISHED
+
+        if name in PUBLISHED:
+            return _loaded(name)
         raise AlexNetError(f"{name} is neither a run folder nor a file of weights, and {error}") from None
-    return _facts(chosen, 1000, 3, chosen.input)
+    return _facts(chosen, chosen.classes, 3, chosen.input)
+
+
+def _loaded(name: str) -> Info:
+    from alexnet.checkpoint import load
+
+    model = load(name).model
+    return _facts(model.variant, model.classes, model.channels, model.input)
 
 
 def _facts(variant: Variant, classes: int, channels: int, input: int) -> Info:

@@ -1,4 +1,4 @@
-"""The layers that torch.nn lacks or defines otherwise than the 2012 source: ceil convolution, LRN, its dropout."""
+"""The layers that torch.nn lacks or defines otherwise than the 2012 source: ceil convolution, norms, dropout, more."""
 
 from __future__ import annotations
 
@@ -75,6 +75,69 @@ class LocalResponseNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class LocalConv2d(nn.Module):
+    """A convolution with unshared weights: every position has its own filters and biases (spec §8, "local").
+
+    float (N, C, H, W) -> (N, F, H', W'); weight (F, H', W', C, k, k), bias (F, H', W').
+    """
+
+    def __init__(self, channels: int, filters: int, kernel: int, stride: int, pad: int, sides: tuple[int, int]) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.pad, self.sides = kernel, stride, pad, sides
+        self.weight = nn.Parameter(torch.empty(filters, *sides, channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(filters, *sides))
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = F.unfold(x, self.kernel, padding=self.pad, stride=self.stride)  # (N, C·k·k, H'·W')
+        weight = self.weight.flatten(3).flatten(1, 2)  # (F, H'·W', C·k·k)
+        y = torch.bmm(columns.permute(2, 0, 1), weight.permute(1, 2, 0))  # one product a position: (H'·W', N, F)
+        return y.permute(1, 2, 0).unflatten(2, self.sides) + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, stride={self.stride}, pad={self.pad}"
+
+
+class _AllTies(torch.autograd.Function):
+    """Max pooling whose gradient goes in full to every input that equals its window's maximum (spec 2.3)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernel: int, stride: int) -> Tensor:
+        y = F.max_pool2d(x, kernel, stride, ceil_mode=True)
+        ctx.save_for_backward(x, y)
+        ctx.numbers = kernel, stride
+        return y
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        x, y = ctx.saved_tensors
+        kernel, stride = ctx.numbers
+        (height, width), (rows, columns) = x.shape[2:], y.shape[2:]
+        # Windows that overhang see only what is there; room for the rest keeps the slices simple.
+        whole = F.pad(
+            x, (0, (columns - 1) * stride + kernel - width, 0, (rows - 1) * stride + kernel - height), value=-torch.inf
+        )
+        gradient = torch.zeros_like(whole)
+        for dy in range(kernel):
+            for dx in range(kernel):
+                at = (..., slice(dy, dy + rows * stride, stride), slice(dx, dx + columns * stride, stride))
+                gradient[at] += g * (whole[at] == y)
+        return gradient[..., :height, :width], None, None
+
+
+class AllTiesMaxPool2d(nn.Module):
+    """Max pooling by the 2012 code's rule for ties: float (N, C, H, W) -> (N, C, H', W'), windows clipped."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _AllTies.apply(x, self.kernel, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}"
 
 
 class GroupedLinear(nn.Linear):

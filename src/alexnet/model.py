@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ class AlexNet(nn.Module):
     """
 
     def __init__(
-        self, variant: v.Variant, classes: int, channels: int, input: int, dropout: float | None = None
+        self, variant: v.Variant, classes: int, channels: int, input: int, changes: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
         check_size(variant, classes, channels, input)
-        if dropout is not None:
-            variant = v.with_dropout(variant, dropout)
+        self.changes = dict(changes or {})
+        variant = v.changed(variant, self.changes)
         self.variant, self.classes, self.channels, self.input = variant, classes, channels, input
         self.dropouts: dict[str, tuple[int, float]] = {}  # units and rate of each dropout layer
         shape: tuple[int, ...] = (channels, input, input)
@@ -56,16 +57,15 @@ class AlexNet(nn.Module):
         raise ValueError(f"{self.variant.name} has no layer '{until}'; it has {', '.join(dict(self.named_children()))}")
 
 
-def build(
-    variant: str, classes: int = 1000, channels: int = 3, input: int | None = None, dropout: float | None = None
-) -> AlexNet:
+def build(variant: str, classes: int = 1000, channels: int = 3, input: int | None = None, **changes: Any) -> AlexNet:
     """The bare network of that name with its own initial weights, drawn from torch's generator.
 
-    `input` is the side of the square it sees in pixels and `dropout` the share of units dropped, 0 to 1 (default: the
-    variant's own); an input that the plan cannot take is an error that says which it can.
+    `input` is the side of the square it sees in pixels (default: the variant's own); one that the plan cannot take is
+    an error that says which it can. `changes` are `dropout` (share of units dropped, 0 to 1), `activation` (relu or
+    tanh) and `ties` (first or all: who gets max pooling's gradient).
     """
     chosen = v.variant(variant)
-    model = AlexNet(chosen, classes, channels, input or chosen.input, dropout)
+    model = AlexNet(chosen, classes, channels, input or chosen.input, changes)
     initialise(model)
     return model
 
@@ -73,7 +73,7 @@ def build(
 def initialise(model: AlexNet) -> None:
     """Draw the weights and set the biases as the variant's records say (spec §3)."""
     for record in model.variant.layers:
-        if not isinstance(record, v.Conv | v.FC) or record.std == "torch":
+        if not isinstance(record, v.Weighted) or record.std == "torch":
             continue
         layer = getattr(model, record.name)
         std = math.sqrt(2 / layer.weight[0].numel()) if record.std == "he" else record.std
@@ -95,8 +95,13 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
         case v.FC():
             inputs, units = math.prod(shape), record.units or classes
             return own.GroupedLinear(inputs, units, record.groups) if record.groups > 1 else nn.Linear(inputs, units)
+        case v.Local():
+            _, height, width = output_shape(record, shape, classes)
+            return own.LocalConv2d(shape[0], record.filters, record.kernel, record.stride, record.pad, (height, width))
         case v.ReLU():
             return nn.ReLU()
+        case v.Tanh():
+            return nn.Tanh()
         case v.LRN():
             alpha = record.alpha if record.divided else record.alpha * record.size
             return own.LocalResponseNorm(shape[0], record.towers, record.size, alpha, record.beta, record.k)
@@ -104,6 +109,10 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
             return own.WithinMapNorm(record.size, record.alpha, record.beta)
         case v.BatchNorm():
             return nn.BatchNorm2d(shape[0])
+        case v.MaxPool() if record.ties == "all":
+            return own.AllTiesMaxPool2d(record.kernel, record.stride)
+        case v.AvgPool():
+            return nn.AvgPool2d(record.kernel, record.stride, ceil_mode=True)
         case v.MaxPool():
             return nn.MaxPool2d(record.kernel, record.stride, ceil_mode=True)
         case v.Dropout():
@@ -113,9 +122,9 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def seeded_build(
-    seed: int, variant: str, classes: int, channels: int, input: int, dropout: float | None = None
+    seed: int, variant: str, classes: int, channels: int, input: int, changes: Mapping[str, Any] | None = None
 ) -> AlexNet:
     """`build` with weights that are a function of `seed` alone; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(variant, classes, channels, input, dropout)
+        return build(variant, classes, channels, input, **(changes or {}))

@@ -9,6 +9,7 @@ import torch
 
 from alexnet.model import AlexNet
 from alexnet.recipe import Recipe
+from alexnet.variants import Weighted
 
 
 @dataclass
@@ -33,29 +34,20 @@ class Plateau:
 
 
 def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over four groups: weights and biases, conv1's apart, named `conv1.weight`, `bias` and so on.
+    """SGD over groups named `weight`, `bias`, `conv1.weight` and `conv1.bias`; weights' are split by decay_mult.
 
     torch keeps the rate outside the momentum buffer, the author inside (v <- mu v - rate (g + decay w)); `set_rates`
     rescales the buffers when a rate changes, which makes the two equal (spec 4.6).
     """
-    groups: dict[str, list[torch.nn.Parameter]] = {
-        "conv1.weight": [],
-        "conv1.bias": [],
-        "weight": [],
-        "bias": [],
-    }
+    mults = {x.name: x.decay_mult for x in model.variant.layers if isinstance(x, Weighted)}
+    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        kind = name.rpartition(".")[2]
-        groups[f"conv1.{kind}" if name.startswith("conv1.") else kind].append(parameter)
+        layer, _, kind = name.rpartition(".")
+        group = f"conv1.{kind}" if layer == "conv1" else kind
+        decay = recipe.weight_decay * mults.get(layer, 1.0) if kind == "weight" else 0.0
+        groups.setdefault((group, decay), []).append(parameter)
     return torch.optim.SGD(
-        [
-            {
-                "params": parameters,
-                "name": name,
-                "weight_decay": recipe.weight_decay if "weight" in name else 0.0,
-            }
-            for name, parameters in groups.items()
-        ],
+        [{"params": parameters, "name": name, "weight_decay": decay} for (name, decay), parameters in groups.items()],
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         fused=True,

@@ -48,6 +48,8 @@ class Recipe:
     colour_noise_off: float = 66.0  # epoch from which there is no colour noise (code); 0: never off
     patience: int = 5  # epochs without a better validation error that make a plateau
 
+    activation: str = "relu"  # relu or tanh (§3.1)
+    ties: str = "first"  # who gets max pooling's gradient where inputs tie: first, or all as in the code (spec 2.3)
     dropout: float = 0.5  # share of fc6's and fc7's units dropped; 0: none (§4.2)
     crops: bool = True  # random crops of the stored picture; off: the central one (§4.1)
     flips: bool = True  # mirror with probability 1/2 (§4.1)
@@ -63,8 +65,19 @@ class Recipe:
 
 # What may differ when a run is resumed: where it ends, and what changes nothing but speed.
 FREE_ON_RESUME = {"epochs", "max_steps", "workers", "compile", "checkpoint_every", "log_every"}
-CHOICES = {"schedule": ("steps", "plateau", "linear"), "precision": ("auto", "float32", "bfloat16")}
+CHOICES = {
+    "schedule": ("steps", "plateau", "linear"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "activation": ("relu", "tanh"),
+    "ties": ("first", "all"),
+}
+CHANGES = ("dropout", "activation", "ties")  # what a recipe changes in the variant's layers
 _TYPES: dict[str, Any] = get_type_hints(Recipe)
+
+
+def changes(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe changes in its variant's layers."""
+    return {key: getattr(recipe, key) for key in CHANGES}
 
 
 def shipped() -> list[str]:

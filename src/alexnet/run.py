@@ -161,7 +161,9 @@ def prepare(
     plan = find_variant(recipe.variant)
     stored, side = recipe.stored or plan.stored, recipe.input or plan.input
     check_sizes(stored, side)
-    model = seeded_build(recipe.seed, recipe.variant, len(found_data.classes), recipe.channels, side, recipe.dropout)
+    model = seeded_build(
+        recipe.seed, recipe.variant, len(found_data.classes), recipe.channels, side, recipes.changes(recipe)
+    )
     pictures = Pictures(found_data.split("train"), stored, recipe.channels, recipe.workers)
     held_out = Pictures(found_data.split("valid"), stored, recipe.channels, recipe.workers)
     position, plateau = Position(), optimizer.Plateau()

@@ -12,17 +12,23 @@ from alexnet.errors import AlexNetError
 def output_shape(record: v.Layer, shape: tuple[int, ...], classes: int) -> tuple[int, ...]:
     """The shape, without the batch, that a layer makes of `shape`; sides below 1 mean that it cannot."""
     match record:
-        case v.Conv():
+        case v.Conv() | v.Local():
             span = shape[1] + 2 * record.pad - record.kernel
-            side = 1 + (-(-span // record.stride) if record.ceil else span // record.stride) if span >= 0 else 0
+            side = _side(record, span) if span >= 0 else 0
             return record.filters, side, side
-        case v.MaxPool():
+        case v.MaxPool() | v.AvgPool():
             span = shape[1] - record.kernel
             side = 1 - (-span // record.stride) if span >= 0 else 0
             return shape[0], side, side
         case v.FC():
             return (record.units or classes,)
     return shape
+
+
+def _side(record: v.Conv | v.Local, span: int) -> int:
+    if isinstance(record, v.Conv) and record.ceil:
+        span += record.stride - 1
+    return 1 + span // record.stride
 
 
 def _last_map(variant: v.Variant, input: int) -> int:
@@ -71,6 +77,10 @@ def weight_shapes(variant: v.Variant, classes: int, channels: int, input: int) -
         before, shape = shape, output_shape(record, shape, classes)
         if isinstance(record, v.Conv):
             shapes[f"{record.name}.weight"] = (shape[0], before[0] // record.groups, record.kernel, record.kernel)
+        elif isinstance(record, v.Local):
+            shapes[f"{record.name}.weight"] = (*shape, before[0], record.kernel, record.kernel)
+            shapes[f"{record.name}.bias"] = shape
+            continue
         elif isinstance(record, v.FC):
             shapes[f"{record.name}.weight"] = (shape[0], math.prod(before) // record.groups)
         else:
@@ -100,15 +110,15 @@ def layer_facts(variant: v.Variant, classes: int, channels: int, input: int) -> 
     for record in variant.layers:
         shape = output_shape(record, shape, classes)
         weights, kernel = math.prod(shapes.get(f"{record.name}.weight", (0,))), ""
-        if isinstance(record, v.Conv):
+        if isinstance(record, v.Conv | v.Local):
             kernel = f"{record.kernel} x {record.kernel}" + (f" / {record.stride}" if record.stride > 1 else "")
-        elif isinstance(record, v.MaxPool):
+        elif isinstance(record, v.MaxPool | v.AvgPool):
             kernel = f"{record.kernel} x {record.kernel} / {record.stride}"
         if isinstance(record, v.Conv | v.FC) and record.groups > 1:
             kernel += f"{', ' if kernel else ''}{record.groups} groups"
-        parameters = weights + (shape[0] if weights else 0)
+        parameters = weights + math.prod(shapes.get(f"{record.name}.bias", (0,)))
         if isinstance(record, v.BatchNorm):
             parameters = 2 * shape[0]
-        macs = weights * math.prod(shape[1:])
+        macs = weights if isinstance(record, v.Local) else weights * math.prod(shape[1:])
         rows.append(LayerFacts(record.name, type(record).__name__.lower(), kernel, list(shape), parameters, macs))
     return rows

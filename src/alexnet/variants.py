@@ -7,7 +7,7 @@ arXiv 1404.5997 ("OWT"). Layers carry the field's names, and stand in the order 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -31,6 +31,21 @@ class Conv:
     ceil: bool = False
     std: Init = 0.01
     bias: float = 0.0
+    decay_mult: float = 1.0  # × the recipe's weight decay
+
+
+@dataclass(frozen=True)
+class Local:
+    """A convolution with weights and biases of its own at every position (spec §8)."""
+
+    name: str
+    filters: int
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    std: float = 0.01
+    bias: float = 0.0
+    decay_mult: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,10 +57,16 @@ class FC:
     std: Init = 0.01
     bias: float = 0.0
     groups: int = 1  # towers that see only their own part of the input
+    decay_mult: float = 1.0
 
 
 @dataclass(frozen=True)
 class ReLU:
+    name: str
+
+
+@dataclass(frozen=True)
+class Tanh:
     name: str
 
 
@@ -84,7 +105,22 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Overlapping where kernel > stride; windows that overhang are clipped at the border."""
+    """Overlapping where kernel > stride; windows that overhang are clipped at the border.
+
+    Where several inputs of a window are its maximum, the gradient goes to the `first` in reading order, as everywhere
+    today, or in full to `all` of them, as in the 2012 code (spec 2.3). With float32 maps of photographs ties are
+    zeros, whose gradient the ReLU drops anyway; with bfloat16 they are common.
+    """
+
+    name: str
+    kernel: int = 3
+    stride: int = 2
+    ties: Literal["first", "all"] = "first"
+
+
+@dataclass(frozen=True)
+class AvgPool:
+    """As MaxPool with means; a window that overhangs is divided by what is left of it (spec §8)."""
 
     name: str
     kernel: int = 3
@@ -105,7 +141,8 @@ class Softmax:
     name: str
 
 
-Layer = Conv | FC | ReLU | LRN | WithinMapNorm | BatchNorm | MaxPool | Dropout | Softmax
+Weighted = Conv | Local | FC  # layers with weights and biases that records describe
+Layer = Weighted | ReLU | Tanh | LRN | WithinMapNorm | BatchNorm | MaxPool | AvgPool | Dropout | Softmax
 
 
 @dataclass(frozen=True)
@@ -121,6 +158,7 @@ class Variant:
     input: int
     layers: tuple[Layer, ...]
     pixel_scale: float = 1.0
+    classes: int = 1000  # of the data that it was designed for
 
 
 def _net145(towers: int) -> tuple[Layer, ...]:
@@ -210,6 +248,52 @@ def _small(filters: tuple[int, int, int, int, int], units: int, conv1_stride: in
         FC("fc8", None),
         Softmax("prob"),
     )
+
+
+def _cifar18() -> tuple[Layer, ...]:
+    """The author's "18 %" net: three convolutions, within-map norms, a last layer with 250 times the decay."""
+    return (
+        Conv("conv1", 32, 5, pad=2, std=1e-4),
+        MaxPool("pool1"),
+        ReLU("relu1"),
+        WithinMapNorm("norm1", 3, 5e-5),
+        Conv("conv2", 32, 5, pad=2),
+        ReLU("relu2"),
+        AvgPool("pool2"),
+        WithinMapNorm("norm2", 3, 5e-5),
+        Conv("conv3", 64, 5, pad=2),
+        ReLU("relu3"),
+        AvgPool("pool3"),
+        FC("fc10", None, decay_mult=250.0),
+        Softmax("prob"),
+    )
+
+
+def _cifar13() -> tuple[Layer, ...]:
+    """The author's "13 %" net, which is the paper's four-layer one: two convolutions, two local layers."""
+    return (
+        Conv("conv1", 64, 5, pad=2, std=1e-4, decay_mult=0.0),
+        ReLU("relu1"),
+        MaxPool("pool1"),
+        Conv("conv2", 64, 5, pad=2, decay_mult=0.0),
+        ReLU("relu2"),
+        MaxPool("pool2"),
+        Local("local3", 32, 3, pad=1, std=0.04),
+        ReLU("relu3"),
+        Local("local4", 32, 3, pad=1, std=0.04),
+        ReLU("relu4"),
+        FC("fc10", None),
+        Softmax("prob"),
+    )
+
+
+def _cifar11() -> tuple[Layer, ...]:
+    """The "11 %" net of cuda-convnet 1: the 13 % net with a norm between each convolution's ReLU and its pooling."""
+    layers = list(_cifar13())
+    for number in (1, 2):
+        at = [layer.name for layer in layers].index(f"pool{number}")
+        layers.insert(at, LRN(f"norm{number}", alpha=1e-3, k=1.0))
+    return tuple(layers)
 
 
 def _paper() -> tuple[Layer, ...]:
@@ -327,6 +411,18 @@ VARIANTS: dict[str, Variant] = {
         Variant("bvlc_alexnet", "Caffe's bvlc_alexnet of 2013", 256, 227, _bvlc()),
         Variant("caffenet", "Caffe's CaffeNet of 2013: pooling before normalisation", 256, 227, _caffenet()),
         Variant("alexnet_bn", "the paper's plan with batch normalisation", 256, 224, _bn(), 64.0),
+        Variant("cifar10_18", "the author's 18 % net for CIFAR-10 (spec §8)", 32, 32, _cifar18(), classes=10),
+        Variant(
+            "cifar10_13",
+            "the author's 13 % net for CIFAR-10, without norms (paper §3.3)",
+            32,
+            24,
+            _cifar13(),
+            classes=10,
+        ),
+        Variant(
+            "cifar10_11", "the author's 11 % net for CIFAR-10, with LRN (paper §3.3)", 32, 24, _cifar11(), classes=10
+        ),
         # torchvision divides by std ~0.226 of [0, 1] pixels: 57.6 grey levels.
         Variant("alexnet_owt", "OWT as released in 2014 and in torchvision", 256, 224, _owt(), 57.6),
         Variant(
@@ -357,7 +453,28 @@ def variant(name: str) -> Variant:
     raise AlexNetError(f"there is no variant '{name}'; did you mean '{near}'? The variants are {', '.join(VARIANTS)}.")
 
 
-def with_dropout(variant: Variant, rate: float) -> Variant:
-    """The variant with another share of units dropped, 0 (none) up to 1, in each of its dropout layers."""
-    names = [layer.name for layer in variant.layers if isinstance(layer, Dropout)]
-    return replace(variant, layers=_changed(variant.layers, {name: {"rate": rate} for name in names}))
+# What can depart from a variant's own layers, and the values that each takes.
+CHANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "dropout": ("a share of units from 0 up to, not including, 1", lambda x: isinstance(x, float | int) and 0 <= x < 1),
+    "activation": ("relu or tanh", lambda x: x in ("relu", "tanh")),
+    "ties": ("first or all", lambda x: x in ("first", "all")),
+}
+
+
+def changed(variant: Variant, changes: Mapping[str, Any]) -> Variant:
+    """The variant with another share of units dropped (`dropout`), `activation` or rule for `ties` in max pooling."""
+    for key, value in changes.items():
+        if key not in CHANGES or not CHANGES[key][1](value):
+            takes = CHANGES[key][0] if key in CHANGES else f"one of {', '.join(CHANGES)}"
+            raise AlexNetError(f"{variant.name} was asked for {key} = {value!r}; it takes {takes}.")
+
+    def change(layer: Layer) -> Layer:
+        if isinstance(layer, Dropout) and "dropout" in changes:
+            return replace(layer, rate=float(changes["dropout"]))
+        if isinstance(layer, MaxPool) and "ties" in changes:
+            return replace(layer, ties=changes["ties"])
+        if isinstance(layer, ReLU) and changes.get("activation") == "tanh":
+            return Tanh(layer.name.replace("relu", "tanh"))
+        return layer
+
+    return replace(variant, layers=tuple(map(change, variant.layers)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +16,13 @@ from alexnet.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class Weights:
-    """`tensors` are named conv1.weight … fc8.bias; `dropout` is None for the variant's own rate."""
+    """`tensors` are named conv1.weight … fc8.bias; `changes` are those of `build`: dropout and so on."""
 
     variant: str
     tensors: dict[str, Tensor]
     classes: list[str]
     preprocess: Preprocess
-    dropout: float | None
+    changes: dict[str, Any]
     origin: str
 
 

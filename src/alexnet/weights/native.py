@@ -35,7 +35,7 @@ def read(file: Path) -> Weights:
             tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         preprocess = Preprocess.from_facts(facts["preprocess"], tensors.pop("mean"))
         classes = [str(name) for name in facts["classes"]]
-        weights = Weights(facts["variant"], tensors, classes, preprocess, facts["dropout"], facts["origin"])
+        weights = Weights(facts["variant"], tensors, classes, preprocess, facts["changes"], facts["origin"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise AlexNetError(
             f"MODEL {file} is not a whole file of AlexNet weights ({first_line(error)}); copy it again or train anew."
@@ -49,7 +49,7 @@ def to_bytes(weights: Weights) -> bytes:
     facts = {
         "version": VERSION,
         "variant": weights.variant,
-        "dropout": weights.dropout,
+        "changes": weights.changes,
         "classes": weights.classes,
         "preprocess": weights.preprocess.facts(),
         "origin": weights.origin,

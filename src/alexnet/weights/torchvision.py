@@ -62,7 +62,7 @@ def read(file: Path) -> Weights:
     check_finite(file, tensors)
     mean = 255 * torch.tensor(MEAN).reshape(3, 1, 1)
     preprocess = Preprocess(256, 224, "RGB", tuple(255 * s for s in STD), mean)
-    return Weights("alexnet_owt", tensors, labels.names(classes), preprocess, None, f"torchvision .pth: {file.name}")
+    return Weights("alexnet_owt", tensors, labels.names(classes), preprocess, {}, f"torchvision .pth: {file.name}")
 
 
 def _unwrapped(file: Path, found: Any) -> dict[str, Tensor]:
