@@ -1,0 +1,192 @@
+"""Pickles give their data and run none of their code."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import io
+import os
+import pickle
+import random
+import subprocess
+
+import numpy as np
+import pytest
+
+from alexnet.data import restricted
+from alexnet.errors import AlexNetError
+
+DATA = {
+    "data": np.arange(24, dtype=np.uint8).reshape(2, 12),
+    "fortran": np.asfortranarray(np.arange(6, dtype=">f4").reshape(2, 3)),
+    "wide": np.arange(3, dtype="<i8"),
+    "empty": np.zeros((0, 5), np.float32),
+    "mask": np.array([True, False]),
+    "labels": [6, 9, -4, 300, 70_000, 2**40, -(2**70)],
+    "names": ("airplane", "été", b"\x00\xff", None, True, 2.5),
+    "nested": {"a": {1: [[], {}, ()]}},
+    "one": np.float32(1.5),
+    "ordered": collections.OrderedDict(x=1, y=[2]),
+}
+
+
+def same(got, expected) -> None:
+    if isinstance(expected, np.ndarray):
+        assert isinstance(got, np.ndarray)
+        assert (got.dtype.newbyteorder("="), got.shape) == (expected.dtype.newbyteorder("="), expected.shape)
+        assert (got == expected).all()
+    elif isinstance(expected, dict):
+        assert list(got) == list(expected)
+        for key, value in expected.items():
+            same(got[key], value)
+    else:
+        assert got == expected
+        assert isinstance(expected, np.generic) or type(got) is type(expected)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_data_of_every_protocol_is_what_pickle_reads(protocol):
+    same(restricted.loads(pickle.dumps(DATA, protocol), "a pickle"), DATA)
+
+
+def test_shared_values_stay_shared():
+    array, row = np.arange(3), [1]
+    got = restricted.loads(pickle.dumps({"a": array, "b": array, "c": [row, row]}, 2), "a pickle")
+    assert got["a"] is got["b"]
+    assert got["c"][0] is got["c"][1]
+
+
+def python2(data: np.ndarray, labels: list[int], names: list[str]) -> bytes:
+    """What Python 2's cPickle writes at protocol 2: byte strings, and old module names; as CIFAR's archives are."""
+
+    def text(value: bytes) -> bytes:
+        return (
+            b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + len(value).to_bytes(4, "little") + value
+        )
+
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    dtype = (
+        b"cnumpy\ndtype\n"
+        + text(b"u1")
+        + b"K\x00K\x01\x87R(K\x03"
+        + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
+    shape = b"".join(b"M" + n.to_bytes(2, "little") for n in data.shape) + b"\x86"
+    state = b"(K\x01" + shape + dtype + b"\x89" + text(data.tobytes()) + b"tb"
+    items = text(b"data") + array + state + text(b"labels") + b"](" + b"".join(b"K" + bytes([n]) for n in labels) + b"e"
+    items += text(b"filenames") + b"](" + b"".join(text(name.encode()) for name in names) + b"e"
+    return b"\x80\x02}(" + items + b"u."
+
+
+def test_a_pickle_of_python_2_gives_text_and_arrays():
+    data = np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
+    contents = python2(data, [6, 9, 9, 4, 1], [f"{n}.png" for n in range(5)])
+    by_pickle = pickle.loads(contents, encoding="latin-1")  # noqa: S301, our own bytes
+    got = restricted.loads(contents, "a pickle")
+    same(got, by_pickle)
+    assert (got["data"] == data).all()
+    assert got["labels"] == [6, 9, 9, 4, 1]
+
+
+class Calls:
+    """An object whose pickle calls a function of choice."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.what = function, arguments
+
+    def __reduce__(self):
+        return self.what
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("objects", [False, True])
+def test_no_code_is_run(tmp_path, protocol, objects):
+    witness = tmp_path / "witness"
+    for function, arguments in [
+        (os.system, (f"touch {witness}",)),
+        (subprocess.call, (["touch", str(witness)],)),
+        (eval, (f"open({str(witness)!r}, 'w')",)),
+        (io.open, (str(witness), "w")),
+    ]:
+        contents = pickle.dumps({"data": [Calls(function, *arguments)]}, protocol)
+        if objects:
+            got = restricted.loads(contents, "a pickle", objects)["data"][0]
+            assert got.kind.endswith(f".{function.__name__}")
+        else:
+            with pytest.raises(AlexNetError, match=rf"holds more than data \(a call of .*\.{function.__name__}\)"):
+                restricted.loads(contents, "a pickle")
+    assert not witness.exists()
+
+
+def test_objects_are_refused_or_inert():
+    contents = pickle.dumps({"when": datetime.date(2012, 9, 30)}, 2)
+    with pytest.raises(AlexNetError, match=r"a call of datetime\.date"):
+        restricted.loads(contents, "a pickle")
+    when = restricted.loads(contents, "a pickle", objects=True)["when"]
+    assert when.kind == "datetime.date"
+    # An old-style instance of Python 2, and one with a state.
+    old = b"\x80\x02(coptions\nOptionsParser\nq\x01o}U\x05depthK\x03sb."
+    got = restricted.loads(old, "a pickle", objects=True)
+    assert (got.kind, got.arguments, got.state) == ("options.OptionsParser", (), {"depth": 3})
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        pickle.dumps({1, 2}, 4),
+        pickle.dumps({(1, 2): 3}, 4),
+        pickle.dumps(np.array([{}, []], object), 4),
+        pickle.dumps(np.zeros(2, [("a", "i4")]), 4),
+        b"\x80\x02Pname\n.",
+        b"\x80\x02\x82\x01.",
+        b"\x80\x02}}b.",
+    ],
+)
+def test_what_is_no_plain_data_is_refused(contents):
+    with pytest.raises(AlexNetError, match="holds more than data"):
+        restricted.loads(contents, "a pickle")
+
+
+def test_a_few_bytes_cannot_ask_for_much_memory():
+    long = (
+        b"\x80\x02(c_codecs\nencode\nq\x00X" + (1 << 20).to_bytes(4, "little") + b"x" * (1 << 20) + b"X\x06\0\0\0latin1"
+    )
+    bomb = long + b"\x86q\x010" + b"h\x00h\x01R" * 1000 + b"t."
+    with pytest.raises(AlexNetError, match="more memory"):
+        restricted.loads(bomb, "a pickle")
+    huge = b"\x80\x04\x8e" + (1 << 60).to_bytes(8, "little") + b"x."
+    with pytest.raises(AlexNetError, match="not a whole pickle"):
+        restricted.loads(huge, "a pickle")
+
+
+def test_an_array_has_the_bytes_that_its_shape_says():
+    contents = python2(np.zeros((2, 300), np.uint8), [0], ["a"])
+    with pytest.raises(AlexNetError, match=r"shape \(2, 301\) with 600 bytes"):
+        restricted.loads(contents.replace(b"M\x2c\x01", b"M\x2d\x01"), "a pickle")
+
+
+def test_every_cut_and_many_changes_end_in_one_sentence():
+    whole = pickle.dumps(DATA, 2)
+    for cut in range(0, len(whole), 3):
+        with pytest.raises(AlexNetError):
+            restricted.loads(whole[:cut], "a pickle")
+    dice = random.Random(2012)
+    for _ in range(1000):
+        changed = bytearray(whole)
+        changed[dice.randrange(len(whole))] = dice.randrange(256)
+        try:
+            restricted.loads(bytes(changed), "a pickle", objects=True)
+        except AlexNetError:
+            continue
+
+
+def test_a_file_that_is_missing_or_too_large_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "data_batch_1"
+    with pytest.raises(AlexNetError, match="data_batch_1 cannot be read"):
+        restricted.load(file)
+    file.write_bytes(pickle.dumps([1], 2))
+    assert restricted.load(file) == [1]
+    monkeypatch.setattr(restricted, "LIMIT", 4)
+    with pytest.raises(AlexNetError, match="more than the 4 that are read"):
+        restricted.load(file)
