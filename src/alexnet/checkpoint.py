@@ -57,8 +57,8 @@ class Classifier:
         return next(self.model.parameters()).device
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
-    """The classifier in a run folder (its last weights), a file of weights, or published weights by name."""
+def find(path: str | Path) -> Path:
+    """The file of weights that MODEL means: a run folder's last, a file, or published weights, fetched by name."""
     file = Path(path)
     if not file.exists():
         name = str(path)
@@ -76,14 +76,25 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
                 f"MODEL {path} is a folder without {LAST}; give a folder that alexnet train has made, after its first "
                 "checkpoint."
             )
-    found = weights.read(file)
+    return file
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
+    """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name."""
+    file = find(path)
+    return built(weights.read(file), device, file)
+
+
+def built(found: weights.Weights, device: str | torch.device = "cpu", file: str | Path = "") -> Classifier:
+    """The classifier of weights that were read; `file` names them in errors."""
     channels, input = found.preprocess.channels, found.preprocess.input
     try:
         model = seeded_build(0, found.variant, len(found.classes), channels, input, found.changes)
         model.load_state_dict(found.tensors)
     except (TypeError, ValueError, RuntimeError) as error:
         raise AlexNetError(
-            f"MODEL {file} does not fit together ({first_line(error)}); it was changed or damaged: copy it again."
+            f"MODEL {file or found.origin} does not fit together ({first_line(error)}); it was changed or damaged: "
+            "copy it again."
         ) from None
     return Classifier(model.to(device).eval(), found.preprocess, found.classes, found.origin)
 

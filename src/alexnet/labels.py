@@ -7,15 +7,31 @@ from importlib import resources
 
 
 @cache
+def _rows() -> list[list[str]]:
+    text = (resources.files("alexnet") / "data" / "imagenet.tsv").read_text("utf-8")
+    return [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+
+
+@cache
+def devkit() -> dict[int, str]:
+    """Number in the challenge's development kit, 1 to 1,000 -> WordNet id; the author's labels are these, less 1."""
+    return {int(number): wordnet for wordnet, number, _ in _rows()}
+
+
+@cache
 def imagenet() -> dict[str, str]:
     """WordNet id -> name, 1,000 of them; the position is the class index of torchvision, Caffe and class folders."""
-    text = (resources.files("alexnet") / "data" / "imagenet.tsv").read_text("utf-8")
-    return dict(line.split("\t") for line in text.splitlines() if not line.startswith("#"))
+    return {wordnet: name for wordnet, _, name in _rows()}
 
 
 def names(count: int) -> list[str]:
     """Names for weights that carry none: ImageNet's for 1,000 classes, else numbers."""
     return list(imagenet().values()) if count == 1000 else [str(n) for n in range(count)]
+
+
+def challenge_names(count: int) -> list[str]:
+    """Names for weights whose labels are the challenge's numbers less 1, as cuda-convnet's are (spec 5.6)."""
+    return [imagenet()[devkit()[n + 1]] for n in range(count)] if count == 1000 else names(count)
 
 
 def position(classes: list[str]) -> dict[str, int]:

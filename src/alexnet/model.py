@@ -114,7 +114,7 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
         case v.AvgPool():
             return nn.AvgPool2d(record.kernel, record.stride, ceil_mode=True)
         case v.MaxPool():
-            return nn.MaxPool2d(record.kernel, record.stride, ceil_mode=True)
+            return nn.MaxPool2d(record.kernel, record.stride, ceil_mode=record.ceil)
         case v.Dropout():
             return own.Dropout(record.rate, record.inverted)
         case v.Softmax():

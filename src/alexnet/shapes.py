@@ -18,7 +18,8 @@ def output_shape(record: v.Layer, shape: tuple[int, ...], classes: int) -> tuple
             return record.filters, side, side
         case v.MaxPool() | v.AvgPool():
             span = shape[1] - record.kernel
-            side = 1 - (-span // record.stride) if span >= 0 else 0
+            floor = isinstance(record, v.MaxPool) and not record.ceil
+            side = 1 + (span if floor else span + record.stride - 1) // record.stride if span >= 0 else 0
             return shape[0], side, side
         case v.FC():
             return (record.units or classes,)

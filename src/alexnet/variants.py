@@ -116,6 +116,7 @@ class MaxPool:
     kernel: int = 3
     stride: int = 2
     ties: Literal["first", "all"] = "first"
+    ceil: bool = True  # off: columns and rows that fill no whole window are left out
 
 
 @dataclass(frozen=True)
@@ -197,17 +198,17 @@ def _owt() -> tuple[Layer, ...]:
     return (
         conv("conv1", 64, 11, 4, 2),
         ReLU("relu1"),
-        MaxPool("pool1"),
+        MaxPool("pool1", ceil=False),
         conv("conv2", 192, 5, 1, 2),
         ReLU("relu2"),
-        MaxPool("pool2"),
+        MaxPool("pool2", ceil=False),
         conv("conv3", 384, 3, 1, 1),
         ReLU("relu3"),
         conv("conv4", 256, 3, 1, 1),
         ReLU("relu4"),
         conv("conv5", 256, 3, 1, 1),
         ReLU("relu5"),
-        MaxPool("pool5"),
+        MaxPool("pool5", ceil=False),
         Dropout("drop6", inverted=True),
         FC("fc6", 4096, std="torch"),
         ReLU("relu6"),
@@ -338,6 +339,17 @@ def _caffenet() -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def _zoo() -> tuple[Layer, ...]:
+    """The ONNX zoo's bvlcalexnet: Caffe's net, cut to 224 pixels: 54, 26, 12 and 6 (spec §10)."""
+    return _changed(_bvlc(), {"conv1": {"ceil": False}, "pool1": {"ceil": False}, "pool2": {"ceil": False}})
+
+
+def _cc2() -> tuple[Layer, ...]:
+    """cuda-convnet2's one-tower net of 2014 with norms after conv1 and conv2 and fc8's biases at -7 (spec 9.2)."""
+    widths = {name: {"filters": filters} for name, filters in (("conv1", 64), ("conv2", 192), ("conv4", 256))}
+    return _without(_changed(_net145(1), {**widths, "fc8": {"bias": -7.0}}), "norm2b")
+
+
 def _apart() -> tuple[Layer, ...]:
     """Net 150: towers that never meet before fc8, conv2 and the fully connected layers widened."""
     wide = {"units": 8192, "groups": 2}
@@ -408,8 +420,10 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "alexnet2012_no_conv4", "net 145 without conv4 (paper §7)", 256, 224, _without(_net145(2), "conv4", "relu4")
         ),
+        Variant("alexnet_cc2", "cuda-convnet2's one-tower net of 2014: OWT with norms", 256, 224, _cc2()),
         Variant("bvlc_alexnet", "Caffe's bvlc_alexnet of 2013", 256, 227, _bvlc()),
         Variant("caffenet", "Caffe's CaffeNet of 2013: pooling before normalisation", 256, 227, _caffenet()),
+        Variant("bvlc_alexnet_zoo", "bvlc_alexnet as in the ONNX zoo, at 224 pixels", 256, 224, _zoo()),
         Variant("alexnet_bn", "the paper's plan with batch normalisation", 256, 224, _bn(), 64.0),
         Variant("cifar10_18", "the author's 18 % net for CIFAR-10 (spec §8)", 32, 32, _cifar18(), classes=10),
         Variant(

@@ -210,6 +210,11 @@ class _Machine:
         """Give the array its shape and numbers, in place, for it may have been referred to already."""
         if not isinstance(kind, _Type):
             raise ValueError("an array without a type")
+        if kind.code.lstrip("|") in ("O", "O8") and isinstance(data, list):
+            if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != len(data):
+                raise ValueError(f"an array of shape {shape} with {len(data):,} objects")
+            array.__setstate__((1, tuple(shape), np.dtype("O"), bool(fortran), data))  # type: ignore[arg-type]
+            return
         dtype, contents = kind.dtype(), self.bytes(data)
         if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
             raise ValueError(f"an array of shape {shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet import variants as v
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
+from alexnet.shapes import weight_shapes
+
+VERSION = 1  # of the facts in a file's metadata
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,56 @@ class Weights:
     preprocess: Preprocess
     changes: dict[str, Any]
     origin: str
+
+    def built(self) -> v.Variant:
+        """The variant with the changes made."""
+        return v.changed(v.variant(self.variant), self.changes)
+
+
+def facts(weights: Weights) -> dict[str, Any]:
+    """Everything but the tensors, as plain data for a file's metadata."""
+    return {
+        "version": VERSION,
+        "variant": weights.variant,
+        "changes": weights.changes,
+        "classes": weights.classes,
+        "preprocess": weights.preprocess.facts(),
+        "origin": weights.origin,
+    }
+
+
+def from_facts(given: Mapping[str, Any], tensors: dict[str, Tensor]) -> Weights:
+    """Weights from their facts and tensors, of which `mean` is the mean. Raises KeyError, TypeError, ValueError."""
+    preprocess = Preprocess.from_facts(given["preprocess"], tensors.pop("mean"))
+    classes = [str(name) for name in given["classes"]]
+    return Weights(str(given["variant"]), tensors, classes, preprocess, dict(given["changes"]), str(given["origin"]))
+
+
+def note(text: str) -> None:
+    """One line on stderr about something that was assumed."""
+    logging.getLogger("alexnet").warning(text)
+
+
+def check_shapes(
+    file: Path,
+    variant: v.Variant,
+    tensors: Mapping[str, Tensor],
+    classes: int,
+    channels: int,
+    input: int,
+    called: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse weights of another shape than the variant's, by the name that the file has for them (`called`)."""
+    for name, shape in weight_shapes(variant, classes, channels, input).items():
+        shown = (called or {}).get(name, name)
+        if name not in tensors:
+            raise AlexNetError(f"MODEL {file} lacks {shown}, which {variant.name} has; give weights of that network.")
+        got = tuple(tensors[name].shape)
+        if got != shape:
+            raise AlexNetError(
+                f"MODEL {file} has {shown} of shape {got}; {variant.name} with {classes} classes has {shape}: give "
+                "weights of that network."
+            )
 
 
 def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -10,11 +10,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from alexnet.errors import AlexNetError
-from alexnet.preprocess import Preprocess
-from alexnet.weights.base import Weights, check_finite, first_line
+from alexnet.files import write_whole
+from alexnet.weights.base import Weights, check_finite, facts, first_line, from_facts
 
 KEY = "alexnet"  # of the header's metadata; one alone, because safetensors writes several in any order
-VERSION = 1
 
 
 def recognises(head: bytes) -> bool:
@@ -22,7 +21,7 @@ def recognises(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 
-def read(file: Path) -> Weights:
+def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
     """The weights in one of our files; another program's safetensors are refused."""
     try:
         with safe_open(str(file), framework="pt") as opened:
@@ -31,11 +30,8 @@ def read(file: Path) -> Weights:
                 raise AlexNetError(
                     f"MODEL {file} was written by another program; give a file that alexnet train has made."
                 )
-            facts = json.loads(metadata[KEY])
             tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        preprocess = Preprocess.from_facts(facts["preprocess"], tensors.pop("mean"))
-        classes = [str(name) for name in facts["classes"]]
-        weights = Weights(facts["variant"], tensors, classes, preprocess, facts["changes"], facts["origin"])
+        weights = from_facts(json.loads(metadata[KEY]), tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise AlexNetError(
             f"MODEL {file} is not a whole file of AlexNet weights ({first_line(error)}); copy it again or train anew."
@@ -44,16 +40,14 @@ def read(file: Path) -> Weights:
     return weights
 
 
+def write(weights: Weights, file: Path) -> list[Path]:
+    """Write a file; the files made."""
+    write_whole(file, lambda out: out.write(to_bytes(weights)))
+    return [file]
+
+
 def to_bytes(weights: Weights) -> bytes:
     """The contents of a file."""
-    facts = {
-        "version": VERSION,
-        "variant": weights.variant,
-        "changes": weights.changes,
-        "classes": weights.classes,
-        "preprocess": weights.preprocess.facts(),
-        "origin": weights.origin,
-    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     tensors["mean"] = weights.preprocess.mean.cpu().contiguous()
-    return save(tensors, {KEY: json.dumps(facts)})
+    return save(tensors, {KEY: json.dumps(facts(weights))})

@@ -1,0 +1,121 @@
+"""`alexnet convert` and `alexnet compare`: weights from one format into another, and whether two answer alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet import weights
+from alexnet.checkpoint import Classifier, built, find, load
+from alexnet.device import choose_device
+from alexnet.errors import AlexNetError
+from alexnet.preprocess import check_sizes
+from alexnet.shapes import check_size
+
+RANDOM_PICTURES = 4
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    variant: str | None = None,
+    mean: str | Path | None = None,
+    input: int | None = None,
+    preprocessing: bool = False,
+) -> list[Path]:
+    """Read MODEL `source`, write `target` in the format of its ending; the files made.
+
+    `variant` and `mean` say what a format does not carry; `input` makes it a net for crops of another side, in
+    pixels, of the same pictures; `preprocessing` puts crop, mean and scale inside an .onnx.
+    """
+    found = weights.read(find(source), Path(mean) if mean else None, variant)
+    if input:
+        check_size(found.built(), len(found.classes), found.preprocess.channels, input)
+        check_sizes(found.preprocess.stored, input)
+        found = replace(found, preprocess=replace(found.preprocess, input=input))
+    built(found, file=source)  # it must be a whole network, whatever it is written as
+    return weights.write(found, Path(target), preprocessing)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The greatest absolute value of a layer in A, and the greatest absolute difference to B's."""
+
+    layer: str
+    greatest: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`layers` are those of the same name and shape in both, in A's order, then `logits`; `same_top1` is a share."""
+
+    pictures: int
+    layers: list[Difference]
+    same_top1: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    a: str | Path | Classifier, b: str | Path | Classifier, pictures: Sequence[Any] = (), device: str = "auto"
+) -> Comparison:
+    """Run two models on the same pictures, each with its own preprocessing; made-up pictures where none are given."""
+    place = choose_device(device)
+    one, other = (x if isinstance(x, Classifier) else load(x, place) for x in (a, b))
+    if not pictures:
+        draw = torch.Generator().manual_seed(0)
+        shape = (one.preprocess.stored, one.preprocess.stored, one.preprocess.channels)
+        made = torch.randint(0, 256, (RANDOM_PICTURES, *shape), generator=draw, dtype=torch.uint8).numpy()
+        pictures = [picture.squeeze() for picture in made]
+    greatest: dict[str, list[float]] = {}
+    agree = alike = 0
+    for picture in pictures:
+        outputs = [_outputs(model, picture) for model in (one, other)]
+        for name, x in outputs[0].items():
+            y = outputs[1].get(name)
+            if y is None or x.shape != y.shape:
+                continue
+            row = greatest.setdefault(name, [0.0, 0.0])
+            row[:] = max(row[0], float(x.abs().max())), max(row[1], float((x - y).abs().max()))
+        if "logits" in greatest:
+            alike += 1
+            agree += int(outputs[0]["logits"].argmax() == outputs[1]["logits"].argmax())
+    if not greatest:
+        raise AlexNetError("the two models have no layer of the same name and shape; there is nothing to compare.")
+    layers = [Difference(name, *row) for name, row in greatest.items() if name != "logits"]
+    if "logits" in greatest:
+        layers.append(Difference("logits", *greatest["logits"]))
+    return Comparison(len(pictures), layers, agree / alike if alike else None)
+
+
+@torch.no_grad()
+def _outputs(classifier: Classifier, picture: Any) -> dict[str, Tensor]:
+    """What every layer makes of a picture: float32 on the CPU, by name, and `logits` for the last before softmax."""
+    found: dict[str, Tensor] = {}
+    model = classifier.model
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: found.__setitem__(name, output[0].float().cpu()))
+        for name, layer in model.named_children()
+    ]
+    try:
+        logits = model(classifier.preprocess(picture)[None].to(classifier.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {**found, "logits": logits[0].float().cpu()}
+
+
+def table(result: Comparison) -> str:
+    """The comparison as aligned text."""
+    lines = [f"{'layer':<10}{'greatest value':>16}{'greatest difference':>22}"]
+    lines += [f"{x.layer:<10}{x.greatest:>16.6g}{x.difference:>22.3g}" for x in result.layers]
+    if result.same_top1 is not None:
+        lines.append(f"the same class first on {100 * result.same_top1:.1f} % of {result.pictures} pictures")
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""cuda-convnet's checkpoints of 2011 to 2014: pickles of Python 2, of which nothing is run (spec §10).
+
+Layers without weights are passed over to find, for each layer with weights, those that it sees. Layers at the same
+distance from the pictures are the towers of one layer of ours: their blocks are put together in the towers' order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet import labels
+from alexnet import variants as v
+from alexnet.data import restricted
+from alexnet.errors import AlexNetError
+from alexnet.preprocess import Preprocess
+from alexnet.weights.base import Weights, check_finite, check_shapes, note
+from alexnet.weights.caffe import read_mean
+
+KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
+NORMS = {"cmrnorm": v.LRN, "rnorm": v.WithinMapNorm}
+# Channel means, R, G, B, of ILSVRC-2012 at 256 x 256 and of CIFAR-10, for checkpoints without their mean (spec 5.2).
+MEAN_RGB, CIFAR_RGB = (127.305, 119.715, 104.913), (125.269, 122.933, 113.863)
+
+
+@dataclass
+class Stage:
+    """One layer of ours: its towers' records, and for each of them the towers that its blocks of weights see."""
+
+    kind: str
+    towers: list[dict[str, Any]] = field(default_factory=list)
+    sees: list[list[int]] = field(default_factory=list)
+
+
+def recognises(head: bytes) -> bool:
+    """Whether a file begins as a pickle of protocol 0 or 2 does that holds a dictionary."""
+    return head.startswith((b"\x80\x02}", b"\x80\x03}", b"\x80\x04\x95", b"(dp"))
+
+
+def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
+    """The weights in a checkpoint; its mean is `mean`, a .npy in R, G, B order, or the data's channel means."""
+    contents = restricted.load(file, objects=True)
+    if isinstance(contents, restricted.Inert):
+        raise AlexNetError(
+            f"MODEL {file} is refused: it holds more than weights (it wants to run {contents.kind}); nothing was run: "
+            "give the file as its makers publish it."
+        )
+    try:
+        layers = contents["model_state"]["layers"]
+        records = layers if isinstance(layers, list) else list(layers.values())
+        stages = _stages(records)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise AlexNetError(
+            f"MODEL {file} is a pickle, but no checkpoint of cuda-convnet ({type(error).__name__}: {error}); give one "
+            "that holds model_state with its layers."
+        ) from None
+    chosen = v.variant(variant) if variant else _recognised(file, stages, records)
+    weighted = [record for record in chosen.layers if isinstance(record, v.Weighted)]
+    kinds = [KINDS.get(stage.kind) for stage in stages]
+    if kinds != [type(record) for record in weighted]:
+        raise AlexNetError(
+            f"MODEL {file} has the layers {', '.join(_title(stage) for stage in stages)}; {chosen.name} has "
+            f"{', '.join(record.name for record in weighted)}: give weights of that network."
+        )
+    tensors: dict[str, Tensor] = {}
+    for record, stage in zip(weighted, stages, strict=True):
+        try:
+            weight, bias = _joined(stage)
+        except (KeyError, ValueError, TypeError) as error:
+            raise AlexNetError(
+                f"MODEL {file}: the matrices of {_title(stage)} do not fit together ({error})."
+            ) from None
+        tensors[f"{record.name}.weight"] = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
+        tensors[f"{record.name}.bias"] = torch.from_numpy(np.ascontiguousarray(bias, np.float32))
+    channels = tensors[f"{weighted[0].name}.weight"].shape[-3]
+    classes = tensors[f"{weighted[-1].name}.bias"].numel()
+    if mean:
+        image = read_mean(mean, channels, chosen.stored)
+    else:
+        data, means = ("CIFAR-10", CIFAR_RGB) if chosen.classes == 10 else ("ILSVRC-2012", MEAN_RGB)
+        note(f"{file.name} carries no mean, so the channel means of {data} are used: R, G, B = {means}")
+        image = torch.tensor(means).reshape(3, 1, 1)
+    check_shapes(file, chosen, tensors, classes, channels, chosen.input)
+    check_finite(file, tensors)
+    preprocess = Preprocess(chosen.stored, chosen.input, "RGB", (1.0,), image)
+    names = labels.challenge_names(classes)
+    return Weights(chosen.name, tensors, names, preprocess, {}, f"cuda-convnet checkpoint: {file.name}")
+
+
+def _stages(records: list[dict[str, Any]]) -> list[Stage]:
+    """The layers with weights by their distance from the pictures."""
+    by_name = {record["name"]: record for record in records}
+
+    def inputs(record: dict[str, Any]) -> list[dict[str, Any]]:
+        given = record.get("inputs", [])
+        return [records[x] if isinstance(x, int) else by_name[x] for x in given]
+
+    depth: dict[str, int] = {}
+
+    def sources(record: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a record sees, in its order: layers with weights, or data."""
+        found = []
+        for one in inputs(record):
+            found += [one] if one["type"] in KINDS or one["type"] == "data" else sources(one)
+        return found
+
+    def far(record: dict[str, Any], seen: tuple[str, ...] = ()) -> int:
+        name = record["name"]
+        if name in seen:
+            raise KeyError(f"{name} sees itself")
+        if name not in depth:
+            behind = [far(one, (*seen, name)) for one in sources(record) if one["type"] in KINDS]
+            depth[name] = 1 + max(behind, default=0)
+        return depth[name]
+
+    weighted = sorted((r for r in records if r["type"] in KINDS), key=lambda r: (far(r), r["name"]))
+    stages: list[Stage] = []
+    tower: dict[str, int] = {}
+    for record in weighted:
+        if far(record) > len(stages):
+            stages.append(Stage(record["type"]))
+        stage = stages[-1]
+        stage.sees.append([tower.get(one["name"], 0) for one in sources(record)])
+        tower[record["name"]] = len(stage.towers)
+        stage.towers.append(record)
+    return stages
+
+
+def _joined(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and biases of one layer of ours: each tower's blocks along inputs, then the towers along outputs."""
+    weights, biases = [], []
+    for record, sees in zip(stage.towers, stage.sees, strict=True):
+        blocks = [_block(record, number, np.asarray(one)) for number, one in enumerate(record["weights"])]
+        order = sorted(range(len(blocks)), key=lambda number: sees[number])  # fc7's second half lists (b, a)
+        axis = {"conv": 1, "fc": 1, "local": 3}[stage.kind]
+        weights.append(np.concatenate([blocks[number] for number in order], axis))
+        bias = np.asarray(record["biases"]).reshape(-1)
+        biases.append(bias.reshape(weights[-1].shape[:3]) if stage.kind == "local" else bias)
+    return np.concatenate(weights), np.concatenate(biases)
+
+
+def _block(record: dict[str, Any], number: int, matrix: np.ndarray) -> np.ndarray:
+    """A stored matrix as torch has it: fc (out, in); conv (F, C, k, k); local (F, H', W', C, k, k)."""
+    if record["type"] == "fc":
+        return matrix.T
+    channels, kernel = int(record["channels"][number]), int(record["filterSize"][number])
+    if record["type"] == "conv":
+        return matrix.reshape(channels // _groups(record, number), kernel, kernel, -1).transpose(3, 0, 1, 2)
+    filters = int(record["filters"])
+    side = math.isqrt(matrix.size // (channels * kernel * kernel * filters))
+    return matrix.reshape(side, side, channels, kernel, kernel, filters).transpose(5, 0, 1, 2, 3, 4)
+
+
+def _groups(record: dict[str, Any], number: int) -> int:
+    groups = record.get("groups", 1)
+    return int(groups[number] if isinstance(groups, list) else groups)
+
+
+def _title(stage: Stage) -> str:
+    return " + ".join(record["name"] for record in stage.towers)
+
+
+def _recognised(file: Path, stages: list[Stage], records: list[dict[str, Any]]) -> v.Variant:
+    """The variant with as many towers, the same kinds of layers, filters, and norms."""
+    towers = max(len(stage.towers) for stage in stages) if stages else 0
+    kinds = [KINDS.get(stage.kind) for stage in stages]
+    norms = {kind: sum(record["type"] == name for record in records) for name, kind in NORMS.items()}
+    for variant in v.VARIANTS.values():
+        weighted = [record for record in variant.layers if isinstance(record, v.Weighted)]
+        split = max((record.groups for record in weighted if isinstance(record, v.Conv)), default=1)
+        count = {kind: split * sum(isinstance(x, kind) for x in variant.layers) for kind in NORMS.values()}
+        if split != towers or [type(record) for record in weighted] != kinds or count != norms:
+            continue
+        if any(
+            record.filters != sum(len(np.asarray(x["biases"]).reshape(-1)) for x in stage.towers)
+            for record, stage in zip(weighted, stages, strict=True)
+            if isinstance(record, v.Conv)
+        ):
+            continue
+        return variant
+    raise AlexNetError(
+        f"MODEL {file} is none of the networks known here: {towers} towers, the layers "
+        f"{', '.join(_title(stage) for stage in stages)}, {norms[v.LRN]} cross-map and {norms[v.WithinMapNorm]} "
+        "within-map norms; name one with --variant (alexnet convert) if it is meant to be the same."
+    )

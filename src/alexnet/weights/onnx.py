@@ -1,0 +1,264 @@
+"""ONNX: files of this project, exports of torchvision's alexnet, and the zoo's bvlcalexnet, by what they compute.
+
+Read by the format's own description (onnx.proto), so that no library is needed and no length is trusted.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet import labels
+from alexnet import variants as v
+from alexnet.errors import AlexNetError
+from alexnet.preprocess import Preprocess
+from alexnet.shapes import layer_facts
+from alexnet.weights import caffe, torchvision
+from alexnet.weights import protobuf as pb
+from alexnet.weights.base import Weights, check_finite, check_shapes, from_facts
+from alexnet.weights.onnx_writer import FLOAT, INT64, KEY, MEAN_KEY, UINT8
+
+FLOAT16, DOUBLE = 10, 11  # of TensorProto.DataType
+KINDS = {FLOAT: "<f4", UINT8: "u1", INT64: "<i8", FLOAT16: "<f2", DOUBLE: "<f8"}
+# Operators that only pass their input on, in inference and at the shapes that are checked.
+PASSING = {"Identity", "Dropout", "Flatten", "Reshape", "Softmax", "LogSoftmax", "Cast", "Squeeze"}
+AROUND = {"Constant", "Shape", "Gather", "Unsqueeze", "Concat"}  # of shapes, in old exports
+
+
+def recognises(head: bytes) -> bool:
+    """Whether a file begins as a ModelProto does: with the number of its version."""
+    return head[:1] == b"\x08" and 0 < head[1] < 32
+
+
+@dataclass
+class Node:
+    """A node of a graph that was read."""
+
+    operator: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+
+    def numbers(self, key: str, default: list[int]) -> list[int]:
+        return [int(x) for x in self.attributes.get(key, default)]
+
+
+def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
+    """The weights in an .onnx file of this project, of torchvision's alexnet, or of the zoo's bvlcalexnet."""
+    try:
+        model = pb.whole(file)
+        metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
+        graphs = model.messages(7)
+        if not graphs:
+            raise pb.WireError("it holds no graph")
+        tensors = dict(_tensor(file, message) for message in graphs[0].messages(5))
+        nodes = [_read_node(file, message, tensors) for message in graphs[0].messages(1)]
+        side = _input_side(graphs[0], tensors)
+    except pb.WireError as error:
+        raise AlexNetError(f"MODEL {file} is not a whole .onnx file ({error}); copy it again.") from None
+    if KEY in metadata:
+        return _own(file, metadata, tensors)
+    return _foreign(file, nodes, tensors, side, mean, variant)
+
+
+def _tensor(file: Path, message: pb.Message) -> tuple[str, np.ndarray]:
+    name, kind, shape = message.text(8), message.integer(2, 0), message.integers(1)
+    if message.integer(14, 0) or message.messages(13):
+        raise AlexNetError(f"MODEL {file} keeps {name} in another file; save it as one file and give that.")
+    if kind not in KINDS:
+        raise AlexNetError(f"MODEL {file} has {name} in number format {kind}; only float and int tensors are read.")
+    raw = message.messages(9)
+    if raw:
+        if len(raw[-1].data) % np.dtype(KINDS[kind]).itemsize:
+            raise pb.WireError(f"{name} at byte {raw[-1].start} is no whole number of values")
+        array = np.frombuffer(raw[-1].data, KINDS[kind])
+    else:
+        array = message.floats(4) if kind == FLOAT else np.array(message.integers(7), np.int64)
+    if any(side < 0 for side in shape) or math.prod(shape) != len(array):
+        raise pb.WireError(f"{name} has {len(array):,} values for the shape {tuple(shape)}")
+    return name, array.reshape(shape).astype(np.float32 if kind in (FLOAT, FLOAT16, DOUBLE) else np.int64)
+
+
+def _read_node(file: Path, message: pb.Message, tensors: dict[str, np.ndarray]) -> Node:
+    attributes: dict[str, Any] = {}
+    for one in message.messages(5):
+        key, kind = one.text(1), one.integer(20, 0)
+        if kind == 4:
+            attributes[key] = _tensor(file, one.messages(5)[-1])[1]
+        elif kind in (1, 2, 3, 7):
+            read = {1: lambda m: m.float(2, 0.0), 2: lambda m: m.integer(3, 0), 3: lambda m: m.text(4)}
+            attributes[key] = one.integers(8) if kind == 7 else read[kind](one)
+    node = Node(message.text(4), message.text(3), message.texts(1), message.texts(2), attributes)
+    if node.operator == "Constant" and "value" in attributes:
+        tensors[node.outputs[0]] = attributes["value"]
+    elif node.operator == "Identity" and node.inputs[0] in tensors:
+        tensors[node.outputs[0]] = tensors[node.inputs[0]]
+    elif node.operator == "Transpose" and node.inputs[0] in tensors:
+        tensors[node.outputs[0]] = tensors[node.inputs[0]].transpose(node.numbers("perm", [1, 0]))
+    return node
+
+
+def _input_side(graph: pb.Message, tensors: dict[str, np.ndarray]) -> int:
+    """Height of the pictures that the graph takes; 0 where it is left open."""
+    for value in graph.messages(11):
+        if value.text(1) in tensors:  # old files list weights as inputs too
+            continue
+        for shape in (s for kind in value.messages(2) for t in kind.messages(1) for s in t.messages(2)):
+            sides = [dim.integer(1, 0) for dim in shape.messages(1)]
+            if len(sides) == 4:
+                return sides[2]
+    return 0
+
+
+def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> Weights:
+    try:
+        given = json.loads(metadata[KEY])
+        mean = np.frombuffer(base64.b64decode(metadata[MEAN_KEY], validate=True), "<f4").reshape(given["mean"])
+        found = {name: torch.from_numpy(array.copy()) for name, array in tensors.items() if "." in name}
+        found["mean"] = torch.from_numpy(mean.copy())
+        weights = from_facts(given, found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise AlexNetError(
+            f"MODEL {file} carries facts of this project that do not fit together ({error}); convert it anew."
+        ) from None
+    preprocess = weights.preprocess
+    classes = len(weights.classes)
+    check_shapes(file, weights.built(), weights.tensors, classes, preprocess.channels, preprocess.input)
+    check_finite(file, weights.tensors)
+    return weights
+
+
+def _foreign(
+    file: Path, nodes: list[Node], tensors: dict[str, np.ndarray], side: int, mean: Path | None, name: str | None
+) -> Weights:
+    steps = _steps(file, nodes, tensors)
+    weighted = [node for node in steps if node.operator in ("Conv", "Gemm", "MatMul")]
+    variant = v.variant(name) if name else _recognised(file, steps, tensors, side)
+    records = [record for record in variant.layers if isinstance(record, v.Weighted)]
+    if len(records) != len(weighted):
+        raise AlexNetError(
+            f"MODEL {file} has {len(weighted)} layers with weights; {variant.name} has {len(records)}: give weights of "
+            "that network, or another --variant."
+        )
+    found: dict[str, Tensor] = {}
+    for record, node in zip(records, weighted, strict=True):
+        weight, bias = _weight(node, tensors), _bias(file, node, nodes, tensors)
+        found[f"{record.name}.weight"] = torch.from_numpy(np.ascontiguousarray(weight))
+        found[f"{record.name}.bias"] = torch.from_numpy(bias.reshape(-1).copy())
+    classes = found[f"{records[-1].name}.bias"].numel()
+    input = side or variant.input
+    if variant.name == "alexnet_owt":
+        preprocess = torchvision.preprocess()
+    else:
+        found["conv1.weight"] = found["conv1.weight"].flip(1)
+        preprocess = Preprocess(256, input, "RGB", (1.0,), caffe.find_mean(file, mean, 3, 256))
+    check_shapes(file, variant, found, classes, 3, input)
+    check_finite(file, found)
+    return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}")
+
+
+def _steps(file: Path, nodes: list[Node], tensors: dict[str, np.ndarray]) -> list[Node]:
+    """The nodes that compute; any operator that is neither of AlexNet nor harmless is refused by name."""
+    steps = []
+    for node in nodes:
+        data = [name for name in node.inputs if name not in tensors]
+        if node.operator in ("Conv", "Gemm", "MatMul", "LRN", "MaxPool", "Relu"):
+            steps.append(node)
+        elif node.operator in ("AveragePool", "GlobalAveragePool") and node.numbers("kernel_shape", [1]) == [1, 1]:
+            continue  # torchvision's adaptive pooling, which changes nothing at 224
+        elif node.operator == "Add" and len(data) == 1 and steps and steps[-1].operator == "MatMul":
+            continue  # the bias of a MatMul
+        elif node.operator not in PASSING | AROUND and data:
+            raise AlexNetError(
+                f"MODEL {file} has a node {node.name or node.outputs[0]} with the operator {node.operator}, which is "
+                "none of AlexNet's; give an export of torchvision's alexnet, of bvlcalexnet, or of this project."
+            )
+    return steps
+
+
+def _weight(node: Node, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    weight = tensors[node.inputs[1]]
+    turned = node.operator == "MatMul" or (node.operator == "Gemm" and not node.attributes.get("transB", 0))
+    return weight.T if turned else weight
+
+
+def _bias(file: Path, node: Node, nodes: list[Node], tensors: dict[str, np.ndarray]) -> np.ndarray:
+    if node.operator != "MatMul" and len(node.inputs) > 2:
+        return tensors[node.inputs[2]]
+    for other in nodes:
+        if other.operator == "Add" and node.outputs[0] in other.inputs:
+            return next(tensors[name] for name in other.inputs if name in tensors)
+    raise AlexNetError(f"MODEL {file} has no bias for {node.name or node.outputs[0]}; give an export of AlexNet.")
+
+
+def _plan(node: Node) -> tuple:
+    """What tells one network's node from another's, but for paddings and sizes."""
+    if node.operator in ("Conv", "MaxPool"):
+        group = node.attributes.get("group", 1) if node.operator == "Conv" else 0
+        return node.operator, *node.numbers("kernel_shape", [0, 0]), *node.numbers("strides", [1, 1]), group
+    if node.operator == "LRN":
+        numbers = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0, **node.attributes}
+        return "LRN", *(float(f"{numbers[key]:.5g}") for key in ("size", "alpha", "beta", "bias"))
+    return ("FC" if node.operator in ("Gemm", "MatMul") else node.operator,)
+
+
+def _record_plan(record: v.Layer) -> tuple | None:
+    match record:
+        case v.Conv():
+            return "Conv", record.kernel, record.kernel, record.stride, record.stride, record.groups
+        case v.MaxPool():
+            return "MaxPool", record.kernel, record.kernel, record.stride, record.stride, 0
+        case v.LRN():
+            alpha = record.alpha * (1 if record.divided else record.size)
+            return ("LRN", record.size, alpha, record.beta, record.k) if record.towers == 1 else ("LRN by tower",)
+        case v.ReLU():
+            return ("Relu",)
+        case v.FC():
+            return ("FC",)
+        case v.Softmax():
+            return None
+        case v.Dropout():
+            return None if record.inverted else ("Dropout",)
+    return (type(record).__name__,)
+
+
+def _sides(steps: list[Node], side: int) -> list[int]:
+    """The side of the maps after each convolution and pooling, by the file's own paddings."""
+    sides = []
+    for node in steps:
+        if node.operator not in ("Conv", "MaxPool"):
+            continue
+        kernel, stride = node.numbers("kernel_shape", [1, 1])[0], node.numbers("strides", [1, 1])[0]
+        pads = node.numbers("pads", [0, 0, 0, 0])
+        span = side + pads[0] + pads[2] - kernel
+        side = 1 + (-(-span // stride) if node.attributes.get("ceil_mode", 0) else span // stride)
+        sides.append(side)
+    return sides
+
+
+def _recognised(file: Path, steps: list[Node], tensors: dict[str, np.ndarray], side: int) -> v.Variant:
+    for variant in v.VARIANTS.values():
+        plans = [plan for record in variant.layers if (plan := _record_plan(record))]
+        if [_plan(node) for node in steps] != plans:
+            continue
+        at = side or variant.input
+        try:
+            rows = layer_facts(variant, 1000, 3, at)
+        except AlexNetError:
+            continue
+        if _sides(steps, at) == [row.output[1] for row in rows if row.kind in ("conv", "maxpool")]:
+            return variant
+    got = ", ".join(node.operator for node in steps)
+    raise AlexNetError(
+        f"MODEL {file} is none of the networks known here (it computes {got}, for pictures of {side or 'any'} pixels); "
+        "give an export of torchvision's alexnet, of bvlcalexnet, or of this project."
+    )
