@@ -5,21 +5,16 @@ Exit status: 0 done; 1 done, but some inputs failed; 2 nothing done because of t
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
-from alexnet import __version__
+from alexnet.cli import pictures  # noqa: F401, adds its commands
+from alexnet.cli.base import Output, commands, json_option, shared
 from alexnet.errors import AlexNetError, Interrupted
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-SHOWN_FAILURES = 20
 
 
 def main() -> NoReturn:
@@ -51,53 +46,6 @@ def _fail(message: str, status: int) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(f"alexnet: {message}", file=sys.stderr, flush=True)
     return status
-
-
-class Output:
-    """Where a command prints: with --json people's lines go to stderr and one object ends stdout."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self.first = os.environ.get("RANK", "0") == "0"
-
-    def say(self, text: str = "") -> None:
-        """A line for people."""
-        if self.first:
-            print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
-
-    def end(self, facts: dict[str, Any]) -> None:
-        """The object for programs."""
-        if self.as_json and self.first:
-            print(json.dumps(facts), flush=True)
-
-    def failures(self, failed: list[dict[str, str]]) -> int:
-        """Name what could not be read; the exit status."""
-        if failed and self.first:
-            print(f"{len(failed)} pictures could not be read and were left out:", file=sys.stderr)
-            for one in failed[:SHOWN_FAILURES] if not self.as_json else failed:
-                print(f"  {one['file']}: {one['error']}", file=sys.stderr)
-            if not self.as_json and len(failed) > SHOWN_FAILURES:
-                print(f"  and {len(failed) - SHOWN_FAILURES} more; --json names all", file=sys.stderr)
-        return 1 if failed else 0
-
-
-def shared(command: Callable) -> Callable:
-    """The options that every command has."""
-    command = click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")(command)
-    return click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")(command)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object.")
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")
-def commands() -> None:
-    """The reference AlexNet: train it, evaluate it, classify pictures with it.
-
-    DATA is a folder of class folders (with or without train/ and val/), a folder of parquet files, or the word
-    digits. MODEL is a run folder or a file of weights.
-    """
 
 
 @commands.command()
@@ -185,45 +133,6 @@ def _numbers(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise AlexNetError(f"--weights was given '{text}'; it takes numbers with commas, one for each MODEL.") from None
-
-
-@commands.command()
-@click.argument("model")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER ...")
-@click.option("--topk", default=5, show_default=True, type=click.IntRange(1), help="Classes a picture.")
-@click.option("--output", "table", metavar="FILE", help="Also write a table: .csv, .jsonl or .parquet.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1))
-@json_option
-@shared
-def predict(
-    model: str,
-    images: tuple[str, ...],
-    topk: int,
-    table: str | None,
-    batch_size: int,
-    as_json: bool,
-    device: str,
-) -> int:
-    """Classify pictures: the most probable classes of each, with probabilities."""
-    from alexnet import prediction
-
-    if table is not None:
-        prediction.check_table(Path(table))
-    files = prediction.find_pictures(images)
-    output = Output(as_json)
-    answers = prediction.predict(model, files, topk, batch_size, device, quiet=False)
-    for one in answers:
-        if one.error is None and table is None:
-            output.say(one.file)
-            for c in one.classes:
-                output.say(f"  {100 * c.probability:6.2f} %  {c.label}")
-    if table is not None:
-        prediction.write_table(Path(table), answers)
-        output.say(f"{table}: {sum(one.error is None for one in answers):,} pictures")
-    facts = prediction.as_json(answers)
-    status = output.failures(facts["failed"])
-    output.end(facts)
-    return status
 
 
 @commands.command()

@@ -1,0 +1,63 @@
+"""What every command shares: the group, its options, and where a command prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from alexnet import __version__
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SHOWN_FAILURES = 20
+
+
+class Output:
+    """Where a command prints: with --json people's lines go to stderr and one object ends stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.first = os.environ.get("RANK", "0") == "0"
+
+    def say(self, text: str = "") -> None:
+        """A line for people."""
+        if self.first:
+            print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+
+    def end(self, facts: dict[str, Any]) -> None:
+        """The object for programs."""
+        if self.as_json and self.first:
+            print(json.dumps(facts), flush=True)
+
+    def failures(self, failed: list[dict[str, str]]) -> int:
+        """Name what could not be read; the exit status."""
+        if failed and self.first:
+            print(f"{len(failed)} pictures could not be read and were left out:", file=sys.stderr)
+            for one in failed[:SHOWN_FAILURES] if not self.as_json else failed:
+                print(f"  {one['file']}: {one['error']}", file=sys.stderr)
+            if not self.as_json and len(failed) > SHOWN_FAILURES:
+                print(f"  and {len(failed) - SHOWN_FAILURES} more; --json names all", file=sys.stderr)
+        return 1 if failed else 0
+
+
+def shared(command: Callable) -> Callable:
+    """The options that every command has."""
+    command = click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")(command)
+    return click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")
+def commands() -> None:
+    """The reference AlexNet: train it, evaluate it, classify pictures with it.
+
+    DATA is a folder of class folders (with or without train/ and val/), a folder of parquet files, or the word
+    digits. MODEL is a run folder or a file of weights.
+    """
