@@ -156,7 +156,7 @@ def measure(
                 if len(several[0].labels):
                     by_shape = {b.pictures.shape[1:]: b.pictures.to(world.device, non_blocking=True) for b in several}
                     labels = several[0].labels.to(world.device, non_blocking=True)
-                    sums = sums + count(_log_probabilities(members, shares, by_shape, views, autocast), labels)
+                    sums = sums + count(log_probabilities(members, shares, by_shape, views, autocast), labels)
                 progress.update(several[0].size)
     finally:
         for one, was in zip(members, training, strict=True):
@@ -172,12 +172,12 @@ def measure(
     return Evaluation(int(images), *errors, seconds, images / seconds, failed)
 
 
-def _log_probabilities(
+def log_probabilities(
     members: Sequence[Member],
     shares: Sequence[float],
     by_shape: Mapping[torch.Size, Tensor],
     views: int,
-    autocast: torch.dtype,
+    autocast: torch.dtype = torch.float32,
 ) -> Tensor:
     """Logarithms of the ensemble's probabilities, averaged over views: float32 (n, classes)."""
     total: Tensor | float = 0.0

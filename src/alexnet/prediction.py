@@ -1,4 +1,4 @@
-"""Which classes a picture most probably shows: from files, folders or pictures in memory, and tables of the answers."""
+"""Which classes a picture most probably shows: a stream of answers in, order and tables of them out."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,14 +16,18 @@ import torch
 from torch import Tensor
 
 from alexnet.checkpoint import Classifier, load
-from alexnet.data.layouts import files_below
-from alexnet.data.pictures import Source, Unreadable
+from alexnet.data.pictures import Source
+from alexnet.data.sources import Sources
+from alexnet.data.stream import named_batches
+from alexnet.device import choose_device
 from alexnet.errors import AlexNetError
+from alexnet.evaluation import VIEWS, Member, log_probabilities
 from alexnet.files import write_whole
 from alexnet.progress import Progress
 
 COLUMNS = ("filename", "label", "index", "prob")
 TABLES = (".csv", ".jsonl", ".parquet")
+ROWS = 10_000  # of a parquet row group
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Prediction:
     classes: list[ClassProbability]
     error: str | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """The contract's object: an entry of `results`, or of `failed`."""
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        return {"file": self.file, "classes": [asdict(c) for c in self.classes]}
+
 
 def predict(
     model: str | Path | Classifier,
@@ -51,59 +60,57 @@ def predict(
     topk: int = 5,
     batch_size: int = 64,
     device: str = "auto",
+    views: int = 1,
     quiet: bool = True,
 ) -> list[Prediction]:
-    """The `topk` most probable classes of each picture, in order, one central view in float32.
-
-    Pictures are paths, encoded bytes, PIL images or uint8 arrays (H, W[, 3]). One that cannot be read gives a
-    Prediction with `error` and no classes.
-    """
-    if topk < 1:
-        raise AlexNetError(f"topk was given {topk}; it takes 1 or more.")
-    if isinstance(model, Classifier):
-        classifier = model
-    else:
-        from alexnet.device import choose_device
-
-        classifier = load(model, choose_device(device))
-    several = (
-        [pictures] if isinstance(pictures, str | Path | bytes) or hasattr(pictures, "__array_interface__") else pictures
-    )
-    return list(stream(classifier, list(several), topk, batch_size, quiet))  # type: ignore[arg-type]
+    """The `topk` most probable classes of each picture, in order; `stream` as a list."""
+    return list(stream(model, pictures, topk, batch_size, device, views, quiet=quiet))
 
 
 def stream(
-    classifier: Classifier, pictures: Sequence[Source], topk: int, batch_size: int = 64, quiet: bool = True
+    model: str | Path | Classifier,
+    pictures: Source | Iterable[Source],
+    topk: int = 5,
+    batch_size: int = 64,
+    device: str = "auto",
+    views: int = 1,
+    workers: int = 0,
+    quiet: bool = True,
 ) -> Iterator[Prediction]:
-    """Predictions one by one, in order; pictures are decoded by threads, a batch at a time."""
-    waiting = iter(enumerate(pictures))
-    threads = os.cpu_count() or 1
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        Progress("predicting", len(pictures), "pictures", quiet=quiet) as progress,
-    ):
-        while chunk := list(islice(waiting, batch_size)):
-            decoded = list(pool.map(lambda item: _pixels(classifier, item[1]), chunk))
-            good = [one for one in decoded if isinstance(one, Tensor)]
-            tops = iter(_classify(classifier, torch.stack(good), topk) if good else ())
-            for (number, source), one in zip(chunk, decoded, strict=True):
-                name = str(source) if isinstance(source, str | Path) else f"picture {number}"
-                yield (Prediction(name, next(tops)) if isinstance(one, Tensor) else Prediction(name, [], str(one)))
-            progress.update(len(chunk))
+    """The `topk` most probable classes of each picture, one by one in order, in float32.
+
+    Pictures are whatever `Sources` takes: paths, folders, patterns, archives, encoded bytes, PIL images or uint8
+    arrays (H, W[, 3]), one or an iterable of any length; a few batches are held at a time. One that cannot be read
+    gives a Prediction with `error` and no classes. `views` is 1, the central crop, or 10, the paper's ten, whose
+    probabilities are averaged.
+    """
+    if topk < 1:
+        raise AlexNetError(f"topk was given {topk}; it takes 1 or more.")
+    if views not in VIEWS:
+        raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
+    classifier = model if isinstance(model, Classifier) else load(model, choose_device(device))
+    sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
+    return _stream(classifier, sources, topk, batch_size, views, workers, quiet)
 
 
-def _pixels(classifier: Classifier, source: Source) -> Tensor | Unreadable:
-    try:
-        return classifier.preprocess.pixels(source)
-    except Unreadable as error:
-        return error
+def _stream(
+    classifier: Classifier, sources: Sources, topk: int, batch_size: int, views: int, workers: int, quiet: bool
+) -> Iterator[Prediction]:
+    size, channels = classifier.preprocess.stored, classifier.preprocess.channels
+    batches = named_batches(sources, size, channels, batch_size, workers)
+    with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
+        for batch in batches:
+            tops = iter(_classify(classifier, batch.pixels, topk, views) if len(batch.pixels) else ())
+            for name, error in zip(batch.names, batch.errors, strict=True):
+                yield Prediction(name, next(tops) if error is None else [], error)
+            progress.update(len(batch))
 
 
-@torch.no_grad()
-def _classify(classifier: Classifier, pixels: Tensor, topk: int) -> list[list[ClassProbability]]:
-    preprocess = classifier.preprocess
-    images = preprocess.normalise(preprocess.central(pixels.to(classifier.device)))
-    probabilities = torch.softmax(classifier.model(images), 1)
+@torch.inference_mode()
+def _classify(classifier: Classifier, pixels: Tensor, topk: int, views: int) -> list[list[ClassProbability]]:
+    member = Member(classifier.model, classifier.preprocess)
+    whole = {pixels.shape[1:]: pixels.to(classifier.device, non_blocking=True)}
+    probabilities = log_probabilities([member], [1.0], whole, views).exp()
     best = probabilities.topk(min(topk, probabilities.shape[1]), dim=1)
     return [
         [ClassProbability(classifier.classes[i], i, p) for i, p in zip(indices, values, strict=True)]
@@ -111,65 +118,53 @@ def _classify(classifier: Classifier, pixels: Tensor, topk: int) -> list[list[Cl
     ]
 
 
-def find_pictures(arguments: Sequence[str]) -> list[str]:
-    """The files named, and every file below the folders named, in order; a path that is not there stays, to fail."""
-    found: list[str] = []
-    for argument in arguments:
-        path = Path(argument)
-        if not path.is_dir():
-            found.append(argument)
-            continue
-        below = files_below(path)
-        if not below:
-            raise AlexNetError(f"{argument} is a folder without files; give pictures or a folder that holds some.")
-        found += map(str, below)
-    return found
-
-
 # -- tables -----------------------------------------------------------------------------------------------------
 
 
-def check_table(path: Path) -> None:
-    """Refuse, before any work, a table that could not be written."""
-    if path.suffix not in TABLES:
-        raise AlexNetError(f"--output was given {path}; its name must end in {', '.join(TABLES)}.")
+def check_output(path: Path, suffixes: Iterable[str]) -> None:
+    """Refuse, before any work, a file that could not be written, or that is there already."""
+    if path.suffix not in suffixes:
+        raise AlexNetError(f"--output was given {path}; its name must end in {', '.join(suffixes)}.")
     if not path.parent.is_dir():
         raise AlexNetError(f"--output {path}: there is no folder {path.parent}; make it, or give another place.")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    if path.exists():
+        raise AlexNetError(f"--output {path} exists; delete it, or give another name.")
+    if not os.access(path.parent, os.W_OK):
         raise AlexNetError(f"--output {path} cannot be written; give a place that you may write.")
 
 
 def write_table(path: Path, predictions: Iterable[Prediction]) -> None:
-    """One row a picture and class: filename, label, index, prob; csv, jsonl or parquet by the name's end."""
-    rows = [
-        dict(zip(COLUMNS, (one.file, c.label, c.index, c.probability), strict=True))
-        for one in predictions
-        for c in one.classes
-    ]
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    """One row a picture and class: filename, label, index, prob; csv, jsonl or parquet by the name's end.
 
-        types = (pa.string(), pa.string(), pa.int64(), pa.float64())
-        schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
-        write_whole(path, lambda file: pq.write_table(pa.Table.from_pylist(rows, schema), file))
-        return
-    text = io.StringIO()
-    if path.suffix == ".csv":
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        text.writelines(json.dumps(row) + "\n" for row in rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
+    Rows are written as they come; the file is in its place when the last is.
+    """
+    rows = ((one.file, c.label, c.index, c.probability) for one in predictions for c in one.classes)
+    writers: dict[str, Callable] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    write_whole(path, lambda file: writers[path.suffix](file, rows))
 
 
-def as_json(predictions: Iterable[Prediction]) -> dict[str, Any]:
-    """The contract's object: results, and the pictures that failed."""
-    results, failed = [], []
-    for one in predictions:
-        if one.error is None:
-            results.append({"file": one.file, "classes": [asdict(c) for c in one.classes]})
-        else:
-            failed.append({"file": one.file, "error": one.error})
-    return {"results": results, "failed": failed}
+def _csv(file, rows: Iterable[tuple]) -> None:
+    text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    text.detach()
+
+
+def _jsonl(file, rows: Iterable[tuple]) -> None:
+    for row in rows:
+        file.write(json.dumps(dict(zip(COLUMNS, row, strict=True))).encode() + b"\n")
+
+
+def _parquet(file, rows: Iterable[tuple]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(list(zip(COLUMNS, (pa.string(), pa.string(), pa.int64(), pa.float64()), strict=True)))
+    with pq.ParquetWriter(file, schema) as writer:
+        source = iter(rows)
+        while part := list(islice(source, ROWS)):
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*part, strict=True), schema, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))

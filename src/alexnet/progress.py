@@ -11,9 +11,9 @@ LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts up to `total` with rate and time left; `quiet` shows nothing."""
+    """Counts up to `total` (None: not known) with rate and time left; `quiet` shows nothing."""
 
-    def __init__(self, what: str, total: int, unit: str = "images", done: int = 0, quiet: bool = False) -> None:
+    def __init__(self, what: str, total: int | None, unit: str = "images", done: int = 0, quiet: bool = False) -> None:
         self.what, self.total, self.unit, self.done, self.quiet = what, total, unit, done, quiet
         self.started_from, self.started_at = done, time.monotonic()
         self._line_at = self.started_at
@@ -40,10 +40,13 @@ class Progress:
     def line(self) -> None:
         """Print where the work is as a plain line."""
         rate = self.rate
-        left = f", {_clock((self.total - self.done) / rate)} left" if rate else ""
         said = "".join(f", {key} {value}" for key, value in self.facts.items())
-        share = 100 * self.done / max(1, self.total)
         pace = f"{rate:,.0f} {self.unit}/s"
+        if self.total is None:
+            self.say(f"{self.what}: {self.done:,} {self.unit}{said}, {pace}")
+            return
+        left = f", {_clock((self.total - self.done) / rate)} left" if rate else ""
+        share = 100 * self.done / max(1, self.total)
         self.say(f"{self.what}: {self.done:,}/{self.total:,} {self.unit} ({share:.0f} %){said}, {pace}{left}")
 
     def say(self, text: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -14,6 +16,7 @@ from alexnet import __version__
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SHOWN_FAILURES = 20
+SPOOL = 1 << 24  # bytes of results that are kept in memory
 
 
 class Output:
@@ -22,16 +25,34 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.first = os.environ.get("RANK", "0") == "0"
+        self.results = 0
+        self._spool: IO[str] | None = None
 
     def say(self, text: str = "") -> None:
         """A line for people."""
         if self.first:
             print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
-    def end(self, facts: dict[str, Any]) -> None:
-        """The object for programs."""
+    def result(self, facts: dict[str, Any]) -> None:
+        """One more entry of the object's list `results`, which may be longer than memory: it waits in a file."""
+        self.results += 1
         if self.as_json and self.first:
-            print(json.dumps(facts), flush=True)
+            if self._spool is None:
+                self._spool = tempfile.SpooledTemporaryFile(SPOOL, "w+", encoding="utf-8")  # noqa: SIM115, end closes it
+            self._spool.write((", " if self.results > 1 else "") + json.dumps(facts))
+
+    def end(self, facts: dict[str, Any], listed: bool = False) -> None:
+        """The object for programs; `listed` puts the results before the facts."""
+        if not (self.as_json and self.first):
+            return
+        if listed:
+            print('{"results": [', end="")
+            if self._spool:
+                self._spool.seek(0)
+                shutil.copyfileobj(self._spool, sys.stdout)
+                self._spool.close()
+            print("], ", end="")
+        print(json.dumps(facts)[1 if listed else 0 :], flush=True)
 
     def failures(self, failed: list[dict[str, str]]) -> int:
         """Name what could not be read; the exit status."""

@@ -185,13 +185,16 @@ def _split_folders(root: Path) -> list[str]:
     return [name for name in ("train", valid) if name in there]
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Every visible file below a folder, sorted, links followed."""
-    found = []
+def walk(folder: Path) -> Iterator[Path]:
+    """Every visible file below a folder, in order, links followed; only one directory's names are held."""
     for directory, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(directory, name) for name in sorted(files) if not name.startswith(".") and name not in LITTER]
-    return found
+        yield from (Path(directory, name) for name in sorted(files) if not name.startswith(".") and name not in LITTER)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """`walk` as a list."""
+    return list(walk(folder))
 
 
 def _folder_split(root: Path, origin: str) -> tuple[list[str], Split]:

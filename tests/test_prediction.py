@@ -1,0 +1,95 @@
+"""Predictions as a stream: ten views by a written-out loop, tables as they come, names from every kind of source."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import sys
+import tarfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import alexnet as package
+from alexnet import prediction
+from conftest import coloured, encoded
+
+
+def test_ten_views_are_the_mean_of_ten_softmaxes_in_float64(alexnet, tiny_run, folders):
+    picture = folders / "val" / "green" / "101.png"
+    one = package.load(tiny_run)
+    pixels = one.preprocess.pixels(picture)
+    side, stored = one.preprocess.input, one.preprocess.stored
+    corners = [(0, 0), (0, stored - side), (stored - side, 0), (stored - side, stored - side)]
+    total = np.zeros(3)
+    for y, x in [*corners, ((stored - side) // 2, (stored - side) // 2)]:
+        crop = pixels[:, y : y + side, x : x + side]
+        for view in (crop, crop.flip(-1)):
+            with torch.no_grad():
+                logits = one.model(one.preprocess.normalise(view[None]))[0].double().numpy()
+            total += np.exp(logits) / np.exp(logits).sum() / 10
+    status, out, _ = alexnet("predict", tiny_run, picture, "--views", "10", "--json")
+    assert status == 0
+    said = {c["index"]: c["probability"] for c in json.loads(out)["results"][0]["classes"]}
+    assert [said[i] for i in range(3)] == pytest.approx(total.tolist(), abs=1e-6)
+    single = one.predict(picture)[0].classes[0].probability
+    assert abs(single - max(total)) > 1e-4  # so the test would see one view
+
+
+def test_answers_come_while_an_endless_stream_is_read(tiny_run):
+    endless = (coloured("red", n) for n in itertools.count())
+    answers = list(itertools.islice(prediction.stream(tiny_run, endless, batch_size=4, device="cpu"), 10))
+    assert [a.file for a in answers] == [f"picture {n}" for n in range(10)]
+    assert sum(a.classes[0].label == "red" for a in answers) >= 8
+
+
+def test_the_size_of_a_batch_and_broken_neighbours_change_no_answer(tiny_run, folders):
+    good = sorted((folders / "val").rglob("*.png"))
+    mixed = [x for picture in good for x in (picture, b"broken")]
+    alone = [a.classes for a in prediction.predict(tiny_run, good, device="cpu", batch_size=1)]
+    among = [a.classes for a in prediction.predict(tiny_run, mixed, device="cpu", batch_size=7) if a.error is None]
+    assert len(alone) == len(among) == 15
+    for a, b in zip(alone, among, strict=True):
+        assert [c.label for c in a] == [c.label for c in b]
+        assert [c.probability for c in a] == pytest.approx([c.probability for c in b], rel=1e-4)
+
+
+def test_predict_reads_archives_and_stdin_and_keeps_their_names(alexnet, tiny_run, tmp_path, monkeypatch):
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("red", "blue"):
+            contents = encoded(coloured(name, 1))
+            member = tarfile.TarInfo(f"cats, dogs/{name}.png")
+            member.size = len(contents)
+            archive.addfile(member, io.BytesIO(contents))
+    table = tmp_path / "answers.csv"
+    assert alexnet("predict", tiny_run, path, "--topk", "1", "--output", table)[0] == 0
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(r["filename"], r["label"]) for r in rows] == [
+        (f"{path}/cats, dogs/{name}.png", name) for name in ("red", "blue")
+    ]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(path.read_bytes())))
+    status, out, _ = alexnet("predict", tiny_run, "-", "--json")
+    assert status == 0
+    assert [r["file"] for r in json.loads(out)["results"]] == ["-/cats, dogs/red.png", "-/cats, dogs/blue.png"]
+
+
+def test_a_table_that_exists_is_not_overwritten(refused, tiny_run, folders, tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text("mine")
+    assert "exists; delete it, or give another name" in refused(
+        "predict", tiny_run, folders / "val" / "red", "--output", table
+    )
+    assert table.read_text() == "mine"
+
+
+def test_no_results_are_still_an_object(alexnet, tiny_run, tmp_path):
+    status, out, _ = alexnet("predict", tiny_run, tmp_path / "none.png", "--json")
+    assert (status, json.loads(out)) == (
+        1,
+        {"results": [], "failed": [{"file": str(tmp_path / "none.png"), "error": "no such file"}]},
+    )
