@@ -1,16 +1,17 @@
-"""The reference AlexNet. `load`, `build`, `train`, `evaluate` and `predict` are imported when first used."""
+"""The reference AlexNet. `load`, `build`, `train`, `evaluate`, `predict`, `features` are imported when first used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AlexNetError", "build", "evaluate", "load", "predict", "train"]
+__all__ = ["AlexNetError", "build", "evaluate", "features", "load", "predict", "train"]
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import load
     from alexnet.errors import AlexNetError
     from alexnet.evaluation import evaluate
+    from alexnet.extraction import features
     from alexnet.model import build
     from alexnet.prediction import predict
     from alexnet.training import train
@@ -19,6 +20,7 @@ _HOMES = {
     "AlexNetError": "errors",
     "build": "model",
     "evaluate": "evaluation",
+    "features": "extraction",
     "load": "checkpoint",
     "predict": "prediction",
     "train": "training",

@@ -22,6 +22,9 @@ from alexnet.weights import native, published
 from alexnet.weights.base import first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alexnet.extraction import Features
     from alexnet.prediction import Prediction
 
 LAST, BEST, STATE, RECIPE, METRICS = (
@@ -51,6 +54,12 @@ class Classifier:
         from alexnet.prediction import predict
 
         return predict(self, pictures, topk=topk, batch_size=batch_size)
+
+    def features(self, pictures, layers="fc7", pool=None, batch_size: int = 64) -> Iterator[Features]:
+        """The outputs of layers by name for each picture, one by one in order; `alexnet.features`."""
+        from alexnet.extraction import features
+
+        return features(self, pictures, layers, pool, batch_size)
 
     @property
     def device(self) -> torch.device:

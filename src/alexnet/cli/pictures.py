@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -69,4 +70,42 @@ def predict(
         deque(told(), maxlen=0)
     status = output.failures(failed)
     output.end({"failed": failed}, listed=True)
+    return status
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES ...")
+@click.option("--layer", "layers", multiple=True, default=("fc7",), show_default=True, help="A layer; repeatable.")
+@click.option("--output", required=True, metavar="FILE", help="A new .npy, .parquet, .h5 or .safetensors file.")
+@click.option("--pool", type=click.Choice(["mean", "max"]), help="One value a map.  [default: whole maps]")
+@click.option("--resume", is_flag=True, help="Go on where it stopped.")
+@batch_option
+@workers_option
+@json_option
+@shared
+def features(
+    model: str, images: tuple[str, ...], layers: tuple[str, ...], output: str, pool: Literal["mean", "max"] | None,
+    resume: bool, batch_size: int, workers: int, as_json: bool, device: str,
+) -> int:  # fmt: skip
+    """Write what layers make of pictures: fc7 is before its ReLU, relu7 after it; several layers in one pass.
+
+    A row a readable picture, in order. Parquet and HDF5 hold filename and a column or data set a layer; .npy and
+    .safetensors have the names, one a line, in FILE.filenames.txt beside them.
+    """
+    from alexnet import feature_files
+    from alexnet.checkpoint import load
+    from alexnet.data.sources import Sources
+    from alexnet.device import choose_device
+
+    out = Output(as_json)
+    feature_files.check_output(Path(output), len(set(layers)))
+    classifier = load(model, choose_device(device))
+    result = feature_files.write_features(
+        classifier, Sources(images), layers, Path(output), pool, batch_size, workers, resume, quiet=False
+    )
+    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in result.layers.items())
+    out.say(f"{output}: {result.pictures:,} pictures, {shapes}")
+    status = out.failures(result.failed)
+    out.end(asdict(result))
     return status
