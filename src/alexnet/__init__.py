@@ -1,11 +1,11 @@
-"""The reference AlexNet. `load`, `build`, `train`, `evaluate`, `predict`, `features` are imported when first used."""
+"""The reference AlexNet. The names in `__all__` are imported when first used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AlexNetError", "build", "evaluate", "features", "load", "predict", "train"]
+__all__ = ["AlexNetError", "build", "evaluate", "features", "load", "predict", "similar", "train"]
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import load
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from alexnet.extraction import features
     from alexnet.model import build
     from alexnet.prediction import predict
+    from alexnet.similarity import similar
     from alexnet.training import train
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "features": "extraction",
     "load": "checkpoint",
     "predict": "prediction",
+    "similar": "similarity",
     "train": "training",
 }
 

@@ -109,3 +109,78 @@ def features(
     status = out.failures(result.failed)
     out.end(asdict(result))
     return status
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES ...")
+@click.argument("index")
+@click.option("--layer", default="fc7", show_default=True, help="The layer whose features are compared.")
+@click.option("--resume", is_flag=True, help="Go on where it stopped.")
+@batch_option
+@workers_option
+@json_option
+@shared
+def index(
+    model: str, images: tuple[str, ...], index: str, layer: str, resume: bool, batch_size: int, workers: int,
+    as_json: bool, device: str,
+) -> int:  # fmt: skip
+    """Make INDEX, a new folder with the features of pictures, for alexnet similar."""
+    from alexnet.similarity import build_index
+
+    output = Output(as_json)
+    made, failed = build_index(model, images, index, layer, batch_size, device, workers, resume, quiet=False)
+    output.say(f"{index}: {len(made.filenames):,} pictures by {layer}; next: alexnet similar {index} PICTURE")
+    status = output.failures(failed)
+    output.end({"index": index, "layer": layer, "pictures": len(made.filenames), "failed": failed})
+    return status
+
+
+@commands.command()
+@click.argument("index")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE ...")
+@click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="Neighbours a picture.")
+@click.option("--distance", type=click.Choice(["euclidean", "cosine"]), default="euclidean", show_default=True)
+@click.option("--model", metavar="MODEL", help="Where the index's model is now.  [default: where it was]")
+@click.option("--output", metavar="FILE", help="Contact sheet, .png or .jpg.  [default: similar.png, or a free name]")
+@json_option
+@shared
+def similar(
+    index: str, images: tuple[str, ...], count: int, distance: Literal["euclidean", "cosine"], model: str | None,
+    output: str | None, as_json: bool, device: str,
+) -> int:  # fmt: skip
+    """Print the pictures of INDEX that are nearest to each IMAGE, and write a contact sheet."""
+    from alexnet import contact_sheet, prediction, similarity
+
+    sheet = Path(output) if output else _free("similar.png")
+    prediction.check_output(sheet, (".png", ".jpg"))
+    out = Output(as_json)
+    opened = similarity.open_index(index)
+    answers: list[similarity.Similar] = []
+    failed: list[dict[str, str]] = []
+    for one in similarity.similar(opened, images, count, distance, model, device=device, quiet=False):
+        if one.error is not None:
+            failed.append({"file": one.file, "error": one.error})
+            continue
+        answers += [one] if len(answers) < contact_sheet.ROWS else []
+        out.result({key: value for key, value in asdict(one).items() if key != "error"})
+        out.say(one.file)
+        for neighbour in one.neighbours:
+            out.say(f"  {neighbour.distance:10.4g}  {neighbour.file}")
+    if answers:
+        asked = contact_sheet.find_pictures(images, [one.file for one in answers])
+        shown = {n.file for one in answers for n in one.neighbours}
+        contact_sheet.save(sheet, answers, asked | contact_sheet.find_pictures(opened.images, shown))
+        first = f"the first {len(answers)} of " if len(answers) < out.results else ""
+        out.say(f"{sheet}: a contact sheet of {first}{out.results:,} pictures and their neighbours")
+    status = out.failures(failed)
+    out.end({"sheet": str(sheet) if answers else None, "failed": failed}, listed=True)
+    return status
+
+
+def _free(name: str) -> Path:
+    """The name, or the first of its kind that is free: similar.png, similar-2.png …"""
+    path, number = Path(name), 2
+    while path.exists():
+        path, number = Path(name).with_stem(f"{Path(name).stem}-{number}"), number + 1
+    return path

@@ -1,0 +1,111 @@
+"""Nearest neighbours against scikit-learn in float64, from files and archives, on a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+
+import alexnet as package
+from alexnet import contact_sheet, similarity
+from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
+
+
+@pytest.mark.parametrize("distance", similarity.DISTANCES)
+def test_nearest_are_those_of_scikit_learn_however_the_rows_are_parted(distance, monkeypatch):
+    rng = np.random.default_rng(1)
+    rows, queries = rng.normal(3, 1, (500, 70)).astype(np.float32), rng.normal(3, 1, (9, 70)).astype(np.float32)
+    monkeypatch.setattr(similarity, "COPY", 4 * 70 * 4 * 7)  # seven rows at a time
+    got, places = similarity.nearest(torch.from_numpy(queries), [rows[:333], rows[333:]], 12, distance)
+    judge = NearestNeighbors(n_neighbors=12, metric=distance, algorithm="brute").fit(rows.astype(np.float64))
+    expected, expected_places = judge.kneighbors(queries.astype(np.float64))
+    np.testing.assert_array_equal(places.numpy(), expected_places)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9)
+
+
+def test_ties_stand_in_the_order_of_the_index_and_itself_is_at_no_distance():
+    rows = np.ones((6, 3), np.float32)
+    for distance in similarity.DISTANCES:
+        got, places = similarity.nearest(torch.ones(1, 3), [rows[:2], rows[2:]], 4, distance)
+        assert places.tolist() == [[0, 1, 2, 3]]
+        assert got.tolist() == pytest.approx(np.zeros((1, 4)), abs=1e-7)
+
+
+@pytest.fixture
+def index(alexnet, tiny_run, tmp_path):
+    """Three colours in class folders, three in parquet, and a broken one."""
+    photos = write_folders(tmp_path / "photos", 4)
+    (photos / "red" / "9.png").write_bytes(b"")
+    rows = [(encoded(coloured(name, 50)), 0) for name in sorted(COLOURS)]
+    write_parquet(tmp_path / "more.parquet", rows, None)
+    words = ["index", tiny_run, photos, tmp_path / "more.parquet", tmp_path / "index", "--batch-size", "4", "--json"]
+    status, out, err = alexnet(*words)
+    assert (status, json.loads(out)["pictures"]) == (1, 15)
+    assert "9.png: empty, 0 bytes" in err
+    return tmp_path / "index"
+
+
+def test_similar_gives_what_features_and_scikit_learn_give(alexnet, index, tiny_run, tmp_path, monkeypatch):
+    query = tmp_path / "query.png"
+    coloured("green", 77).save(query)
+    one = package.load(tiny_run)
+    names = package.similarity.open_index(index).filenames
+    assert names[-3:] == [f"{tmp_path / 'more.parquet'}/{n}.png" for n in range(3)]
+    everything = list(one.features([tmp_path / "photos", tmp_path / "more.parquet"], "fc7"))
+    rows = np.stack([f.values["fc7"] for f in everything if f.error is None]).astype(np.float64)
+    asked = next(one.features(query, "fc7")).values["fc7"].astype(np.float64)
+    order = np.argsort(((rows - asked) ** 2).sum(1))[:4]
+    monkeypatch.chdir(tmp_path)
+    status, out, err = alexnet("similar", index, "query.png", "--count", "4", "--json")
+    assert status == 0, err
+    facts = json.loads(out.splitlines()[-1])
+    (answer,) = facts["results"]
+    assert [n["file"] for n in answer["neighbours"]] == [names[i] for i in order]
+    assert [n["distance"] for n in answer["neighbours"]] == pytest.approx(
+        np.sqrt(((rows[order] - asked) ** 2).sum(1)).tolist(), rel=1e-4
+    )
+    assert "green" in answer["neighbours"][0]["file"] or answer["neighbours"][0]["file"].endswith("1.png")
+    assert facts["sheet"] == "similar.png"
+    with Image.open(tmp_path / "similar.png") as sheet:
+        assert sheet.format == "PNG"
+    assert alexnet("similar", index, "query.png", "none.png", "--distance", "cosine")[0] == 1
+    assert (tmp_path / "similar-2.png").exists()
+
+
+def test_the_sheet_shows_the_query_at_the_left_and_the_nearest_beside_it(index, tiny_run, tmp_path):
+    query = tmp_path / "photos" / "blue" / "1.png"
+    answers = list(similarity.similar(index, [query], 15, device="cpu"))
+    pictures = contact_sheet.find_pictures([str(tmp_path)], {n.file for n in answers[0].neighbours})
+    assert len(pictures) == 15  # the parquet's too
+    sheet = np.asarray(contact_sheet.contact_sheet(answers, pictures | {str(query): str(query)})).astype(int)
+    step, gap, tile = contact_sheet.TILE + contact_sheet.GAP, contact_sheet.GAP, contact_sheet.TILE
+    names = [str(query), *(n.file for n in answers[0].neighbours)]
+    for column, name in enumerate(names):
+        x = gap + column * step + (2 * gap if column else 0)
+        middle = sheet[gap + 20 : gap + tile - 20, x + 20 : x + tile - 20].mean((0, 1))
+        colour = name.split("/")[-2] if "photos" in name else sorted(COLOURS)[int(name[-5])]
+        assert np.abs(middle - COLOURS[colour]).max() < 15, name
+
+
+def test_index_and_similar_refusals(alexnet, refused, index, tiny_run, folders, tmp_path):
+    picture = folders / "val" / "red" / "100.png"
+    assert "INDEX" in refused("index", tiny_run, picture, index)
+    assert "has no layer 'fc77'" in refused("index", tiny_run, picture, tmp_path / "new", "--layer", "fc77")
+    assert "is not an index" in refused("similar", folders, picture)
+    assert "must end in .png, .jpg" in refused("similar", index, picture, "--output", tmp_path / "a.gif")
+    other = shutil.copytree(tiny_run, tmp_path / "other")
+    one = package.load(other)
+    one.model.conv1.bias.data += 1
+    (other / "model.safetensors").write_bytes(
+        package.checkpoint.weights_bytes(one.model, one.preprocess, one.classes, "")
+    )
+    sheet = tmp_path / "s.png"
+    assert "was made by another model" in refused("similar", index, picture, "--model", other, "--output", sheet)
+    moved = shutil.copytree(tiny_run, tmp_path / "moved")
+    assert alexnet("similar", index, picture, "--model", moved, "--output", sheet)[0] == 0
+    assert "s.png exists" in refused("similar", index, picture, "--output", sheet)
