@@ -53,8 +53,8 @@ def fc_matrix(weight: np.ndarray) -> np.ndarray:
 
 
 def local_matrix(weight: np.ndarray) -> np.ndarray:
-    """(positions, filters, channels, k, k) -> (positions · channels · k · k, filters), positions y·W + x."""
-    return np.ascontiguousarray(weight.transpose(0, 2, 3, 4, 1).reshape(-1, weight.shape[1]), np.float32)
+    """(filters, H, W, channels, k, k) -> (positions · channels · k · k, filters), position y·W + x."""
+    return np.ascontiguousarray(weight.transpose(1, 2, 3, 4, 5, 0).reshape(-1, len(weight)), np.float32)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def write_single(
     """A checkpoint of one tower at any width: cuda-convnet2's ImageNet net, or with `as_list` one of 2011.
 
     `tensors` come in the order of the layers: weights (filters, channels, k, k) are a convolution's, (outputs, inputs)
-    a fully connected layer's, (positions, filters, channels, k, k) with biases (positions, filters) a local one's.
+    a fully connected layer's, (filters, H, W, channels, k, k) with biases (filters, H, W) a local one's.
     `names` gives cuda-convnet's names for the package's, by default fc4096a, fc4096b and fc1000 for fc6, fc7 and fc8;
     with names of one's own the layers without weights are ReLUs alone.
     """
@@ -177,20 +177,20 @@ def _add(
     inputs: list[str],
     increments: bool,
 ) -> None:
-    kind = {2: "fc", 4: "conv", 5: "local"}[blocks[0].ndim]
+    kind = {2: "fc", 4: "conv", 6: "local"}[blocks[0].ndim]
     record = _link(layers, title, kind, inputs)
     if kind == "fc":
         record |= {"outputs": len(bias), "weights": [fc_matrix(block) for block in blocks]}
         record["biases"] = np.asfortranarray(bias.reshape(1, -1), np.float32)
     else:
         record |= {
-            "filters": blocks[0].shape[-4],
+            "filters": len(blocks[0]),
             "channels": [block.shape[-3] for block in blocks],
             "filterSize": [block.shape[-1] for block in blocks],
             "groups": [1] * len(blocks),
             "sharedBiases": kind == "conv",
             "weights": [(conv_matrix if kind == "conv" else local_matrix)(block) for block in blocks],
-            "biases": np.ascontiguousarray(bias.T.reshape(-1, 1), np.float32),  # a local one's filter by filter
+            "biases": np.ascontiguousarray(bias.reshape(-1, 1), np.float32),
         }
     record |= {"initW": [0.01] * len(blocks), "initB": 1.0, "epsW": [0.0] * len(blocks), "epsB": 0.02}
     if increments:

@@ -95,37 +95,37 @@ class Conv(Layer):
 
 
 class Local(Layer):
-    """A convolution whose weights and biases are each position's own: weight (F, C, k, k, H, W), bias (F, H, W)."""
+    """A convolution whose weights and biases are each position's own: weight (F, H, W, C, k, k), bias (F, H, W)."""
 
     def __init__(self, weight: Array, bias: Array, stride: int = 1, pad: int = 0) -> None:
         super().__init__()
         self.weights, self.stride, self.pad = {"weight": weight, "bias": bias}, stride, pad
+        self.kernel, self.sides = weight.shape[-1], weight.shape[1:3]
 
     def forward(self, x: Array) -> Array:
         w, b = self.weights["weight"], self.weights["bias"]
-        kernel, (height, width) = w.shape[2], w.shape[4:]
         self.shape = x.shape
-        self.x = np.zeros((*x.shape[:2], *_room(x.shape[2:], (height, width), kernel, self.stride, self.pad)))
+        self.x = np.zeros((*x.shape[:2], *_room(x.shape[2:], self.sides, self.kernel, self.stride, self.pad)))
         self.x[:, :, self.pad : self.pad + x.shape[2], self.pad : self.pad + x.shape[3]] = x
         y = np.zeros((len(x), *b.shape))
-        for r in range(height):
-            for c in range(width):
-                y[:, :, r, c] = np.einsum("ncij,fcij->nf", self._window(self.x, r, c), w[..., r, c]) + b[:, r, c]
+        for r in range(self.sides[0]):
+            for c in range(self.sides[1]):
+                y[:, :, r, c] = np.einsum("ncij,fcij->nf", self._window(self.x, r, c), w[:, r, c]) + b[:, r, c]
         return y
 
     def backward(self, g: Array) -> Array:
         w = self.weights["weight"]
         dw, dx = np.zeros_like(w), np.zeros_like(self.x)
-        for r in range(w.shape[4]):
-            for c in range(w.shape[5]):
-                dw[..., r, c] = np.einsum("ncij,nf->fcij", self._window(self.x, r, c), g[:, :, r, c])
-                self._window(dx, r, c)[...] += np.einsum("nf,fcij->ncij", g[:, :, r, c], w[..., r, c])
+        for r in range(self.sides[0]):
+            for c in range(self.sides[1]):
+                dw[:, r, c] = np.einsum("ncij,nf->fcij", self._window(self.x, r, c), g[:, :, r, c])
+                self._window(dx, r, c)[...] += np.einsum("nf,fcij->ncij", g[:, :, r, c], w[:, r, c])
         self.gradients = {"weight": dw, "bias": g.sum(0)}
         return dx[:, :, self.pad : self.pad + self.shape[2], self.pad : self.pad + self.shape[3]]
 
     def _window(self, x: Array, r: int, c: int) -> Array:
-        kernel, top, left = self.weights["weight"].shape[2], r * self.stride, c * self.stride
-        return x[:, :, top : top + kernel, left : left + kernel]
+        top, left = r * self.stride, c * self.stride
+        return x[:, :, top : top + self.kernel, left : left + self.kernel]
 
 
 class FC(Layer):

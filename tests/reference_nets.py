@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray as Array
 
-from reference import FC, LRN, Conv, Dropout, Layer, MaxPool, ReLU, WithinMapNorm
+from reference import FC, LRN, AveragePool, Conv, Dropout, Layer, Local, MaxPool, ReLU, WithinMapNorm
 
 
-def softmax(logits: Array) -> Array:
-    e = np.exp(logits - logits.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
+def log_softmax(logits: Array) -> Array:
+    below = logits - logits.max(1, keepdims=True)
+    return below - np.log(np.exp(below).sum(1, keepdims=True))
 
 
 def cost(logits: Array, labels: Array) -> tuple[float, Array]:
     """Mean of -log p(label) over the minibatch, and its gradient (p - onehot) / N."""
-    p, rows = softmax(logits), np.arange(len(labels))
-    g = p.copy()
+    log_p, rows = log_softmax(logits), np.arange(len(labels))
+    g = np.exp(log_p)
     g[rows, labels] -= 1
-    return float(-np.log(p[rows, labels]).mean()), g / len(labels)
+    return float(-log_p[rows, labels].mean()), g / len(labels)
 
 
 class Net:
@@ -46,7 +46,7 @@ class Net:
         return {f"{name}.{kind}": g for name, one in self.layers.items() for kind, g in one.gradients.items()}
 
 
-def net145(weights: dict[str, Array], ties: str = "all") -> Net:
+def net145(weights: dict[str, Array], ties: str = "all", neuron: type[Layer] = ReLU) -> Net:
     """The network of the code: two towers, and normalisation before pooling and ReLU in the first block."""
     conv = _convolutions(weights)
     return Net(
@@ -54,79 +54,135 @@ def net145(weights: dict[str, Array], ties: str = "all") -> Net:
             "conv1": conv["conv1"],
             "norm1": LRN(2),
             "pool1": MaxPool(ties=ties),
-            "relu1": ReLU(),
+            "relu1": neuron(),
             "conv2": conv["conv2"],
-            "relu2": ReLU(),
+            "relu2": neuron(),
             "norm2": LRN(2),
             "norm2b": WithinMapNorm(),
             "pool2": MaxPool(ties=ties),
             "conv3": conv["conv3"],
-            "relu3": ReLU(),
+            "relu3": neuron(),
             "conv4": conv["conv4"],
-            "relu4": ReLU(),
+            "relu4": neuron(),
             "conv5": conv["conv5"],
             "pool5": MaxPool(ties=ties),
-            "relu5": ReLU(),
-            **_connected(weights),
+            "relu5": neuron(),
+            **_connected(weights, neuron),
         }
     )
 
 
-def paper(weights: dict[str, Array], ties: str = "all") -> Net:
+def paper(weights: dict[str, Array], ties: str = "all", neuron: type[Layer] = ReLU) -> Net:
     """The network of the paper's text: ReLU, the printed normalisation, pooling."""
     conv = _convolutions(weights)
     return Net(
         {
             "conv1": conv["conv1"],
-            "relu1": ReLU(),
+            "relu1": neuron(),
             "norm1": LRN(2, divided=False),
             "pool1": MaxPool(ties=ties),
             "conv2": conv["conv2"],
-            "relu2": ReLU(),
+            "relu2": neuron(),
             "norm2": LRN(2, divided=False),
             "pool2": MaxPool(ties=ties),
             "conv3": conv["conv3"],
-            "relu3": ReLU(),
+            "relu3": neuron(),
             "conv4": conv["conv4"],
-            "relu4": ReLU(),
+            "relu4": neuron(),
             "conv5": conv["conv5"],
-            "relu5": ReLU(),
+            "relu5": neuron(),
             "pool5": MaxPool(ties=ties),
-            **_connected(weights),
+            **_connected(weights, neuron),
         }
     )
+
+
+def cifar18(weights: dict[str, Array], ties: str = "all", neuron: type[Layer] = ReLU) -> Net:
+    """The 18 % net for CIFAR-10: within-map norms of 3 × 3 after the first two poolings."""
+    return Net(
+        {
+            "conv1": Conv(*_of(weights, "conv1"), pad=2),
+            "pool1": MaxPool(ties=ties),
+            "relu1": neuron(),
+            "norm1": WithinMapNorm(3, 5e-5),
+            "conv2": Conv(*_of(weights, "conv2"), pad=2),
+            "relu2": neuron(),
+            "pool2": AveragePool(3, 2),
+            "norm2": WithinMapNorm(3, 5e-5),
+            "conv3": Conv(*_of(weights, "conv3"), pad=2),
+            "relu3": neuron(),
+            "pool3": AveragePool(3, 2),
+            "fc10": FC(*_of(weights, "fc10")),
+        }
+    )
+
+
+def cifar13(weights: dict[str, Array], ties: str = "all", neuron: type[Layer] = ReLU) -> Net:
+    """The 13 % net for CIFAR-10: two convolutions, two layers with unshared weights."""
+    return Net(
+        {
+            "conv1": Conv(*_of(weights, "conv1"), pad=2),
+            "relu1": neuron(),
+            "pool1": MaxPool(ties=ties),
+            "conv2": Conv(*_of(weights, "conv2"), pad=2),
+            "relu2": neuron(),
+            "pool2": MaxPool(ties=ties),
+            "local3": Local(*_of(weights, "local3"), pad=1),
+            "relu3": neuron(),
+            "local4": Local(*_of(weights, "local4"), pad=1),
+            "relu4": neuron(),
+            "fc10": FC(*_of(weights, "fc10")),
+        }
+    )
+
+
+def cifar11(weights: dict[str, Array], ties: str = "all", neuron: type[Layer] = ReLU) -> Net:
+    """The 11 % net of cuda-convnet 1: the 13 % net with a norm between each convolution's ReLU and its pooling."""
+    layers: dict[str, Layer] = {}
+    for name, layer in cifar13(weights, ties, neuron).layers.items():
+        if name in ("pool1", "pool2"):
+            layers[name.replace("pool", "norm")] = LRN(1, n=5, alpha=1e-3, k=1)
+        layers[name] = layer
+    return Net(layers)
+
+
+def _of(weights: dict[str, Array], name: str) -> tuple[Array, Array]:
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
 
 def _convolutions(weights: dict[str, Array]) -> dict[str, Conv]:
     """Stride, padding and groups of the five convolutions."""
     plan = {"conv1": (4, 0, 1), "conv2": (1, 2, 2), "conv3": (1, 1, 1), "conv4": (1, 1, 2), "conv5": (1, 1, 2)}
-    return {name: Conv(weights[f"{name}.weight"], weights[f"{name}.bias"], *rest) for name, rest in plan.items()}
+    return {name: Conv(*_of(weights, name), *rest) for name, rest in plan.items()}
 
 
-def _connected(weights: dict[str, Array]) -> dict[str, Layer]:
-    fc = {name: FC(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in ("fc6", "fc7", "fc8")}
+def _connected(weights: dict[str, Array], neuron: type[Layer]) -> dict[str, Layer]:
     return {
-        "fc6": fc["fc6"],
-        "relu6": ReLU(),
+        "fc6": FC(*_of(weights, "fc6")),
+        "relu6": neuron(),
         "drop6": Dropout(),
-        "fc7": fc["fc7"],
-        "relu7": ReLU(),
+        "fc7": FC(*_of(weights, "fc7")),
+        "relu7": neuron(),
         "drop7": Dropout(),
-        "fc8": fc["fc8"],
+        "fc8": FC(*_of(weights, "fc8")),
     }
 
 
 class Rule:
-    """v <- μ v - ε g - ε λ w, w <- w + v, with μ = 0.9 and λ = 5e-4 (0 for biases); where ε is 0, nothing at all."""
+    """v <- μ v - ε g - ε λ w, w <- w + v with μ = 0.9; where ε is 0, nothing at all.
 
-    def __init__(self, weights: dict[str, Array]) -> None:
-        self.weights = weights
+    `decays` are λ by the names of layers, others having 5e-4; biases have none.
+    """
+
+    def __init__(self, weights: dict[str, Array], decays: dict[str, float] | None = None) -> None:
+        self.weights, self.decays = weights, decays or {}
         self.velocity = {name: np.zeros_like(w) for name, w in weights.items()}
 
     def update(self, gradients: dict[str, Array], rates: dict[str, float]) -> None:
         """One step in place; `rates` holds ε by the weights' names."""
         for name, w in self.weights.items():
-            rate, decay = rates[name], 5e-4 if name.endswith("weight") else 0.0
+            layer, _, kind = name.partition(".")
+            rate, decay = rates[name], self.decays.get(layer, 5e-4) if kind == "weight" else 0.0
             if rate == 0:
                 continue
             self.velocity[name] = 0.9 * self.velocity[name] - rate * gradients[name] - rate * decay * w
