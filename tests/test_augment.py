@@ -54,6 +54,24 @@ def test_colour_shifts_have_the_spread_of_the_data():
     torch.testing.assert_close(spread, std, rtol=0.03, atol=0)
 
 
+# Of ImageNet's training set, in grey levels: standard deviations along the principal axes of RGB (spec 5.4).
+IMAGENET_STD = (121.780, 37.094, 19.721)
+IMAGENET_AXES = ((-0.56351, -0.57618, -0.59200), (-0.71258, -0.02354, 0.70120), (0.41796, -0.81698, 0.39731))
+
+
+def test_colour_noise_of_100_000_pictures_has_the_covariance_of_the_paper():
+    count, std, axes = 100_000, np.array(IMAGENET_STD), np.array(IMAGENET_AXES)
+    draws = draw(count, 0, False, 0.1 * torch.tensor(IMAGENET_STD), generator(7))
+    got = add_colour(torch.zeros(count, 3, 1, 1), draws, torch.tensor(IMAGENET_AXES)).flatten(1).double().numpy()
+    expected = sum((0.1 * std[k] / 1.1) ** 2 * np.outer(axes[k], axes[k]) for k in range(3))
+    np.testing.assert_allclose(np.sqrt(np.diag(expected)), [6.73, 6.55, 7.00], atol=0.005)  # as published
+    spread = np.sqrt((np.outer(np.diag(expected), np.diag(expected)) + expected**2) / count)  # of a normal's estimate
+    assert (np.abs(np.cov(got.T) - expected) < 4 * spread).all()
+    assert (np.abs(got.mean(0)) < 4 * np.sqrt(np.diag(expected) / count)).all()
+    along = got @ axes.T * 1.1 / (0.1 * std)  # back to the draws: three independent standard normals
+    assert np.abs((along**4).mean(0) - 3).max() < 4 * np.sqrt(96 / count)
+
+
 def test_draws_depend_on_every_part_of_their_key():
     def offsets(*key: int) -> torch.Tensor:
         return draw(50, 30, True, torch.zeros(3), generator(*key)).offsets
