@@ -31,8 +31,8 @@ BETWEEN = {
     "conv4": "conv4#_neuron",
     "conv5": "pool3# pool3#_neuron",
 }
-TOWERS = {**{name: f"{name}#" for name in BETWEEN}, "fc6": "fc2048#", "fc7": "fc2048b#"}
-TOWERS_BETWEEN = {**BETWEEN, "fc6": "fc2048#_neuron hs1#", "fc7": "fc2048b#_neuron hs2#"}
+TOWERS = {**{name: f"{name}#" for name in (*BETWEEN, "conv6")}, "fc6": "fc2048#", "fc7": "fc2048b#"}
+TOWERS_BETWEEN = {**BETWEEN, "conv6": "conv6#_neuron", "fc6": "fc2048#_neuron hs1#", "fc7": "fc2048b#_neuron hs2#"}
 SINGLE = {"fc6": "fc4096a", "fc7": "fc4096b", "fc8": "fc1000"}
 SINGLE_BETWEEN = {**BETWEEN, "fc6": "fc4096a_neuron dropout1", "fc7": "fc4096b_neuron dropout2", "fc8": ""}
 SINGLE_BETWEEN["conv2"] = "conv2_neuron rnorm2 pool2"
@@ -61,7 +61,7 @@ def local_matrix(weight: np.ndarray) -> np.ndarray:
 
 
 def write_towers(path: Path, tensors: Mapping[str, np.ndarray], increments: bool = True, zipped: bool = False) -> Path:
-    """A checkpoint of net 145, the two towers of 2012, at any width.
+    """A checkpoint of net 145, the two towers of 2012, or with a conv6 of net 146, at any width.
 
     `tensors` are those of one module: conv1.weight (filters, channels, k, k), those of conv2, conv4 and conv5 with half
     the channels (groups = 2) … fc8.bias. `increments` stores momentum beside each matrix, as the code does; `zipped`
@@ -70,6 +70,8 @@ def write_towers(path: Path, tensors: Mapping[str, np.ndarray], increments: bool
     layers = _inputs()
     before = ["data", "data"]
     for name, pattern in TOWERS.items():
+        if f"{name}.weight" not in tensors:
+            continue  # conv6
         weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
         half, seen = len(weight) // 2, weight.shape[1] // 2
         ends = []
@@ -80,7 +82,7 @@ def write_towers(path: Path, tensors: Mapping[str, np.ndarray], increments: bool
             else:
                 blocks, inputs = [own[:, :seen], own[:, seen:]], before
             title = pattern.replace("#", letter)
-            if title == "fc2048bb":  # the one layer that names its inputs as (b, a)
+            if title in ("conv6b", "fc2048bb"):  # the two that name their inputs as (b, a)
                 blocks, inputs = blocks[::-1], inputs[::-1]
             _add(layers, title, blocks, own_bias, inputs, increments)
             ends.append(_add_between(layers, title, TOWERS_BETWEEN[name].replace("#", letter)))

@@ -66,6 +66,15 @@ def test_python_reads_the_towers_checkpoint(tmp_path, zipped):
     assert layers["fc2048a"]["weightsInc"][1].shape == layers["fc2048a"]["weights"][1].shape
 
 
+def test_the_sixth_convolution_of_tower_b_names_its_inputs_the_other_way_round(tmp_path):
+    kept = tensors("alexnet2012_conv6")
+    layers = read(convnet_file.write_towers(tmp_path / "54.1", kept))["model_state"]["layers"]
+    assert layers["conv6b"]["inputs"] == ["pool3b_neuron", "pool3a_neuron"]
+    assert layers["fc2048a"]["inputs"] == ["conv6a_neuron", "conv6b_neuron"]
+    assert (layers["conv6b"]["weights"][0][:9, 0] == kept["conv6.weight"][6, 8].ravel()).all()
+    assert (layers["conv6a"]["weights"][0][:9, 0] == kept["conv6.weight"][0, 0].ravel()).all()
+
+
 def test_python_reads_a_list_of_layers_with_unshared_weights(tmp_path):
     kept = tensors("cifar10_13")
     layers = read(convnet_file.write_single(tmp_path / "500.5", kept, {}, as_list=True))["model_state"]["layers"]
