@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from alexnet.data.layouts import LITTER, walk
+from alexnet.data.folders import LITTER, walk
 from alexnet.data.pictures import Source, Unreadable
 from alexnet.errors import AlexNetError
 

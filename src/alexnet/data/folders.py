@@ -1,0 +1,97 @@
+"""Pictures as files in folders: a folder a class, with or without train/ and val/ above them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alexnet.data.pictures import Unreadable, decode
+from alexnet.data.split import VALID, Data, Split, difference, some
+from alexnet.errors import AlexNetError
+
+LITTER = {"Thumbs.db", "desktop.ini"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+def class_folders(root: Path) -> Data:
+    """root/CLASS/* or root/{train,val}/CLASS/*: classes are the folders' names, sorted."""
+    if not _split_folders(root):
+        classes, split = _folder_split(root, "whole folder")
+        return Data(str(root), "class folders", classes, {"train": split})
+    found = {folder: _folder_split(root / folder, f"{folder}/") for folder in _split_folders(root)}
+    splits = {("train" if folder == "train" else "valid"): split for folder, (_, split) in found.items()}
+    classes = next(iter(found.values()))[0]
+    for other, (names, _) in found.items():
+        if names != classes:
+            first = next(iter(found))
+            raise AlexNetError(
+                f"{root} has other classes in {other}/ than in {first}/ ({difference(names, classes)}); "
+                "make the class folders of both the same."
+            )
+    return Data(str(root), "class folders", classes, splits)
+
+
+def visible(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.name not in LITTER)
+
+
+def subfolders(root: Path) -> list[Path]:
+    return [p for p in visible(root) if p.is_dir()]
+
+
+def _split_folders(root: Path) -> list[str]:
+    """`train` and the first folder of VALID that has class folders; none where `train` is itself a class."""
+    there = {p.name for p in subfolders(root)}
+    if there - {"train", *VALID} and not ("train" in there and subfolders(root / "train")):
+        return []
+    valid = next((name for name in VALID if name in there and subfolders(root / name)), None)
+    return [name for name in ("train", valid) if name in there]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every visible file below a folder, in order, links followed; only one directory's names are held."""
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(directory, name) for name in sorted(files) if not name.startswith(".") and name not in LITTER)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """`walk` as a list."""
+    return list(walk(folder))
+
+
+def _folder_split(root: Path, origin: str) -> tuple[list[str], Split]:
+    folders = subfolders(root)
+    if not folders:
+        raise AlexNetError(f"{root} has no class folders; give folders of pictures, one a class.")
+    paths: list[Path] = []
+    labels: list[int] = []
+    empty = []
+    for label, folder in enumerate(folders):
+        found = files_below(folder)
+        if not _any_picture(found):
+            empty.append(folder.name)
+        paths += found
+        labels += [label] * len(found)
+    if empty:
+        raise AlexNetError(
+            f"{root} has class folders without a picture ({some(empty)}); put pictures there or remove them."
+        )
+    split = Split(origin, np.array(labels, np.int64), lambda i: paths[i], lambda i: str(paths[i].relative_to(root)))
+    return [folder.name for folder in folders], split
+
+
+def _any_picture(paths: Sequence[Path]) -> bool:
+    """Whether one at least has a picture's suffix, or failing that is one (whatever it is called)."""
+    if any(p.suffix.lower() in SUFFIXES for p in paths):
+        return True
+    for path in paths:
+        try:
+            decode(path)
+        except Unreadable:
+            continue
+        return True
+    return False

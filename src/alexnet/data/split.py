@@ -1,0 +1,97 @@
+"""What every layout gives: labelled pictures that are read one by one, in splits with class names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet.data.pictures import Source
+from alexnet.errors import AlexNetError
+
+VALID = ("val", "valid", "validation", "test")  # the first of these with labels is the split `valid`
+SPLIT_SEED = 2012
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with labels: `read(i)` gives the i-th as file path, encoded bytes or PIL image, `name(i)` its name."""
+
+    origin: str  # what it was called where it was found
+    labels: np.ndarray  # int64 (n,)
+    read: Callable[[int], Source]
+    name: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray, origin: str) -> Split:
+        """Some of the pictures, in the order of `rows`."""
+        return Split(origin, self.labels[rows], lambda i: self.read(int(rows[i])), lambda i: self.name(int(rows[i])))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was found: layout in words, class names in the order of their indices, and the splits train and valid."""
+
+    path: str
+    layout: str
+    classes: list[str]
+    splits: dict[str, Split]
+
+    def split(self, name: str) -> Split:
+        """The split `train` or `valid`, each name of VALID meaning `valid`; `all` is every split, one after another."""
+        if name == "all":
+            return joined(list(self.splits.values()))
+        wanted = "valid" if name in VALID else name
+        if wanted not in self.splits:
+            there = " and ".join(self.splits)
+            raise AlexNetError(f"{self.path} has no split '{name}'; it has {there}: name one of those, or other data.")
+        return self.splits[wanted]
+
+    def summary(self) -> str:
+        """One line for people: layout, classes, and which split was taken from where."""
+        parts = [f"{name} {len(s):,} pictures ({s.origin})" for name, s in self.splits.items()]
+        return f"{self.path}: {self.layout}, {len(self.classes)} classes, {', '.join(parts)}"
+
+
+def stratified(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to keep and to hold out: the same for the same labels, at least one of each class in both."""
+    generator = np.random.Generator(np.random.PCG64(SPLIT_SEED))
+    held = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = min(max(1, round(len(rows) * share)), len(rows) - 1)
+        held.append(generator.permutation(rows)[:count])
+    out = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), out), out
+
+
+def joined(splits: list[Split]) -> Split:
+    """Splits one after another."""
+    starts = np.cumsum([0] + [len(split) for split in splits])
+
+    def place(i: int) -> tuple[Split, int]:
+        number = int(np.searchsorted(starts, i, side="right")) - 1
+        return splits[number], i - int(starts[number])
+
+    def read(i: int) -> Source:
+        split, row = place(i)
+        return split.read(row)
+
+    def name(i: int) -> str:
+        split, row = place(i)
+        return split.name(row)
+
+    labels = np.concatenate([split.labels for split in splits])
+    return Split(" and ".join(split.origin for split in splits), labels, read, name)
+
+
+def difference(names: Sequence[str], classes: Sequence[str]) -> str:
+    more, fewer = sorted(set(names) - set(classes)), sorted(set(classes) - set(names))
+    return "; ".join([f"more: {some(more)}"] * bool(more) + [f"missing: {some(fewer)}"] * bool(fewer))
+
+
+def some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
