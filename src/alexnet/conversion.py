@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alexnet import weights
 from alexnet.checkpoint import Classifier, built, find, load
+from alexnet.data.pictures import Unreadable
+from alexnet.data.sources import Sources
 from alexnet.device import choose_device
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import check_sizes
@@ -58,41 +61,48 @@ class Comparison:
     pictures: int
     layers: list[Difference]
     same_top1: float | None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    failed: list[dict[str, str]]
 
 
 def compare(
     a: str | Path | Classifier, b: str | Path | Classifier, pictures: Sequence[Any] = (), device: str = "auto"
 ) -> Comparison:
-    """Run two models on the same pictures, each with its own preprocessing; made-up pictures where none are given."""
+    """Run two models on the same pictures, each with its own preprocessing; on made-up ones where none are given."""
     place = choose_device(device)
     one, other = (x if isinstance(x, Classifier) else load(x, place) for x in (a, b))
-    if not pictures:
-        draw = torch.Generator().manual_seed(0)
-        shape = (one.preprocess.stored, one.preprocess.stored, one.preprocess.channels)
-        made = torch.randint(0, 256, (RANDOM_PICTURES, *shape), generator=draw, dtype=torch.uint8).numpy()
-        pictures = [picture.squeeze() for picture in made]
     greatest: dict[str, list[float]] = {}
-    agree = alike = 0
-    for picture in pictures:
-        outputs = [_outputs(model, picture) for model in (one, other)]
-        for name, x in outputs[0].items():
-            y = outputs[1].get(name)
+    failed: list[dict[str, str]] = []
+    seen = agree = 0
+    for name, picture in Sources(pictures or _made_up(one)):
+        try:
+            if isinstance(picture, Unreadable):
+                raise picture
+            outputs = [_outputs(model, picture) for model in (one, other)]
+        except Unreadable as error:
+            failed.append({"file": name, "error": str(error)})
+            continue
+        seen += 1
+        for layer, x in outputs[0].items():
+            y = outputs[1].get(layer)
             if y is None or x.shape != y.shape:
                 continue
-            row = greatest.setdefault(name, [0.0, 0.0])
+            row = greatest.setdefault(layer, [0.0, 0.0])
             row[:] = max(row[0], float(x.abs().max())), max(row[1], float((x - y).abs().max()))
         if "logits" in greatest:
-            alike += 1
             agree += int(outputs[0]["logits"].argmax() == outputs[1]["logits"].argmax())
+    if not seen:
+        raise AlexNetError(f"none of the {len(failed):,} pictures can be read ({failed[0]['error']}); check them.")
     if not greatest:
         raise AlexNetError("the two models have no layer of the same name and shape; there is nothing to compare.")
-    layers = [Difference(name, *row) for name, row in greatest.items() if name != "logits"]
-    if "logits" in greatest:
-        layers.append(Difference("logits", *greatest["logits"]))
-    return Comparison(len(pictures), layers, agree / alike if alike else None)
+    layers = [Difference(name, *row) for name, row in greatest.items()]
+    return Comparison(seen, layers, agree / seen if "logits" in greatest else None, failed)
+
+
+def _made_up(model: Classifier) -> list[np.ndarray]:
+    """Noise of the size that the model stores, always the same."""
+    draw, size = np.random.default_rng(0), model.preprocess.stored
+    shape = (size, size, 3) if model.preprocess.channels == 3 else (size, size)
+    return [draw.integers(0, 256, shape, np.uint8) for _ in range(RANDOM_PICTURES)]
 
 
 @torch.no_grad()

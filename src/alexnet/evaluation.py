@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -86,6 +86,8 @@ def evaluate(
         members = [Member(one.model, one.preprocess, _columns(one.classes, classes)) for one in classifiers]
         shapes = {(one.preprocess.stored, one.preprocess.channels) for one in classifiers}
         pictures = [Pictures(labelled, *shape, workers) for shape in sorted(shapes)]
+        for note in dict.fromkeys(note for one in pictures for note in one.notes()) if world.first else ():
+            say(note)
         try:
             quiet = quiet or not world.first
             result = measure(members, pictures, batch_size, world, views=views, weights=weights, quiet=quiet)
@@ -110,7 +112,7 @@ def match_classes(data: Data, split: Split, classes: list[str]) -> Split:
             "give data of those classes, or another model."
         )
     table = np.array([position.get(name, -1) for name in data.classes], np.int64)
-    return Split(split.origin, table[split.labels], split.read, split.name)
+    return replace(split, labels=table[split.labels])
 
 
 def _columns(own: list[str], classes: list[str]) -> Tensor | None:

@@ -40,7 +40,7 @@ class Preprocess:
 
     def pixels(self, picture: Source) -> Tensor:
         """uint8 (C, stored, stored) of a file, bytes, PIL image or uint8 array (H, W[, 3])."""
-        return torch.from_numpy(stored(decode(picture, self.channels), self.stored))
+        return torch.from_numpy(stored(decode(picture, self.channels, self.stored), self.stored))
 
     def central(self, pictures: Tensor) -> Tensor:
         """The central crop: (…, stored, stored) -> (…, input, input)."""

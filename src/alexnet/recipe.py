@@ -59,6 +59,7 @@ class Recipe:
     compile: bool = False  # torch.compile the network
     deterministic: bool = False  # only algorithms that repeat bit for bit, also on a GPU
     workers: int = 0  # threads that decode; 0: one a core
+    neighbours: int = 1  # pictures of a pack that are read from the disk together; 1: each by itself (data/loader.py)
     checkpoint_every: int = 0  # steps between checkpoints; 0: one at the end of each epoch
     log_every: int = 20  # steps between lines of metrics.jsonl
 
@@ -189,6 +190,7 @@ def _checked(key: str, value: Any) -> Any:
 _LEAST = {
     "batch_size": (1, "1 or more"),
     "channels": (1, "1 or 3"),
+    "neighbours": (1, "1 or more"),
     "log_every": (1, "1 or more"),
     "patience": (1, "1 or more"),
     "epochs": (1, "1 or more"),

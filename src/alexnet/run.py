@@ -166,6 +166,8 @@ def prepare(
     )
     pictures = Pictures(found_data.split("train"), stored, recipe.channels, recipe.workers)
     held_out = Pictures(found_data.split("valid"), stored, recipe.channels, recipe.workers)
+    for note in pictures.notes(recipe.neighbours):
+        say(note)
     position, plateau = Position(), optimizer.Plateau()
     if state is not None:
         _check_same_data(state, found_data, pictures)

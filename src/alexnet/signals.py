@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

@@ -90,10 +90,10 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
     with Progress("training", total, done=done, quiet=quiet) as progress:
         while not run.finished:
             epoch, began = position.epochs, time.monotonic()
-            positions = order(recipe.seed, epoch, len(run.pictures))
+            positions = order(recipe.seed, epoch, len(run.pictures), recipe.neighbours)
             start_of_epoch = epoch * run.steps_per_epoch
             first, end = position.step - start_of_epoch, run.last_step - start_of_epoch
-            for batch in batches(run.pictures, positions, recipe.batch_size, run.world, first, end):
+            for batch in batches(run.pictures, positions, recipe.batch_size, run.world, first, end, recipe.neighbours):
                 _step(run, batch, epoch)
                 images += batch.size
                 if position.step % recipe.log_every == 0 or position.step == run.last_step:

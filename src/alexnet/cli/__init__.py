@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from alexnet.cli import pictures  # noqa: F401, adds its commands
+from alexnet.cli import data, pictures, weights  # noqa: F401, they add their commands
 from alexnet.cli.base import Output, commands, json_option, shared
 from alexnet.errors import AlexNetError, Interrupted
 

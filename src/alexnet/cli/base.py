@@ -79,6 +79,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="End stdout w
 def commands() -> None:
     """The reference AlexNet: train it, evaluate it, classify pictures with it.
 
-    DATA is a folder of class folders (with or without train/ and val/), a folder of parquet files, or the word
-    digits. MODEL is a run folder or a file of weights.
+    DATA is a folder of class folders (with or without train/ and val/), a folder of parquet files, a pack made by
+    alexnet pack, or the word digits. MODEL is a run folder, a file of weights (.safetensors, .pth, .caffemodel, .onnx,
+    .npy, a checkpoint of cuda-convnet), or published weights by name.
     """

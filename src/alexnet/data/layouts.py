@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.data.folders import class_folders, files_below, subfolders, visible
+from alexnet.data.pack import is_pack, pack
 from alexnet.data.parquet import parquet, parquet_files
 from alexnet.data.split import VALID, Data, Split, some, stratified
 from alexnet.errors import AlexNetError
@@ -86,6 +87,7 @@ EXPECTED = (
 )
 
 LAYOUTS: list[tuple[Callable[[Path], bool], Callable[[Path], Data]]] = [
+    (is_pack, pack),
     (lambda root: bool(parquet_files(root)), parquet),
     (lambda root: root.is_dir() and bool(subfolders(root)), class_folders),
 ]

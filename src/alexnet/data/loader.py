@@ -7,23 +7,27 @@ pictures that cannot be read. So neither the number of processes nor a restart c
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet.data.layouts import Split
-from alexnet.data.pictures import Unreadable, decode, stored
+from alexnet.data.pictures import Unreadable, decode, square
+from alexnet.data.statistics import Known, Sums
 from alexnet.distributed import World, local_processes
 from alexnet.errors import AlexNetError
 
 MEMORY_SHARE = 0.4  # of the machine's free memory, for decoded pictures
 STATISTICS_LIMIT = 100_000  # pictures from which the mean and the colour axes are computed
 AHEAD = 3  # batches that are made while the device works
+WINDOW = 4096  # pictures among which those read together are shuffled
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,44 @@ class Batch:
 
 
 class Pictures:
-    """A split at one size, as uint8 arrays, with the pictures that could not be read in `failed` by index."""
+    """A split at one size, as uint8 arrays, with the pictures that could not be read in `failed` by index.
+
+    A pack of that size is read as it is; anything else is decoded by threads, and kept where it fits into memory.
+    """
 
     def __init__(self, split: Split, size: int, channels: int, workers: int = 0) -> None:
         self.split, self.size, self.channels = split, size, channels
         self.workers = workers or max(1, (os.cpu_count() or 1) // local_processes())
         self.failed: dict[int, str] = {}
-        shape = (len(split), channels, size, size)
+        self.store = split.store if split.store and (split.store.side, 3) == (size, channels) else None
+        shape = (len(split), *self.shape)
         fits = int(np.prod(shape, dtype=np.int64)) * local_processes() <= MEMORY_SHARE * _free_memory()
-        self.kept = np.empty(shape, np.uint8) if fits else None
+        as_it_is = self.store is not None and self.store.encoding == "raw"
+        self.kept = np.empty(shape, np.uint8) if fits and not as_it_is else None
         self._have = np.zeros(len(split), bool)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
 
     def __len__(self) -> int:
         return len(self.split)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture, colours last."""
+        return self.size, self.size, self.channels
+
+    def notes(self, neighbours: int = 1) -> list[str]:
+        """What a user should know of how a pack is read here, in words."""
+        there = self.split.store
+        if there is None:
+            return []
+        if self.store is None:
+            return [f"the pack's pictures of {there.side} x {there.side} are resized to {self.size} as they are read"]
+        if neighbours > 1 or there.encoding != "raw" or there.bytes <= _memory():
+            return []
+        return [
+            f"the pack's {there.bytes / 1e9:,.0f} GB do not fit into memory, so each picture is read from the disk by "
+            "itself; where that is slow, --set neighbours=16 reads sixteen together"
+        ]
 
     def close(self) -> None:
         """End the threads."""
@@ -58,29 +86,35 @@ class Pictures:
 
     def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels uint8 (n, C, S, S) of those pictures, less the unreadable, and a mask of which were readable."""
-        out = self.kept if self.kept is not None else np.empty((len(indices), *self._shape), np.uint8)
-        target = indices if self.kept is not None else np.arange(len(indices))
-        missing = np.flatnonzero(~self._have[indices]) if self.kept is not None else np.arange(len(indices))
-        # A few chunks a thread: a task a picture would cost more than a small picture's decoding.
-        chunks = np.array_split(missing, min(len(missing), 4 * self.workers)) if len(missing) else []
-        list(self._pool.map(lambda chunk: self._decode(indices[chunk], out, target[chunk]), chunks))
-        readable = np.array([int(i) not in self.failed for i in indices], bool)
-        return out[target[readable]], readable
+        out = np.empty((len(indices), *self.shape), np.uint8)
+        readable = self.fill(indices, out)
+        return (out if readable.all() else out[readable]).transpose(0, 3, 1, 2), readable
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
+    def fill(self, indices: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Put those pictures into `out`, uint8 (n, S, S, C); a mask of which were readable, the others being left."""
+        if self.kept is None:
+            self._share(indices, out, np.arange(len(indices)))
+        else:
+            missing = indices[~self._have[indices]]
+            self._share(missing, self.kept, missing)
+            self._have[missing] = True
+            np.take(self.kept, indices, axis=0, out=out, mode="clip")
+        return np.array([int(i) not in self.failed for i in indices], bool)
+
+    def _share(self, indices: np.ndarray, out: np.ndarray, target: np.ndarray) -> None:
+        """Give the threads a few chunks each: a task a picture would cost more than a small picture's decoding."""
+        make = self._decode if self.store is None else self.store.fill
+        chunks = np.array_split(np.arange(len(indices)), min(len(indices), 4 * self.workers)) if len(indices) else []
+        list(self._pool.map(lambda chunk: make(indices[chunk], out, target[chunk]), chunks))
 
     def _decode(self, indices: np.ndarray, out: np.ndarray, target: np.ndarray) -> None:
         for index, row in zip(indices.tolist(), target.tolist(), strict=True):
             if index in self.failed:
                 continue
             try:
-                out[row] = stored(decode(self.split.read(index), self.channels), self.size)
+                out[row] = square(decode(self.split.read(index), self.channels, self.size), self.size)
             except Unreadable as error:
                 self.failed[index] = str(error)
-            if self.kept is not None:
-                self._have[index] = True
 
     def failures(self, world: World) -> list[dict[str, str]]:
         """Name and fault of every unreadable picture that any process has met, in order."""
@@ -90,9 +124,21 @@ class Pictures:
         return [{"file": self.split.name(i), "error": merged[i]} for i in sorted(merged)]
 
 
-def order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch's pictures: a permutation that is a function of (seed, epoch) alone."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(count)
+def order(seed: int, epoch: int, count: int, neighbours: int = 1) -> np.ndarray:
+    """The order of an epoch's pictures: a permutation that is a function of the arguments alone.
+
+    With `neighbours` above 1, runs of so many pictures are shuffled, then the pictures within windows of WINDOW: each
+    part of the disk is then read once, in one go, and a window has pictures from everywhere.
+    """
+    source = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    if neighbours <= 1:
+        return source.permutation(count)
+    runs = source.permutation(-(-count // neighbours))
+    positions = (runs[:, None] * neighbours + np.arange(neighbours)).ravel()
+    positions = positions[positions < count]
+    for first in range(0, count, WINDOW):
+        source.shuffle(positions[first : first + WINDOW])
+    return positions
 
 
 def batches(
@@ -102,21 +148,31 @@ def batches(
     world: World,
     start: int = 0,
     end: int | None = None,
+    neighbours: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of `positions` with numbers start … end - 1, this process' slice of each, made ahead in a thread."""
-    pinned = world.device.type == "cuda"
+    """The batches of `positions` with numbers start … end - 1, this process' slice of each, made ahead in a thread.
+
+    `neighbours` is that of `order`: pictures of the next window are then asked of the disk while this one is used.
+    """
+    memory = _Memory(pictures.shape, pinned=world.device.type == "cuda")
+    total = min(steps(len(positions), batch_size), steps(len(positions), batch_size) if end is None else end)
+
+    def mine(number: int) -> tuple[np.ndarray, np.ndarray, int]:
+        whole = positions[number * batch_size : (number + 1) * batch_size]
+        rows = np.array(world.slice(len(whole)), np.int64)
+        return whole[rows], rows, len(whole)
 
     def make(number: int) -> Batch:
-        whole = positions[number * batch_size : (number + 1) * batch_size]
-        mine = np.array(world.slice(len(whole)), np.int64)
-        pixels, readable = pictures.get(whole[mine])
-        images = torch.from_numpy(pixels)
-        labels = torch.from_numpy(pictures.split.labels[whole[mine][readable]])
-        if pinned:
-            images, labels = images.pin_memory(), labels.pin_memory()
-        return Batch(images, labels, mine[readable], len(whole))
+        indices, rows, size = mine(number)
+        if pictures.store is not None and neighbours > 1:
+            _read_ahead(pictures, mine, number, total, max(1, WINDOW // batch_size))
+        images = memory.take(len(indices))
+        readable = pictures.fill(indices, images.numpy())
+        if not readable.all():
+            images = images[torch.from_numpy(readable)]
+        labels = torch.from_numpy(pictures.split.labels[indices[readable]])
+        return Batch(images.permute(0, 3, 1, 2), labels, rows[readable], size)
 
-    total = min(steps(len(positions), batch_size), steps(len(positions), batch_size) if end is None else end)
     with ThreadPoolExecutor(1, thread_name_prefix="batch") as pool:
         waiting = deque(pool.submit(make, n) for n in range(start, min(start + AHEAD, total)))
         try:
@@ -128,6 +184,40 @@ def batches(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _read_ahead(pictures: Pictures, mine: Callable[[int], tuple], number: int, total: int, window: int) -> None:
+    """Ask the disk for this batch's share of the next window's pictures, in the disk's order."""
+    whole, step = divmod(number, window)
+    first = (whole + 1) * window
+    later = [mine(n)[0] for n in range(first, min(first + window, total))]
+    if later and pictures.store is not None:
+        pictures.store.ahead(np.array_split(np.sort(np.concatenate(later)), window)[step])
+
+
+class _Memory:
+    """Memory for batches: a batch that nobody holds any more gives its place to the next.
+
+    Fresh memory costs as much as filling it. Pinned memory is torch's to reuse: only it knows which copies to a GPU
+    are still under way.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], pinned: bool) -> None:
+        self.shape, self.pinned = shape, pinned
+        self.held: list[np.ndarray] = []
+
+    def take(self, count: int) -> Tensor:
+        """uint8 (count, S, S, C), with any contents."""
+        if self.pinned:
+            return torch.empty(count, *self.shape, dtype=torch.uint8, pin_memory=True)
+        for array in self.held:
+            # Held by the list, by `array` and by the call itself; a batch would be one more.
+            if sys.getrefcount(array) <= 3 and len(array) >= count:
+                return torch.from_numpy(array[:count])
+        array = np.empty((count, *self.shape), np.uint8)
+        if len(self.held) <= AHEAD + 1:
+            self.held.append(array)
+        return torch.from_numpy(array[:count])
 
 
 def steps(count: int, batch_size: int) -> int:
@@ -148,45 +238,54 @@ class Statistics:
 def statistics(pictures: Pictures, world: World, update=lambda n: None) -> Statistics:
     """Mean image and colour axes from at most 100,000 pictures, evenly spread; sums are integers, so exact.
 
-    `update` is told how many pictures (over all processes) each step took.
+    A pack knows its own; where it is of another size its mean image is resized. `update` is told how many pictures
+    (over all processes) each step took.
     """
-    count, side, channels = len(pictures), pictures.size, pictures.channels
+    count, channels = len(pictures), pictures.channels
+    if pictures.split.store is not None:
+        return _of_pack(pictures.split.store.known, pictures.size, channels)
     chosen = np.linspace(0, count - 1, min(count, STATISTICS_LIMIT)).round().astype(np.int64)
-    total = np.zeros((channels, side, side), np.int64)
-    products, colours = np.zeros((channels, channels), np.int64), np.zeros(channels, np.int64)
-    seen = values = 0
-    stride = max(1, side // 64)
-    positions, chunk = world.slice(len(chosen)), 256
+    sums, positions, chunk = Sums(pictures.size, channels), world.slice(len(chosen)), 256
     for first in range(positions.start, positions.stop, chunk):
         pixels, _ = pictures.get(chosen[first : min(first + chunk, positions.stop)])
-        # 64 x 64 pixels a picture tell its colours; float64 holds the sums, below 2^53, exactly.
-        flat = pixels[:, :, ::stride, ::stride].transpose(1, 0, 2, 3).reshape(channels, -1).astype(np.float64)
-        products += (flat @ flat.T).astype(np.int64)
-        colours += flat.sum(1).astype(np.int64)
-        values += flat.shape[1]
-        total += pixels.sum(0, dtype=np.uint32)
-        seen += len(pixels)
+        sums.add(pixels.transpose(0, 2, 3, 1))
         update(min(chunk, positions.stop - first) * world.size)
-    parts = (total, products, colours, np.array([seen, values]))
-    sums = world.sum(torch.from_numpy(np.concatenate([part.ravel() for part in parts]))).numpy()
-    split = np.split(sums.astype(np.float64), np.cumsum([part.size for part in parts])[:-1])
-    total_sum, product_sum, colour_sum, (pictures_seen, values_seen) = split
-    if not pictures_seen:
+    sums.fill(world.sum(torch.from_numpy(sums.vector())).numpy())
+    if not sums.counts[0]:
         raise AlexNetError(f"none of the {len(chosen):,} pictures to train on can be read; check them.")
-    mean = total_sum.reshape(total.shape) / pictures_seen
-    colour = colour_sum / values_seen
-    covariance = product_sum.reshape(products.shape) / values_seen - np.outer(colour, colour)
-    variances, axes = np.linalg.eigh(covariance)
-    return Statistics(
-        torch.from_numpy(mean.astype(np.float32)),
-        torch.from_numpy(np.sqrt(variances[::-1].clip(0)).astype(np.float32)),
-        torch.from_numpy(np.ascontiguousarray(axes.T[::-1]).astype(np.float32)),
-    )
+    return _as_tensors(sums.known())
+
+
+def _as_tensors(known: Known) -> Statistics:
+    mean = np.ascontiguousarray(known.mean.transpose(2, 0, 1))
+    return Statistics(*(torch.from_numpy(x) for x in (mean, known.colour_std, known.colour_axes)))
+
+
+def _of_pack(known: Known, size: int, channels: int) -> Statistics:
+    """What a pack knows, for pictures resized to `size` and, with one channel, made gray as Pillow does it."""
+    found = _as_tensors(known)
+    mean, std, axes = found.mean, found.colour_std, found.colour_axes
+    if channels == 1:
+        weights = torch.tensor([0.299, 0.587, 0.114])
+        mean = (mean * weights[:, None, None]).sum(0, keepdim=True)
+        std, axes = ((axes @ weights) * std).norm().reshape(1), torch.ones(1, 1)
+    if mean.shape[-1] != size:
+        mean = F.interpolate(mean[None], size=(size, size), mode="bilinear", antialias=True)[0]
+    return Statistics(mean, std, axes)
 
 
 def _free_memory() -> int:
     """Bytes of memory that are free now; where the system does not say, 4 GiB."""
+    return _pages("SC_AVPHYS_PAGES")
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has; where the system does not say, 4 GiB."""
+    return _pages("SC_PHYS_PAGES")
+
+
+def _pages(kind: str) -> int:
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf(kind) * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 4 << 30

@@ -42,7 +42,7 @@ def parquet(root: Path) -> Data:
                 f"{root}: label {split.labels[row]} of {split.name(row)} ({split.origin}, row {row}) is outside the "
                 f"class list, 0 to {len(classes) - 1}; mend the label or the class names in the schema."
             )
-    return Data(str(root), "parquet", classes, splits)
+    return Data(str(root), "parquet", classes, splits, files)
 
 
 def parquet_files(root: Path) -> list[Path]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alexnet.data.pictures import Source
 from alexnet.errors import AlexNetError
+
+if TYPE_CHECKING:
+    from alexnet.data.pack import Store
 
 VALID = ("val", "valid", "validation", "test")  # the first of these with labels is the split `valid`
 SPLIT_SEED = 2012
@@ -22,6 +27,7 @@ class Split:
     labels: np.ndarray  # int64 (n,)
     read: Callable[[int], Source]
     name: Callable[[int], str]
+    store: Store | None = None  # the same pictures at one size, where a pack holds them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,6 +45,7 @@ class Data:
     layout: str
     classes: list[str]
     splits: dict[str, Split]
+    files: Sequence[Path] = ()  # what it was read from
 
     def split(self, name: str) -> Split:
         """The split `train` or `valid`, each name of VALID meaning `valid`; `all` is every split, one after another."""

@@ -1,0 +1,29 @@
+"""Commands on data sets: pack."""
+
+from __future__ import annotations
+
+import click
+
+from alexnet.cli.base import Output, commands, json_option, shared
+
+
+@commands.command()
+@click.argument("data")
+@click.argument("out", metavar="PACK")
+@click.option("--size", default=256, show_default=True, type=click.IntRange(1, 4096), help="Pixels, side of a picture.")
+@click.option("--encoding", default="raw", type=click.Choice(["raw", "jpeg"]), show_default=True)
+@click.option("--quality", default=90, show_default=True, type=click.IntRange(1, 100), help="Of --encoding jpeg.")
+@click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
+@json_option
+@shared
+def pack(data: str, out: str, size: int, encoding: str, quality: int, workers: int, as_json: bool, device: str) -> int:
+    """Decode DATA once into the folder PACK, which can be given wherever DATA can; interrupted, it goes on."""
+    from alexnet.data.packing import pack as run_packing
+
+    output = Output(as_json)
+    result = run_packing(data, out, size, encoding, quality, workers, output.say, quiet=False)
+    counts = ", ".join(f"{name} {count:,} pictures" for name, count in result.pictures.items())
+    output.say(f"{out}: {counts}, {result.bytes / 1e9:,.2f} GB, {result.images_per_second:,.0f} images/s")
+    status = output.failures(result.failed)
+    output.end({**result.facts(), "failed": result.failed})
+    return status

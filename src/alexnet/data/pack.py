@@ -1,0 +1,215 @@
+"""A pack: every picture decoded once, at one size, in files that NumPy alone reads. `alexnet pack` makes it.
+
+    PACK/pack.json           what it is; the last entry is the SHA-256 of the others, in the same form without spaces
+    PACK/train-00000.npy …   raw: uint8 (n, S, S, 3), RGB; jpeg: uint8 (bytes,), n JPEG files one after another
+    PACK/train-labels.npy    int64 (n of all files,), class indices
+    PACK/train-ends.npy      jpeg only: int64 (n of all files,), where each picture ends in its file
+    PACK/train-names.json    where each picture came from
+    PACK/mean.npy            float32 (S, S, 3), the training pictures' mean
+
+The same for each split. The bytes are those of the pictures alone: no date, no machine and no path is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from alexnet.data.pictures import Source
+from alexnet.data.shards import HEADER_BYTES, Shard, damaged
+from alexnet.data.split import Data, Split
+from alexnet.data.statistics import Known
+from alexnet.errors import AlexNetError
+
+HEADER = "pack.json"
+STATE = "packing.npz"  # of a pack that is being made
+FORMAT, VERSION = "alexnet pack", 1
+READ = 1 << 24  # bytes
+OPEN = 256  # files of pictures that are open at once
+
+
+def is_pack(root: Path) -> bool:
+    """Whether a folder holds a pack, or one that is being made."""
+    return (root / HEADER).is_file() or (root / STATE).is_file()
+
+
+def pack(root: Path) -> Data:
+    """The splits of a pack; a file that is missing or of another length than the header says is refused."""
+    header = read_header(root)
+    try:
+        return _opened(root, header)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise AlexNetError(f"{root / HEADER} does not fit together ({error!r}); make the pack again.") from None
+
+
+def _opened(root: Path, header: dict[str, Any]) -> Data:
+    for entry in header["files"]:
+        check_length(root, entry)
+    classes = header["classes"]
+    mean = _array(root, "mean.npy").astype(np.float32)
+    known = Known(mean, *(np.array(header[key], np.float32) for key in ("colour_std", "colour_axes")))
+    splits = {}
+    for name, facts in header["splits"].items():
+        store = Store(root, name, header["side"], header["encoding"], facts["shards"], known)
+        labels = _array(root, f"{name}-labels.npy").astype(np.int64)
+        if len(labels) != len(store) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
+            raise AlexNetError(f"{root} has labels that do not fit its pictures or classes; make the pack again.")
+        splits[name] = Split(facts["origin"], labels, store.read, store.name, store)
+    words = f"pack of {header['side']} x {header['side']} pictures, {header['encoding']}, of {header['layout']}"
+    return Data(str(root), words, classes, splits)
+
+
+def read_header(root: Path) -> dict[str, Any]:
+    """The header, its own checksum verified."""
+    if not (root / HEADER).is_file():
+        raise AlexNetError(f"{root} is a pack that is not finished; give the alexnet pack command that began it again.")
+    damaged = AlexNetError(f"{root / HEADER} is damaged (its checksum is another); make the pack again.")
+    try:
+        header = json.loads((root / HEADER).read_text("utf-8"))
+        if header["format"] == FORMAT and header["version"] > VERSION:
+            raise AlexNetError(
+                f"{root} was made by a newer version (format {header['version']}, this one reads {VERSION}); update "
+                "alexnet, or make the pack again."
+            )
+        stated = header.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise damaged from None
+    if stated != checksum(header):
+        raise damaged
+    return header
+
+
+def checksum(header: dict[str, Any]) -> str:
+    """SHA-256 of a header without its own entry `sha256`."""
+    return hashlib.sha256(json.dumps(header, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_length(root: Path, entry: dict[str, Any]) -> None:
+    """Refuse a file of the pack that is missing, cut short or too long."""
+    path = root / Path(entry["name"]).name
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise AlexNetError(f"{path} is missing from the pack; copy it again or make the pack again.") from None
+    if size != entry["bytes"]:
+        raise AlexNetError(
+            f"{path} has {size:,} bytes, its pack says {entry['bytes']:,}; copy it again or make the pack again."
+        )
+
+
+def verify(root: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Read everything: bytes just read, and after each file that is not as it was made, its name and what is wrong."""
+    for entry in read_header(root)["files"]:
+        digest = hashlib.sha256()
+        try:
+            check_length(root, entry)
+            with open(root / entry["name"], "rb") as file:
+                while block := file.read(READ):
+                    digest.update(block)
+                    yield len(block), None
+        except (AlexNetError, OSError) as error:
+            yield 0, {"file": entry["name"], "error": str(error)}
+            continue
+        if digest.hexdigest() != entry["sha256"]:
+            yield 0, {"file": entry["name"], "error": "its checksum is another; copy it again or make the pack again"}
+
+
+class Store:
+    """The pictures of one split; picture i is the i-th over all its files.
+
+    Pictures are read, not mapped: the first touch of a page costs nothing extra, and a file that is cut short while it
+    is in use is an error and not the end of the process.
+    """
+
+    def __init__(self, root: Path, split: str, side: int, encoding: str, shards: list[int], known: Known) -> None:
+        self.root, self.split, self.side, self.encoding, self.known = root, split, side, encoding, known
+        self.starts = np.cumsum([0, *shards])
+        self._open = lru_cache(maxsize=OPEN)(self._shard)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def bytes(self) -> int:
+        """What the pictures take when they are decoded."""
+        return len(self) * self.side * self.side * 3
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return _array(self.root, f"{self.split}-ends.npy")
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return json.loads((self.root / f"{self.split}-names.json").read_text("utf-8"))
+
+    def name(self, i: int) -> str:
+        """Where the picture came from."""
+        return self._names[i]
+
+    def read(self, i: int) -> Source:
+        """The picture as uint8 (S, S, 3), or as the bytes of a JPEG file."""
+        if self.encoding == "raw":
+            out = np.empty((self.side, self.side, 3), np.uint8)
+            self._read(i, out)
+            return out
+        number, row = self._place(i)
+        start = int(self._ends[i - 1]) if row else 0
+        contents = np.empty(int(self._ends[i]) - start, np.uint8)
+        self._open(number).read(contents, start)
+        return contents.tobytes()
+
+    def fill(self, indices: np.ndarray, out: np.ndarray, target: np.ndarray) -> None:
+        """Put those pictures into those rows of `out`, uint8 (n, S, S, 3)."""
+        for k in np.argsort(indices).tolist():  # in the order of the disk
+            if self.encoding == "raw":
+                self._read(int(indices[k]), out[target[k]])
+            else:
+                self._decode(int(indices[k]), out[target[k]])
+
+    def ahead(self, indices: np.ndarray) -> None:
+        """Tell the system that pictures of a raw pack will be wanted soon, neighbours together."""
+        if self.encoding != "raw" or not hasattr(os, "posix_fadvise") or not len(indices):
+            return
+        size, rows = self.side * self.side * 3, np.unique(indices)
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        breaks = np.flatnonzero((np.diff(rows) > 1) | (np.diff(shards) > 0)) + 1
+        for run, number in zip(np.split(rows, breaks), np.split(shards, breaks), strict=True):
+            shard, first = self._open(int(number[0])), int(run[0] - self.starts[number[0]])
+            os.posix_fadvise(shard.file, HEADER_BYTES + first * size, len(run) * size, os.POSIX_FADV_WILLNEED)
+
+    def _read(self, i: int, out: np.ndarray) -> None:
+        number, row = self._place(i)
+        self._open(number).read(out.reshape(-1), row * out.size)
+
+    def _decode(self, i: int, out: np.ndarray) -> None:
+        source = self.read(i)
+        try:
+            out[:] = np.asarray(Image.open(io.BytesIO(source), formats=("JPEG",)))  # type: ignore[arg-type]
+        except Exception:  # Pillow raises many kinds for a damaged file
+            raise damaged(self._open(self._place(i)[0]).path) from None
+
+    def _place(self, i: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return number, i - int(self.starts[number])
+
+    def _shard(self, number: int) -> Shard:
+        path = self.root / f"{self.split}-{number:05}.npy"
+        size = path.stat().st_size - HEADER_BYTES if path.exists() else 0
+        count = int(self.starts[number + 1] - self.starts[number])
+        return Shard(path, (count, self.side, self.side, 3) if self.encoding == "raw" else (size,))
+
+
+def _array(root: Path, name: str) -> np.ndarray:
+    try:
+        return np.load(root / name, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise AlexNetError(f"{root / name} cannot be read ({error}); copy it again or make the pack again.") from None

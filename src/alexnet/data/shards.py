@@ -1,0 +1,124 @@
+"""One file of a pack's pictures: a NumPy array of uint8, written picture by picture and read from any place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet.errors import AlexNetError
+
+HEADER_BYTES = 128
+
+
+class Shard:
+    """An open file of pictures, closed when nobody uses it any more."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path, self.file = path, -1
+        try:
+            self.file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise AlexNetError(f"{path} cannot be opened ({error.strerror}); copy it again.") from None
+        self._lock = threading.Lock()
+        header = np.empty(HEADER_BYTES, np.uint8)
+        self.read(header, -HEADER_BYTES)
+        if header.tobytes() != npy_header(shape):
+            raise damaged(path)
+
+    def read(self, out: np.ndarray, start: int) -> None:
+        """Fill uint8 (n,) from that byte of the array on."""
+        try:
+            if hasattr(os, "preadv"):
+                count = os.preadv(self.file, [out.data], HEADER_BYTES + start)
+            else:
+                with self._lock:
+                    os.lseek(self.file, HEADER_BYTES + start, os.SEEK_SET)
+                    contents = os.read(self.file, len(out))
+                count = len(contents)
+                out[:count] = np.frombuffer(contents, np.uint8)
+        except OSError as error:
+            raise AlexNetError(f"{self.path} cannot be read ({error.strerror}); see to its disk.") from None
+        if count != len(out):
+            raise AlexNetError(f"{self.path} has been cut short while it was read; copy it again.")
+
+    def __del__(self) -> None:
+        if self.file >= 0:
+            os.close(self.file)
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """The 128 bytes that open a NumPy file of uint8 of that shape (format 1.0)."""
+    text = repr({"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
+    return (
+        b"\x93NUMPY\x01\x00"
+        + (HEADER_BYTES - 10).to_bytes(2, "little")
+        + text.ljust(HEADER_BYTES - 11).encode()
+        + b"\n"
+    )
+
+
+def damaged(path: Path) -> AlexNetError:
+    """The error of a file of a pack that is not as it was made."""
+    return AlexNetError(f"{path} is damaged; alexnet check {path.parent} tells what else is, then make the pack again.")
+
+
+class ShardWriter:
+    """A NumPy file that grows picture by picture, under another name until it is whole."""
+
+    def __init__(self, path: Path, encoding: str, side: int, expected: int) -> None:
+        self.path, self.part = path, path.with_name(f".{path.name}.part")
+        self.encoding, self.side, self.sizes = encoding, side, list[int]()
+        # Most often no picture is broken; then this is the header, and the checksum is ready with the last picture.
+        self.header = npy_header((expected, side, side, 3))
+        self.digest = hashlib.sha256(self.header)
+        try:
+            self.file = open(self.part, "wb")  # noqa: SIM115, closed by close and discard
+            self.file.write(self.header)
+        except OSError as error:
+            raise self._cannot(error) from None
+
+    def add(self, contents: bytes | memoryview) -> None:
+        try:
+            self.file.write(contents)
+        except OSError as error:
+            raise self._cannot(error) from None
+        self.digest.update(contents)
+        self.sizes.append(memoryview(contents).nbytes)
+
+    def close(self) -> dict[str, Any]:
+        """Put the file in its place; its name, length and checksum."""
+        raw = (len(self.sizes), self.side, self.side, 3)
+        header = npy_header(raw if self.encoding == "raw" else (sum(self.sizes),))
+        try:
+            if header != self.header:
+                self.file.seek(0)
+                self.file.write(header)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            if header != self.header:
+                with open(self.part, "rb") as written:
+                    self.digest = hashlib.file_digest(written, "sha256")
+            os.replace(self.part, self.path)
+        except OSError as error:
+            raise self._cannot(error) from None
+        return {
+            "name": self.path.name, "bytes": len(header) + sum(self.sizes), "sha256": self.digest.hexdigest(),
+        }  # fmt: skip
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError):  # what was not written yet found no place
+            self.file.close()
+        self.part.unlink(missing_ok=True)
+
+    def _cannot(self, error: OSError) -> AlexNetError:
+        return AlexNetError(
+            f"cannot write {self.path} ({error.strerror or error}); free space, then the same command goes on."
+        )
