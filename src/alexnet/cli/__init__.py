@@ -12,7 +12,9 @@ from typing import NoReturn
 
 import click
 
-from alexnet.cli import data, pictures, weights  # noqa: F401, they add their commands
+from alexnet.cli import data as _data  # noqa: F401, these add their commands
+from alexnet.cli import pictures as _pictures  # noqa: F401
+from alexnet.cli import weights as _weights  # noqa: F401
 from alexnet.cli.base import Output, commands, json_option, shared
 from alexnet.errors import AlexNetError, Interrupted
 

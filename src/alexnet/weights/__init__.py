@@ -22,8 +22,8 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
             head = opened.read(16)
     except OSError as error:
         raise AlexNetError(f"MODEL {file} cannot be read ({error.strerror}); give a file that you may read.") from None
-    for reader in (torchvision, native, npy, convnet, onnx, caffe):
-        if len(head) == 16 and reader.recognises(head):
+    for reader in (convnet, torchvision, native, npy, onnx, caffe):
+        if len(head) == 16 and reader.recognises(head, file):
             return reader.read(file, mean, variant)
     raise AlexNetError(
         f"MODEL {file} is not a whole file of AlexNet weights (its first bytes are those of no known format); give a "

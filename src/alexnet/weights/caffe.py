@@ -79,8 +79,9 @@ class Layer:
     blobs: list[np.ndarray] = field(default_factory=list)
 
     def plan(self) -> tuple:
-        """What makes two layers compute the same from the same blobs; sizes are in the blobs."""
-        kept = {key: value for key, value in self.parameters.items() if key not in ("num_output", "slice_point")}
+        """What makes two layers compute the same from the same blobs; a last layer may have any number of units."""
+        free = ("slice_point",) if self.type == "Convolution" else ("num_output", "slice_point")
+        kept = {key: value for key, value in self.parameters.items() if key not in free}
         return self.type, tuple((k, float(f"{x:.5g}") if isinstance(x, float) else x) for k, x in sorted(kept.items()))
 
     def words(self) -> str:
@@ -148,7 +149,7 @@ def layers(variant: v.Variant, scale: tuple[float, ...], channels: int, classes:
     return found
 
 
-def recognises(head: bytes) -> bool:
+def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as a NetParameter does: with its name, or with a layer."""
     return head.startswith((b"\x0a", b"\x12", b"\xa2\x06"))
 

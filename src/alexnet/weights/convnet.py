@@ -7,6 +7,8 @@ distance from the pictures are the towers of one layer of ours: their blocks are
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,14 +40,17 @@ class Stage:
     sees: list[list[int]] = field(default_factory=list)
 
 
-def recognises(head: bytes) -> bool:
-    """Whether a file begins as a pickle of protocol 0 or 2 does that holds a dictionary."""
+def recognises(head: bytes, file: Path) -> bool:
+    """Whether a file begins as a pickle does, or is a zip archive with one, which is none of torch's."""
+    if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return len(archive.namelist()) == 1
     return head.startswith((b"\x80\x02}", b"\x80\x03}", b"\x80\x04\x95", b"(dp"))
 
 
 def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
     """The weights in a checkpoint; its mean is `mean`, a .npy in R, G, B order, or the data's channel means."""
-    contents = restricted.load(file, objects=True)
+    contents = _unzipped(file) if zipfile.is_zipfile(file) else restricted.load(file, objects=True)
     if isinstance(contents, restricted.Inert):
         raise AlexNetError(
             f"MODEL {file} is refused: it holds more than weights (it wants to run {contents.kind}); nothing was run: "
@@ -91,6 +96,18 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
     preprocess = Preprocess(chosen.stored, chosen.input, "RGB", (1.0,), image)
     names = labels.challenge_names(classes)
     return Weights(chosen.name, tensors, names, preprocess, {}, f"cuda-convnet checkpoint: {file.name}")
+
+
+def _unzipped(file: Path) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        member = archive.infolist()[0]
+        if member.file_size > restricted.LIMIT:
+            raise AlexNetError(f"MODEL {file} unpacks to {member.file_size:,} bytes, more than any checkpoint has.")
+        try:
+            contents = archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
+            raise AlexNetError(f"MODEL {file} is not a whole archive ({error}); copy it again.") from None
+    return restricted.loads(contents, str(file), objects=True)
 
 
 def _stages(records: list[dict[str, Any]]) -> list[Stage]:

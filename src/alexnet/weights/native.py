@@ -16,7 +16,7 @@ from alexnet.weights.base import Weights, check_finite, facts, first_line, from_
 KEY = "alexnet"  # of the header's metadata; one alone, because safetensors writes several in any order
 
 
-def recognises(head: bytes) -> bool:
+def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as safetensors do: the header's length, then its brace."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 

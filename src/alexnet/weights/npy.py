@@ -27,7 +27,7 @@ from alexnet.weights.caffe import find_mean
 MAGIC = b"\x93NUMPY"
 
 
-def recognises(head: bytes) -> bool:
+def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as .npy files do."""
     return head.startswith(MAGIC)
 
@@ -86,8 +86,8 @@ def _dictionary(file: Path) -> Mapping[str, Any]:
             "{layer: [weights, biases]}."
         )
     found = restricted.loads(file.read_bytes()[len(magic) + (4 if wide else 2) + length :], str(file))
-    while isinstance(found, np.ndarray | list) and len(found) == 1:
-        found = found[0]
+    if isinstance(found, np.ndarray) and found.size == 1:
+        found = found.reshape(-1)[0]
     if not isinstance(found, dict):
         raise AlexNetError(f"MODEL {file} holds a {type(found).__name__}, not a dictionary of layers.")
     return {str(key): value for key, value in found.items()}

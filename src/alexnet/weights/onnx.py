@@ -33,7 +33,7 @@ PASSING = {"Identity", "Dropout", "Flatten", "Reshape", "Softmax", "LogSoftmax",
 AROUND = {"Constant", "Shape", "Gather", "Unsqueeze", "Concat"}  # of shapes, in old exports
 
 
-def recognises(head: bytes) -> bool:
+def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as a ModelProto does: with the number of its version."""
     return head[:1] == b"\x08" and 0 < head[1] < 32
 
@@ -249,6 +249,9 @@ def _recognised(file: Path, steps: list[Node], tensors: dict[str, np.ndarray], s
     for variant in v.VARIANTS.values():
         plans = [plan for record in variant.layers if (plan := _record_plan(record))]
         if [_plan(node) for node in steps] != plans:
+            continue
+        filters = [tensors[node.inputs[1]].shape[0] for node in steps if node.operator == "Conv"]
+        if filters != [record.filters for record in variant.layers if isinstance(record, v.Conv)]:
             continue
         at = side or variant.input
         try:

@@ -29,7 +29,7 @@ PREFIXES = ("module.", "_orig_mod.")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
 
 
-def recognises(head: bytes) -> bool:
+def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as torch.save's do: a zip archive, or the pickle of torch before 1.6."""
     return head.startswith((b"PK\x03\x04", b"\x80\x02\x8a\x0a"))
 
