@@ -36,6 +36,16 @@ TOWERS_BETWEEN = {**BETWEEN, "conv6": "conv6#_neuron", "fc6": "fc2048#_neuron hs
 SINGLE = {"fc6": "fc4096a", "fc7": "fc4096b", "fc8": "fc1000"}
 SINGLE_BETWEEN = {**BETWEEN, "fc6": "fc4096a_neuron dropout1", "fc7": "fc4096b_neuron dropout2", "fc8": ""}
 SINGLE_BETWEEN["conv2"] = "conv2_neuron rnorm2 pool2"
+# The author's nets for CIFAR-10, by the package's names for them; their own layers are called as the package's.
+CIFAR = {
+    "cifar10_18": {
+        "conv1": "pool1 pool1_neuron rnorm1:rnorm",
+        "conv2": "conv2_neuron pool2 rnorm2:rnorm",
+        "conv3": "conv3_neuron pool3",
+    },
+    "cifar10_13": {"conv1": "conv1_neuron pool1", "conv2": "conv2_neuron pool2"},
+    "cifar10_11": {"conv1": "conv1_neuron rnorm1 pool1", "conv2": "conv2_neuron rnorm2 pool2"},
+}
 TYPES = {"rnorm": "cmrnorm", "cnorm": "rnorm", "pool": "pool", "hs": "hs", "dropout": "dropout2"}
 
 
@@ -99,6 +109,7 @@ def write_single(
     tensors: Mapping[str, np.ndarray],
     names: Mapping[str, str] | None = None,
     as_list: bool = False,
+    between: Mapping[str, str] | None = None,
     increments: bool = True,
     zipped: bool = False,
 ) -> Path:
@@ -107,16 +118,16 @@ def write_single(
     `tensors` come in the order of the layers: weights (filters, channels, k, k) are a convolution's, (outputs, inputs)
     a fully connected layer's, (filters, H, W, channels, k, k) with biases (filters, H, W) a local one's.
     `names` gives cuda-convnet's names for the package's, by default fc4096a, fc4096b and fc1000 for fc6, fc7 and fc8;
-    with names of one's own the layers without weights are ReLUs alone.
+    with names of one's own, for example none, `between` are the layers without weights, such as CIFAR["cifar10_11"],
+    a layer that is not in it being followed by its ReLU.
     """
     layers, before = _inputs(), "data"
     order = list(dict.fromkeys(key.partition(".")[0] for key in tensors))
     for name in order:
         title = (SINGLE if names is None else names).get(name, name)
         _add(layers, title, [tensors[f"{name}.weight"]], tensors[f"{name}.bias"], [before], increments)
-        own = f"{title}_neuron" if name != order[-1] else ""
-        between = own if names is not None else SINGLE_BETWEEN[name].replace("#", "")
-        before = _add_between(layers, title, between)
+        after = SINGLE_BETWEEN if names is None else {**{x: f"{x}_neuron" for x in order[:-1]}, **(between or {})}
+        before = _add_between(layers, title, after.get(name, "").replace("#", ""))
     _add_cost(layers, before)
     if not as_list:
         return dump(path, layers, "python_util.options", zipped)
@@ -201,10 +212,11 @@ def _add(
 
 
 def _add_between(layers: dict[str, dict[str, Any]], before: str, titles: str) -> str:
-    """Layers without weights, one after the other; the name of the last."""
-    for title in titles.split():
+    """Layers without weights, `name` or `name:type`, one after the other; the name of the last."""
+    for token in titles.split():
+        title, _, kind = token.partition(":")
         neuron = title.endswith("_neuron")
-        kind = "neuron" if neuron else TYPES[title.rstrip("ab").rstrip("12345")]
+        kind = "neuron" if neuron else kind or TYPES[title.rstrip("ab").rstrip("12345")]
         record = _link(layers, title, kind, [before])
         if neuron:
             record["neuron"] = {"type": "relu", "params": {}, "usesActs": True, "usesInputs": False}
