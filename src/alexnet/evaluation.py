@@ -78,7 +78,7 @@ def evaluate(
         raise AlexNetError(f"{len(weights)} weights were given for {len(models)} models; give one for each.")
     with start(device) as world:
         classifiers = [one if isinstance(one, Classifier) else load(one, world.device) for one in models]
-        found = data if isinstance(data, Data) else find(data)
+        found = data if isinstance(data, Data) else find(data, quiet or not world.first)
         if world.first:
             say(found.summary())
         classes = classifiers[0].classes

@@ -6,10 +6,21 @@ from functools import cache
 from importlib import resources
 
 
+def _lines(name: str) -> list[str]:
+    text = (resources.files("alexnet") / "data" / name).read_text("utf-8")
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
 @cache
 def _rows() -> list[list[str]]:
-    text = (resources.files("alexnet") / "data" / "imagenet.tsv").read_text("utf-8")
-    return [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    return [line.split("\t") for line in _lines("imagenet.tsv")]
+
+
+@cache
+def validation() -> list[int]:
+    """Class indices of ILSVRC2012_val_00000001 … 00050000."""
+    digits = "".join(_lines("imagenet_validation.txt"))
+    return [int(digits[i : i + 2], 36) for i in range(0, len(digits), 2)]
 
 
 @cache
@@ -35,8 +46,9 @@ def challenge_names(count: int) -> list[str]:
 
 
 def position(classes: list[str]) -> dict[str, int]:
-    """Index of each class by name, and by WordNet id too where the names are ImageNet's."""
+    """Index of each class by name; where all are ImageNet's, by WordNet ids and by names, whichever they were given."""
     index = {name: number for number, name in enumerate(classes)}
-    if classes == list(imagenet().values()):
-        index |= {wordnet: number for number, wordnet in enumerate(imagenet())}
+    other = imagenet() | {name: wordnet for wordnet, name in imagenet().items()}
+    if all(name in other for name in classes):
+        index |= {other[name]: number for number, name in enumerate(classes)}
     return index

@@ -152,7 +152,7 @@ def prepare(
     folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, world: World, say: Say, quiet: bool,
 ) -> Run:  # fmt: skip
     """Data, statistics, network and optimiser, new or as they were when the run stopped."""
-    found_data = data if isinstance(data, Data) else find(data)
+    found_data = data if isinstance(data, Data) else find(data, quiet)
     say(found_data.summary())
     if recipe.deterministic:
         make_deterministic()

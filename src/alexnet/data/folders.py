@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,15 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 
 def class_folders(root: Path) -> Data:
     """root/CLASS/* or root/{train,val}/CLASS/*: classes are the folders' names, sorted."""
+    if flat := [name for name in VALID[:-1] if _holds_files_only(root / name) and subfolders(root / "train")]:
+        raise AlexNetError(
+            f"{root / flat[0]} has pictures but no class folders, so nothing says what they show; sort them into "
+            "folders as in train/."
+        )
     if not _split_folders(root):
-        classes, split = _folder_split(root, "whole folder")
+        classes, split = folder_split(root, "whole folder")
         return Data(str(root), "class folders", classes, {"train": split})
-    found = {folder: _folder_split(root / folder, f"{folder}/") for folder in _split_folders(root)}
+    found = {folder: folder_split(root / folder, f"{folder}/") for folder in _split_folders(root)}
     splits = {("train" if folder == "train" else "valid"): split for folder, (_, split) in found.items()}
     classes = next(iter(found.values()))[0]
     for other, (names, _) in found.items():
@@ -34,11 +39,17 @@ def class_folders(root: Path) -> Data:
     return Data(str(root), "class folders", classes, splits)
 
 
+def _holds_files_only(folder: Path) -> bool:
+    return folder.is_dir() and not subfolders(folder) and any(True for _ in visible(folder))
+
+
 def visible(folder: Path) -> Iterator[Path]:
+    """What is in a folder, sorted, without hidden files and litter."""
     return (p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.name not in LITTER)
 
 
 def subfolders(root: Path) -> list[Path]:
+    """The visible folders in a folder, sorted."""
     return [p for p in visible(root) if p.is_dir()]
 
 
@@ -63,7 +74,8 @@ def files_below(folder: Path) -> list[Path]:
     return list(walk(folder))
 
 
-def _folder_split(root: Path, origin: str) -> tuple[list[str], Split]:
+def folder_split(root: Path, origin: str, suffixes: Collection[str] = ()) -> tuple[list[str], Split]:
+    """Class names and pictures of a folder of class folders; with `suffixes`, of files of those kinds only."""
     folders = subfolders(root)
     if not folders:
         raise AlexNetError(f"{root} has no class folders; give folders of pictures, one a class.")
@@ -71,7 +83,7 @@ def _folder_split(root: Path, origin: str) -> tuple[list[str], Split]:
     labels: list[int] = []
     empty = []
     for label, folder in enumerate(folders):
-        found = files_below(folder)
+        found = [p for p in files_below(folder) if not suffixes or p.suffix.lower() in suffixes]
         if not _any_picture(found):
             empty.append(folder.name)
         paths += found

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from alexnet import labels
+from alexnet.data.cifar import cifar, is_cifar
 from alexnet.data.folders import class_folders, files_below, subfolders, visible
+from alexnet.data.imagenet import flat, human, is_flat, is_kaggle, is_official, is_tiny, kaggle, official, tiny
 from alexnet.data.pack import is_pack, pack
 from alexnet.data.parquet import parquet, parquet_files
 from alexnet.data.split import VALID, Data, Split, some, stratified
+from alexnet.data.webdataset import is_address, is_webdataset, webdataset
 from alexnet.errors import AlexNetError
 
 __all__ = ["VALID", "Data", "Split", "files_below", "find", "stratified"]
@@ -18,11 +23,16 @@ __all__ = ["VALID", "Data", "Split", "files_below", "find", "stratified"]
 HELD_OUT = 0.1  # share of each class held out where DATA has no validation split
 
 
-def find(path: str | Path) -> Data:
-    """Look at DATA and return what it is; without a validation split a tenth of each class is held out."""
+def find(path: str | Path, quiet: bool = True) -> Data:
+    """Look at DATA and return what it is; without a validation split a tenth of each class is held out.
+
+    Long listings show progress unless `quiet`.
+    """
     name, root = str(path), Path(path)
     if name == "digits" and not root.exists():
         data = digits()
+    elif is_address(name) and not root.exists():
+        data = webdataset(name, quiet)
     elif not root.exists():
         raise AlexNetError(f"DATA {name} does not exist; give {EXPECTED}.")
     else:
@@ -31,7 +41,9 @@ def find(path: str | Path) -> Data:
         layout = next((read for recognises, read in LAYOUTS if recognises(root)), None)
         if layout is None:
             raise AlexNetError(f"DATA {name} is none of the known layouts; give {EXPECTED}.")
-        data = layout(root)
+        data = layout(root, quiet) if layout in SHOWING else layout(root)
+    if all(one in labels.imagenet() for one in data.classes):
+        data = replace(data, classes=human(data.classes))
     if set(data.splits) == {"train"}:
         data = _hold_out(data)
     _check(data)
@@ -61,7 +73,7 @@ def _hold_out(data: Data) -> Data:
     kept, out = stratified(whole.labels, HELD_OUT) if len(whole) else (np.arange(0), np.arange(0))
     note = f"of {whole.origin}, which has no validation split"
     splits = {"train": whole.take(kept, f"nine tenths {note}"), "valid": whole.take(out, "the other tenth")}
-    return Data(data.path, data.layout, data.classes, splits)
+    return replace(data, splits=splits)
 
 
 def _check(data: Data) -> None:
@@ -82,12 +94,20 @@ def _check(data: Data) -> None:
 
 
 EXPECTED = (
-    "a folder of class folders (with or without train/ and val/ above them), a folder of parquet files with the "
-    "columns image and label, or the word digits"
+    "a folder of class folders (with or without train/ and val/ above them), ImageNet as downloaded or unpacked, a "
+    "folder of parquet files with the columns image and label, CIFAR's python archives, WebDataset shards, a pack, or "
+    "the word digits"
 )
 
-LAYOUTS: list[tuple[Callable[[Path], bool], Callable[[Path], Data]]] = [
+LAYOUTS: list[tuple[Callable[[Path], bool], Callable[..., Data]]] = [
     (is_pack, pack),
     (lambda root: bool(parquet_files(root)), parquet),
+    (is_official, official),
+    (is_kaggle, kaggle),
+    (is_tiny, tiny),
+    (is_flat, flat),
+    (is_cifar, cifar),
+    (is_webdataset, webdataset),
     (lambda root: root.is_dir() and bool(subfolders(root)), class_folders),
 ]
+SHOWING = {official, webdataset}  # these take long and show progress

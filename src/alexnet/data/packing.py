@@ -100,7 +100,7 @@ def pack(
     began = time.monotonic()
     folder = Path(out)
     _check_folder(folder)
-    found = data if isinstance(data, Data) else find(data)
+    found = data if isinstance(data, Data) else find(data, quiet)
     say(found.summary())
     job = _Job(folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size))
     source = fingerprint(found)

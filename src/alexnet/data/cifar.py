@@ -1,0 +1,101 @@
+"""CIFAR-10 and CIFAR-100 as their author publishes them for Python: pickles, which are read and never run."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from alexnet.data import restricted
+from alexnet.data.split import Data, Split
+from alexnet.errors import AlexNetError
+
+LARGEST = 1 << 30  # bytes of a pickle; CIFAR-100's training pictures are 154 million
+# Folder: training files, test file, names and their key, key of the labels.
+KINDS: dict[str, tuple[list[str], str, tuple[str, str], str]] = {
+    "cifar-10-batches-py": (
+        [f"data_batch_{n}" for n in range(1, 6)], "test_batch", ("batches.meta", "label_names"), "labels"
+    ),
+    "cifar-100-python": (["train"], "test", ("meta", "fine_label_names"), "fine_labels"),
+}  # fmt: skip
+
+
+def is_cifar(root: Path) -> bool:
+    """Whether this is the archive, the folder that it unpacks to, or a folder that holds either."""
+    return _found(root) is not None
+
+
+def cifar(root: Path) -> Data:
+    """The 50,000 training and 10,000 test pictures, 32 x 32; CIFAR-100 by its fine labels."""
+    found = _found(root)
+    assert found is not None
+    kind, load, files = found
+    train, test, (meta, names), key = KINDS[kind]
+    classes = _strings(load(meta), names, f"{root} ({meta})")
+    batches = {"train": train, "valid": [test]}
+    splits = {name: _split(load, batch, key, len(classes), root) for name, batch in batches.items()}
+    return Data(str(root), "CIFAR-10" if kind.startswith("cifar-10-") else "CIFAR-100", classes, splits, files)
+
+
+def _found(root: Path) -> tuple[str, Callable[[str], Any], list[Path]] | None:
+    """Which of the two it is, how a file of it is read, and from where."""
+    for kind, (train, test, (meta, _), _) in KINDS.items():
+        wanted = [*train, test, meta]
+        for folder in (root, root / kind):
+            if all((folder / name).is_file() for name in wanted):
+                return kind, lambda name, folder=folder: restricted.load(folder / name), [folder / n for n in wanted]
+        archive = kind.removesuffix("-batches-py").removesuffix("-python") + "-python.tar.gz"
+        for path in (root, root / archive):
+            if path.name == archive and path.is_file():
+                return kind, lambda name, path=path, kind=kind: _from_archive(path, f"{kind}/{name}"), [path]
+    return None
+
+
+def _from_archive(path: Path, name: str) -> Any:
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                if member.name == name and member.isreg():
+                    if member.size > LARGEST:
+                        raise AlexNetError(f"{path} has a member {name} of {member.size:,} bytes; get the original.")
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    return restricted.loads(file.read(), f"{path} ({name})")
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise AlexNetError(f"{path} is not a whole archive ({error}); copy it again.") from None
+    raise AlexNetError(f"{path} has no member {name}; get the original.")
+
+
+def _split(load: Callable[[str], Any], files: list[str], key: str, classes: int, root: Path) -> Split:
+    pixels, labels, names = [], [], []
+    for file in files:
+        what, batch = f"{root} ({file})", load(file)
+        data = batch.get("data") if isinstance(batch, dict) else None
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+            raise AlexNetError(f"{what} has no pictures of 3 x 32 x 32 bytes; get the original.")
+        found = batch.get(key)
+        if not isinstance(found, list) or not all(type(n) is int and 0 <= n < classes for n in found):
+            raise AlexNetError(f"{what} has labels that are not 0 to {classes - 1}; get the original.")
+        own = _strings(batch, "filenames", what)
+        if not len(found) == len(data) == len(own):
+            raise AlexNetError(f"{what} has {len(data):,} pictures and {len(found):,} labels; get the original.")
+        pixels.append(data)
+        labels += found
+        names += own
+    everything = np.concatenate(pixels).reshape(-1, 3, 32, 32)
+
+    def read(i: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(everything[i].transpose(1, 2, 0)))
+
+    return Split(" and ".join(files), np.array(labels, np.int64), read, lambda i: names[i])
+
+
+def _strings(batch: Any, key: str, what: str) -> list[str]:
+    found = batch.get(key) if isinstance(batch, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise AlexNetError(f"{what} has no list {key}; get the original.")
+    return found
