@@ -79,7 +79,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="End stdout w
 def commands() -> None:
     """The reference AlexNet: train it, evaluate it, classify pictures with it.
 
-    DATA is a folder of class folders (with or without train/ and val/), a folder of parquet files, a pack made by
-    alexnet pack, or the word digits. MODEL is a run folder, a file of weights (.safetensors, .pth, .caffemodel, .onnx,
+    DATA is a folder of class folders (with or without train/ and val/), ImageNet as downloaded or unpacked, a folder
+    of parquet files, CIFAR's archives, WebDataset shards, a pack made by alexnet pack, or the word digits; alexnet
+    check says which. MODEL is a run folder, a file of weights (.safetensors, .pth, .caffemodel, .onnx,
     .npy, a checkpoint of cuda-convnet), or published weights by name.
     """

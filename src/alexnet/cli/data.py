@@ -1,10 +1,29 @@
-"""Commands on data sets: pack."""
+"""Commands on data sets: check, pack."""
 
 from __future__ import annotations
 
 import click
 
 from alexnet.cli.base import Output, commands, json_option, shared
+
+
+@commands.command()
+@click.argument("data")
+@click.option("--full", is_flag=True, help="Decode every picture and compare all of them; else a sample.")
+@click.option("--quick", is_flag=True, help="Do not read the whole of a pack to verify its checksums.")
+@click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
+@json_option
+@shared
+def check(data: str, full: bool, quick: bool, workers: int, as_json: bool, device: str) -> int:
+    """Say what DATA is and what in it is broken or odd; exit status 1 where something is broken."""
+    from alexnet.data import checking
+
+    output = Output(as_json)
+    report = checking.check(data, full, quick, workers, quiet=False)
+    for line in checking.text(report):
+        output.say(line)
+    output.end(report.facts())
+    return 1 if report.broken else 0
 
 
 @commands.command()
