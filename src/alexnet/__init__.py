@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AlexNetError", "build", "evaluate", "features", "load", "predict", "similar", "train"]
+__all__ = ["AlexNetError", "build", "evaluate", "features", "finetune", "load", "predict", "similar", "train"]
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import load
     from alexnet.errors import AlexNetError
     from alexnet.evaluation import evaluate
     from alexnet.extraction import features
+    from alexnet.finetuning import finetune
     from alexnet.model import build
     from alexnet.prediction import predict
     from alexnet.similarity import similar
@@ -22,6 +23,7 @@ _HOMES = {
     "build": "model",
     "evaluate": "evaluation",
     "features": "extraction",
+    "finetune": "finetuning",
     "load": "checkpoint",
     "predict": "prediction",
     "similar": "similarity",

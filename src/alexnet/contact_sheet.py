@@ -25,7 +25,7 @@ def contact_sheet(answers: Sequence[Similar], pictures: Mapping[str, Source]) ->
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for number, one in enumerate(shown):
         y = GAP + number * (step + 2 * LINE)
-        cells = [(one.file, ""), *((n.file, f"{n.distance:.4g}") for n in one.neighbours)]
+        cells = [(one.file, ""), *((n.file, f"{round(n.distance, 6):.4g}") for n in one.neighbours)]
         for column, (name, said) in enumerate(cells):
             x = GAP + column * step + (2 * GAP if column else 0)  # the query stands apart
             tile = _tile(pictures.get(name))

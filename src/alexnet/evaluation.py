@@ -185,9 +185,11 @@ def log_probabilities(
     total: Tensor | float = 0.0
     for member, share in zip(members, shares, strict=True):
         preprocess = member.preprocess
-        whole = by_shape[torch.Size((preprocess.channels, preprocess.stored, preprocess.stored))]
+        whole = by_shape[preprocess.shape]
         for crop in preprocess.ten(whole) if views == 10 else [preprocess.central(whole)]:
-            images = preprocess.normalise(crop).contiguous(memory_format=torch.channels_last)
+            images = preprocess.normalise(crop)
+            if images.dim() == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
                 logits = member.model(images).float()
             if member.columns is not None:

@@ -36,6 +36,8 @@ class Plateau:
 def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
     """SGD over groups named `weight`, `bias`, `conv1.weight` and `conv1.bias`; weights' are split by decay_mult.
 
+    Where the layers below the last have rates of their own, the last layer's groups are `last.weight` and `last.bias`.
+
     torch keeps the rate outside the momentum buffer, the author inside (v <- mu v - rate (g + decay w)); `set_rates`
     rescales the buffers when a rate changes, which makes the two equal (spec 4.6).
     """
@@ -43,7 +45,8 @@ def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
     groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         layer, _, kind = name.rpartition(".")
-        group = f"conv1.{kind}" if layer == "conv1" else kind
+        last = layer == model.logits and recipe.rate_below != 1
+        group = f"conv1.{kind}" if layer == "conv1" else f"last.{kind}" if last else kind
         decay = recipe.weight_decay * mults.get(layer, 1.0) if kind == "weight" else 0.0
         groups.setdefault((group, decay), []).append(parameter)
     return torch.optim.SGD(
@@ -74,11 +77,13 @@ def rates(recipe: Recipe, epoch: float, plateau: Plateau) -> dict[str, float]:
         conv1 = 0.0
     elif recipe.schedule == "steps" and recipe.conv1_slow and stretched >= recipe.conv1_slow:
         conv1 = 0.1
-    return {
-        "weight": weight,
-        "bias": bias,
-        "conv1.weight": weight * conv1,
-        "conv1.bias": bias if conv1 else 0.0,
+    below = recipe.rate_below
+    last = {"last.weight": weight, "last.bias": bias} if below != 1 else {}
+    return last | {
+        "weight": weight * below,
+        "bias": bias * below,
+        "conv1.weight": weight * conv1 * below,
+        "conv1.bias": bias * below if conv1 else 0.0,
     }
 
 

@@ -34,6 +34,11 @@ class Preprocess:
         return self.mean.shape[0]
 
     @property
+    def shape(self) -> torch.Size:
+        """Of a stored picture."""
+        return torch.Size((self.channels, self.stored, self.stored))
+
+    @property
     def border(self) -> int:
         """The largest crop offset."""
         return self.stored - self.input

@@ -50,6 +50,11 @@ class Recipe:
 
     activation: str = "relu"  # relu or tanh (§3.1)
     ties: str = "first"  # who gets max pooling's gradient where inputs tie: first, or all as in the code (spec 2.3)
+    weights: str = ""  # MODEL whose layers the run starts from, all but the last; "": the variant's initial weights
+    rate_below: float = 1.0  # learning rate of the layers below the last / of the last; 0: they are frozen
+    class_weights: bool = False  # weigh the loss so that each class counts as much, however many pictures it has
+    stop_after: int = 0  # epochs without a better validation error that end the run, at its best weights; 0: never
+
     dropout: float = 0.5  # share of fc6's and fc7's units dropped; 0: none (§4.2)
     crops: bool = True  # random crops of the stored picture; off: the central one (§4.1)
     flips: bool = True  # mirror with probability 1/2 (§4.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +19,11 @@ from alexnet.device import choose_precision, describe, make_deterministic
 from alexnet.distributed import World
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
+from alexnet.finetuning import begin, class_weights
 from alexnet.metrics import Metrics
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess, check_sizes
+from alexnet.probing import AsTheyAre, FeatureRows, Tail
 from alexnet.progress import Progress
 from alexnet.recipe import Recipe
 from alexnet.signals import StopRequest
@@ -40,6 +42,7 @@ class Position:
     loss: float = 0.0  # of this epoch so far, summed over its pictures
     wrong: float = 0.0
     seen: float = 0.0
+    since: int = 0  # epochs since the lowest validation error
 
 
 @dataclass
@@ -64,7 +67,20 @@ class Run:
     metrics: Metrics
     recent: list[Tensor] = field(default_factory=list)
     control: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))  # of the step, all processes
-    rate: float = 0.0  # learning rate of weights
+    rate: float = 0.0  # learning rate of the last layer's weights
+    class_weights: Tensor | None = None  # of the loss
+
+    @property
+    def probes(self) -> bool:
+        """Whether the last layer is trained alone, on features."""
+        return isinstance(self.pictures, FeatureRows)
+
+    @property
+    def evaluated(self) -> tuple[nn.Module, Preprocess]:
+        """What is evaluated, and the preprocessing that it needs."""
+        if isinstance(self.pictures, FeatureRows):
+            return self.net, AsTheyAre(self.pictures.rows.shape[1])
+        return self.model, self.preprocess
 
     @property
     def steps_per_epoch(self) -> int:
@@ -77,8 +93,9 @@ class Run:
 
     @property
     def stalled(self) -> bool:
-        """Whether the paper's schedule has come to its end before the last epoch."""
-        return self.recipe.schedule == "plateau" and self.plateau.over
+        """Whether the validation error has stalled for as long as ends the run before its last epoch."""
+        stopped = bool(self.recipe.stop_after) and self.position.since >= self.recipe.stop_after
+        return stopped or (self.recipe.schedule == "plateau" and self.plateau.over)
 
     @property
     def finished(self) -> bool:
@@ -159,11 +176,16 @@ def prepare(
     precision, why = choose_precision(world.device, recipe.precision)
     say(f"training {recipe.variant} on {describe(world.device)} in {str(precision)[6:]}: {why}")
     plan = find_variant(recipe.variant)
-    stored, side = recipe.stored or plan.stored, recipe.input or plan.input
+    classes, preprocess = len(found_data.classes), None
+    if recipe.weights and state is None:
+        model, preprocess = begin(recipe, classes)
+    else:
+        side = recipe.input or plan.input
+        model = seeded_build(recipe.seed, recipe.variant, classes, recipe.channels, side, recipes.changes(recipe))
+    if state is not None:
+        preprocess = Preprocess.from_facts(state["preprocess"], state["mean"])
+    stored, side = (preprocess.stored if preprocess else recipe.stored or plan.stored), model.input
     check_sizes(stored, side)
-    model = seeded_build(
-        recipe.seed, recipe.variant, len(found_data.classes), recipe.channels, side, recipes.changes(recipe)
-    )
     pictures = Pictures(found_data.split("train"), stored, recipe.channels, recipe.workers)
     held_out = Pictures(found_data.split("valid"), stored, recipe.channels, recipe.workers)
     for note in pictures.notes(recipe.neighbours):
@@ -176,24 +198,35 @@ def prepare(
     if state is None:
         with Progress("mean image", min(len(pictures), STATISTICS_LIMIT), quiet=quiet) as progress:
             found = statistics(pictures, world, progress.update)
+        if preprocess is not None:
+            found = replace(found, mean=preprocess.mean)
     else:
         found = Statistics(state["mean"], state["colour_std"], state["colour_axes"])
         position, plateau = Position(**state["position"]), optimizer.Plateau(**state["plateau"])
         model.load_state_dict(state["model"])
         say(f"going on at step {position.step:,}, epoch {position.epochs + 1}")
     model = model.to(world.device).to(memory_format=torch.channels_last).train()
-    net = world.wrap(cast(nn.Module, torch.compile(model)) if recipe.compile else model)
+    if preprocess is None:
+        order = "L" if recipe.channels == 1 else "RGB"
+        preprocess = Preprocess(stored, side, order, (plan.pixel_scale,), found.mean)
+    preprocess = replace(preprocess, mean=found.mean.to(world.device))
+    trained: nn.Module = model
+    if recipe.weights and not recipe.rate_below:
+        trained = Tail(model)
+        pictures, held_out = (
+            FeatureRows(p, model, trained.below, preprocess, folder, quiet) for p in (pictures, held_out)
+        )
+    net = world.wrap(cast(nn.Module, torch.compile(trained)) if recipe.compile else trained)
     update = optimizer.build(model, recipe)
     if state is not None:
         update.load_state_dict(state["optimizer"])
-    preprocess = Preprocess(
-        stored, side, "L" if recipe.channels == 1 else "RGB", (plan.pixel_scale,), found.mean.to(world.device)
-    )
+    weights = class_weights(pictures.split.labels, classes).to(world.device) if recipe.class_weights else None
+    rates = {group["name"]: group["lr"] for group in update.param_groups}
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         net, update, precision, position, plateau,
         Metrics(folder / checkpoint.METRICS, position.step, write=world.first),
-        rate=next(group["lr"] for group in update.param_groups if group["name"] == "weight"),
+        rate=rates.get("last.weight", rates["weight"]), class_weights=weights,
     )  # fmt: skip
 
 
@@ -221,3 +254,16 @@ def save(run: Run, best: bool = False) -> None:
         "recipe": recipes.to_toml(run.recipe),
     }  # fmt: skip
     checkpoint.write_state(run.folder / checkpoint.STATE, state)
+
+
+def keep_best(run: Run, say: Say) -> None:
+    """Make the run's last weights those of its lowest validation error; its state stays, so that it can go on."""
+    run.world.barrier()  # the first process has written them
+    best = run.folder / checkpoint.BEST
+    if not run.position.since or not best.exists():
+        return
+    run.model.load_state_dict(checkpoint.load(best).model.state_dict())
+    if run.world.first:
+        contents = best.read_bytes()
+        write_whole(run.folder / checkpoint.LAST, lambda file: file.write(contents))
+    say(f"the weights are those of epoch {run.position.epochs - run.position.since}, whose validation error is lowest")

@@ -26,7 +26,7 @@ from alexnet.errors import AlexNetError, Interrupted
 from alexnet.evaluation import Evaluation, Member, measure
 from alexnet.progress import Progress
 from alexnet.recipe import Recipe
-from alexnet.run import Run, Say, open_run, prepare, save
+from alexnet.run import Run, Say, keep_best, open_run, prepare, save
 
 CROPS, DROPOUT = 1, 2  # the kinds of draw, the last part of their keys
 
@@ -110,7 +110,8 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
                 break  # max_steps ends within an epoch
             _end_epoch(run, progress)
     if run.stalled:
-        say("the validation error has stalled after the third drop of the rate: done")
+        since = "after the third drop of the rate" if run.plateau.over else f"for {position.since} epochs"
+        say(f"the validation error has stalled {since}: done")
     return images / seconds if seconds else 0.0
 
 
@@ -119,7 +120,7 @@ def _step(run: Run, batch: Batch, epoch: int) -> None:
     recipe, world, position = run.recipe, run.world, run.position
     rates = optimizer.rates(recipe, position.step / run.steps_per_epoch, run.plateau)
     optimizer.set_rates(run.update, rates)
-    run.rate = rates["weight"]
+    run.rate = rates.get("last.weight", rates["weight"])
     # One sum over the processes, on the CPU: whether to stop, and how many pictures could be read. All agree.
     run.control = world.sum(torch.tensor([*run.stop.counts(), len(batch.labels)]))
     mine, everyone = len(batch.labels), max(1, int(run.control[-1]))
@@ -131,7 +132,7 @@ def _step(run: Run, batch: Batch, epoch: int) -> None:
         logits = run.net(images, masks)
     logits = logits.float()
     # A process without pictures has one of weight zero, so that all take part.
-    loss = F.cross_entropy(logits, labels, reduction="sum") * (1.0 if mine else 0.0)
+    loss = F.cross_entropy(logits, labels, run.class_weights, reduction="sum") * (1.0 if mine else 0.0)
     # Processes' gradients are averaged: × size makes that their sum, ÷ everyone the mean over the whole batch.
     (loss * (world.size / everyone)).backward()
     optimizer.step(run.update)
@@ -145,8 +146,10 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     recipe, device = run.recipe, run.world.device
     pictures, labels, rows = batch.pictures, batch.labels, batch.rows
     if not len(labels):
-        pictures = torch.zeros(1, *pictures.shape[1:], dtype=torch.uint8)
+        pictures = torch.zeros(1, *pictures.shape[1:], dtype=pictures.dtype)
         labels, rows = torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64)
+    if run.probes:
+        return pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True), rows
     noisy = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
     source = augment.generator(recipe.seed, epoch, run.position.step, CROPS)
     border = run.preprocess.border if recipe.crops else 0
@@ -195,6 +198,7 @@ def _end_epoch(run: Run, progress: Progress) -> None:
     loss, wrong = position.loss / max(1, position.seen), position.wrong / max(1, position.seen)
     better = result.top1_error < position.best
     position.epochs, position.best = position.epochs + 1, min(position.best, result.top1_error)
+    position.since = 0 if better else position.since + 1
     position.loss = position.wrong = position.seen = 0.0
     run.plateau.update(result.top1_error, run.recipe.patience)
     run.metrics.add(
@@ -202,7 +206,8 @@ def _end_epoch(run: Run, progress: Progress) -> None:
         valid_top1_error=result.top1_error, valid_top5_error=result.top5_error, images=result.images,
         learning_rate=run.rate, images_per_second=progress.rate,
     )  # fmt: skip
-    save(run, better)
+    if better or not run.probes:  # a probe's epoch takes less time than writing a whole network
+        save(run, better)
     progress.say(
         f"epoch {position.epochs}/{run.recipe.epochs}: loss {loss:.3f}, training error {100 * wrong:.1f} %, "
         f"validation error top-1 {100 * result.top1_error:.2f} %, top-5 {100 * result.top5_error:.2f} %"
@@ -222,7 +227,7 @@ def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None
     def stopped() -> bool:
         return run.stop.agreed(run.world.sum(torch.tensor(run.stop.counts())))
 
-    members, batch_size = [Member(run.model, run.preprocess)], run.recipe.batch_size
+    members, batch_size = [Member(*run.evaluated)], run.recipe.batch_size
     return measure(members, [run.held_out], batch_size, run.world, precision, stopped=stopped, quiet=quiet)
 
 
@@ -238,6 +243,8 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
 def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
     save(run)
+    if run.recipe.stop_after:
+        keep_best(run, say)
     result = _measure(run, torch.float32, quiet)
     if result is None:
         raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from alexnet.cli import data as _data  # noqa: F401, these add their commands
+from alexnet.cli import finetuning as _finetuning  # noqa: F401
 from alexnet.cli import pictures as _pictures  # noqa: F401
 from alexnet.cli import weights as _weights  # noqa: F401
 from alexnet.cli.base import Output, commands, json_option, shared

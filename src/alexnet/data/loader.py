@@ -52,7 +52,7 @@ class Pictures:
         self.failed: dict[int, str] = {}
         self.store = split.store if split.store and (split.store.side, 3) == (size, channels) else None
         shape = (len(split), *self.shape)
-        fits = int(np.prod(shape, dtype=np.int64)) * local_processes() <= MEMORY_SHARE * _free_memory()
+        fits = fits_in_memory(int(np.prod(shape, dtype=np.int64)))
         as_it_is = self.store is not None and self.store.encoding == "raw"
         self.kept = np.empty(shape, np.uint8) if fits and not as_it_is else None
         self._have = np.zeros(len(split), bool)
@@ -272,6 +272,11 @@ def _of_pack(known: Known, size: int, channels: int) -> Statistics:
     if mean.shape[-1] != size:
         mean = F.interpolate(mean[None], size=(size, size), mode="bilinear", antialias=True)[0]
     return Statistics(mean, std, axes)
+
+
+def fits_in_memory(size: int) -> bool:
+    """Whether every process of this machine can keep `size` bytes."""
+    return size * local_processes() <= MEMORY_SHARE * _free_memory()
 
 
 def _free_memory() -> int:

@@ -1,0 +1,34 @@
+"""The command that trains another model on to a user's own classes."""
+
+from __future__ import annotations
+
+import click
+
+from alexnet.cli.base import Output, commands, json_option, shared
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--out", required=True, metavar="RUN", help="The run folder to make, or to go on with.")
+@click.option("--recipe", default="finetune", show_default=True, metavar="finetune|probe|FILE.toml")
+@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of the recipe; repeatable.")
+@click.option("--resume", is_flag=True, help="Go on exactly where the run in RUN stopped.")
+@json_option
+@shared
+def finetune(
+    model: str, data: str, out: str, recipe: str, sets: tuple[str, ...], resume: bool, as_json: bool, device: str
+) -> int:
+    """Train MODEL on to DATA's classes: all layers, or with --recipe probe the last one on features computed once.
+
+    Ends with RUN/report.html: learning curves, confusion matrix, the worst mistakes, and the command.
+    """
+    from alexnet.finetuning import finetune as run_finetuning
+
+    output = Output(as_json)
+    words = ["alexnet", "finetune", model, data, "--out", out, "--recipe", recipe]
+    words += [word for one in sets for word in ("--set", one)]
+    result = run_finetuning(model, data, out, recipe, sets, resume, device, output.say, quiet=False, command=words)
+    status = output.failures(result.failed)
+    output.end(result.facts())
+    return status

@@ -1,0 +1,217 @@
+"""Fine-tuning and probing: what is kept, what learns, at which rate, and the report at the end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+import alexnet as package
+from alexnet import checkpoint, finetuning, optimizer, report
+from alexnet import recipe as recipes
+from alexnet.data.layouts import find
+from alexnet.metrics import read
+from alexnet.model import seeded_build
+from conftest import COLOURS, coloured
+
+SETS = ["epochs=3", "batch_size=8", "precision=float32", "workers=1"]
+WORDS = [word for one in SETS for word in ("--set", one)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two classes that the run has not seen, 24 and 8 pictures of mixed sizes and modes."""
+    root = tmp_path_factory.mktemp("two")
+    for name, colours, count in (("dark", ("blue", "red"), 24), ("light", ("green",), 8)):
+        (root / name).mkdir()
+        for n in range(count):
+            picture = coloured(colours[n % len(colours)], 700 + n, (40 + n, 60 - n))
+            picture = picture.convert("P") if n % 3 == 1 else picture
+            picture.save(root / name / f"{n}.{'png' if n % 3 == 1 else 'jpg'}")
+    return root
+
+
+def state(run) -> dict[str, torch.Tensor]:
+    return package.load(run).model.state_dict()
+
+
+def test_finetune_learns_new_classes_and_writes_a_report(alexnet, tiny_run, two, tmp_path):
+    run = tmp_path / "run"
+    status, out, _ = alexnet("finetune", tiny_run, two, "--out", run, *WORDS, "--json")
+    facts = json.loads(out.splitlines()[-1])
+    assert status == 0
+    assert facts["epochs"] == 3
+    one = package.load(run)
+    before = package.load(tiny_run)
+    assert one.classes == ["dark", "light"]
+    assert one.preprocess.facts() == before.preprocess.facts()
+    torch.testing.assert_close(one.preprocess.mean, before.preprocess.mean)  # the features were made for it
+    moved = (one.model.conv1.weight - before.model.conv1.weight).norm() / before.model.conv1.weight.norm()
+    assert 0 < moved < 0.1  # it began at the old weights, and learned
+    assert recipes.from_toml((run / "recipe.toml").read_text(), "").weights == str(tiny_run)
+    assert json.loads(alexnet("evaluate", run, two, "--json")[1])["top1_error"] == facts["top1_error"] == 0.0
+    text = (run / report.NAME).read_text()
+    assert f"alexnet finetune {tiny_run} {two} --out {run} --recipe finetune --set epochs=3" in text
+    assert "0.00 % error" in text
+
+
+def test_layers_below_learn_at_their_share_of_the_rate():
+    """One update of a network with equal gradients: every layer moves by its rate."""
+    recipe = recipes.resolve("finetune", ["momentum=0", "weight_decay=0", "warmup=0", "rate_below=0.25", "bias_rate=2"])
+    model = seeded_build(0, "alexnet32", 2, 3, 28)
+    update = optimizer.build(model, recipe)
+    optimizer.set_rates(update, optimizer.rates(recipe, 0.0, optimizer.Plateau()))
+    before = {name: x.detach().clone() for name, x in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(update)
+    for name, x in model.named_parameters():
+        expected = 0.01 * (1 if name.startswith("fc8") else 0.25) * (2 if name.endswith("bias") else 1)
+        torch.testing.assert_close(before[name] - x, torch.full_like(x, expected), rtol=1e-3, atol=1e-7)
+
+
+def test_a_probe_moves_the_last_layer_alone_and_is_as_good_as_logistic_regression(alexnet, tiny_run, two, tmp_path):
+    run = tmp_path / "probe"
+    words = ["--recipe", "probe", *WORDS, "--set", "epochs=40", "--set", "stop_after=0"]
+    assert alexnet("finetune", tiny_run, two, "--out", run, *words)[0] == 0
+    before, after = state(tiny_run), state(run)
+    assert all(torch.equal(x, before[name]) for name, x in after.items() if not name.startswith("fc8"))
+    data, one = find(two), package.load(tiny_run)
+    rows = {}
+    for name, split in data.splits.items():
+        values = one.features([split.read(i) for i in range(len(split))], "relu7")
+        rows[name] = np.stack([v.values["relu7"] for v in values]), split.labels
+    judge = LogisticRegression(max_iter=1000, class_weight="balanced").fit(*rows["train"])
+    mine = package.evaluate(run, two, split="train", device="cpu")
+    assert mine.top1_error <= 1 - judge.score(*rows["train"]) + 1 / 29
+    said = read(run / checkpoint.METRICS)
+    assert said[-1]["top1_error"] == package.evaluate(run, two, device="cpu").top1_error
+    assert said[-1]["loss"] == pytest.approx(package.evaluate(run, two, device="cpu").loss, rel=1e-4)
+
+
+def test_a_probe_decodes_and_computes_each_picture_once(tiny_run, two, tmp_path, monkeypatch):
+    from alexnet import probing
+
+    seen = []
+    whole = probing.outputs
+    monkeypatch.setattr(probing, "outputs", lambda m, images, *a: seen.append(len(images)) or whole(m, images, *a))
+    package.finetune(tiny_run, two, tmp_path / "run", "probe", SETS, device="cpu")
+    assert sum(seen) == 32
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "probe"])
+def test_a_stopped_run_goes_on_to_the_same_weights(alexnet, tiny_run, two, tmp_path, recipe, refused):
+    words = ["finetune", tiny_run, two, "--recipe", recipe, *WORDS, "--set", "stop_after=0", "--set", "seed=4"]
+    assert alexnet(*words, "--out", tmp_path / "whole")[0] == 0
+    assert alexnet(*words, "--out", tmp_path / "cut", "--set", "max_steps=5")[0] == 0
+    again = ["finetune", tiny_run, two, "--out", tmp_path / "cut", "--resume"]
+    other = shutil.copytree(tiny_run, tmp_path / "other")
+    assert "was started from MODEL" in refused("finetune", other, two, "--out", tmp_path / "cut", "--resume")
+    assert alexnet(*again, "--set", "max_steps=0")[0] == 0
+    for name, x in state(tmp_path / "whole").items():
+        assert torch.equal(x, state(tmp_path / "cut")[name]), name
+
+
+def test_early_stopping_ends_the_run_with_its_best_weights(tiny_run, two, tmp_path):
+    """A rate that is far too high makes later epochs worse; the best one's weights are what stays."""
+    sets = [*SETS, "epochs=30", "stop_after=3", "learning_rate=0.02", "rate_below=1", "flips=false", "seed=2"]
+    said: list[str] = []
+    result = package.finetune(tiny_run, two, tmp_path / "run", "finetune", sets, device="cpu", say=said.append)
+    epochs = [line for line in read(tmp_path / "run" / checkpoint.METRICS) if line["kind"] == "epoch"]
+    errors = [line["valid_top1_error"] for line in epochs]
+    best = errors.index(min(errors))
+    assert result.epochs == len(errors) == best + 4 < 30
+    assert result.top1_error == min(errors)
+    assert "the validation error has stalled for 3 epochs: done" in said
+    assert f"the weights are those of epoch {best + 1}, whose validation error is lowest" in said
+    assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == (tmp_path / "run" / checkpoint.BEST).read_bytes()
+
+
+def test_class_weights_make_every_class_count_as_much():
+    labels = np.array([0] * 6 + [1] * 3 + [3])
+    weights = finetuning.class_weights(labels, 4)
+    sums = [float(weights[labels[labels == c]].sum()) for c in (0, 1, 3)]
+    assert sums == pytest.approx([2.5] * 3)
+    logits = torch.randn(10, 4, dtype=torch.float64)
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), weights.double(), reduction="sum")
+    each = [-logits[i].log_softmax(0)[c] for i, c in enumerate(labels.tolist())]
+    by_class = [np.mean([float(e) for e, c in zip(each, labels, strict=True) if c == k]) for k in (0, 1, 3)]
+    assert float(loss) == pytest.approx(2.5 * sum(by_class))
+
+
+def test_one_channel_gives_of_gray_what_three_gave(tiny_run, two):
+    gray = recipes.override(finetuning.recipe_for(str(tiny_run), "finetune"), {"channels": 1})
+    model, preprocess = finetuning.begin(gray, 2)
+    one = package.load(tiny_run)
+    one.preprocess.mean[:] = one.preprocess.mean.mean(0, keepdim=True)  # gray is only the same with a gray mean
+    picture = coloured("blue", 3).convert("L")
+    with torch.no_grad():
+        before = one.model(one.preprocess(picture)[None], until="relu7")
+        after = model.eval()(preprocess(picture)[None], until="relu7")
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+
+
+def test_more_channels_share_the_weights_of_the_old_ones():
+    weight = torch.randn(8, 3, 5, 5)
+    seven = finetuning.adapt_channels(weight, 7)
+    assert seven.shape == (8, 7, 5, 5)
+    for old, new in ((0, [0, 3, 6]), (1, [1, 4]), (2, [2, 5])):
+        torch.testing.assert_close(seven[:, new].sum(1), weight[:, old])
+    torch.testing.assert_close(finetuning.adapt_channels(weight, 3), weight)
+
+
+def test_finetune_with_gray_pictures(alexnet, tiny_run, two, tmp_path):
+    words = ["--out", tmp_path / "gray", *WORDS, "--set", "channels=1", "--set", "max_steps=1"]
+    assert alexnet("finetune", tiny_run, two, *words)[0] == 0
+    assert package.load(tmp_path / "gray").preprocess.order == "L"
+
+
+def test_the_report_stands_alone_and_shows_the_surest_mistakes_first(tiny_run, tmp_path):
+    """Labels that are wrong on purpose: green pictures among the red ones."""
+    for name in COLOURS:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for n in range(10):
+            coloured("green" if name == "red" and n < 4 else name, 900 + n).save(tmp_path / "data" / name / f"{n}.png")
+    run = shutil.copytree(tiny_run, tmp_path / "a<b")
+    data = find(tmp_path / "data")
+    everything = type(data)(data.path, data.layout, data.classes, {"valid": data.split("all")})
+    one = package.load(run)
+    judged = report.judge(one, everything.split("valid"))
+    assert judged.confusion.sum() == 30
+    assert judged.confusion[2, 1] == 4
+    assert judged.confusion.trace() == 26
+    assert all(m.taken_for == 1 and m.label == 2 for m in judged.mistakes)
+    margins = [m.probability - m.own for m in judged.mistakes]
+    assert margins == sorted(margins, reverse=True)
+    text = report.write(run, everything, "cpu", ["alexnet", "x y"]).read_text()
+    assert "<h1>a&lt;b</h1>" in text
+    assert "alexnet &#x27;x y&#x27;" in text
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert "http" not in text
+    pictures = [base64.b64decode(x) for x in re.findall(r"base64,([^\"]+)", text)]
+    assert len(pictures) == 2 + 4  # curves, matrix, mistakes
+    for contents in pictures:
+        with Image.open(io.BytesIO(contents)) as picture:
+            picture.load()
+
+
+def test_finetuning_refusals(refused, tiny_run, two, folders, tmp_path):
+    out = ["--out", tmp_path / "run"]
+    single = tmp_path / "single"
+    for name, count in (("a", 4), ("b", 1)):
+        (single / name).mkdir(parents=True)
+        for n in range(count):
+            coloured("red", n).save(single / name / f"{n}.png")
+    assert "has one picture of b; give two or more" in refused("finetune", tiny_run, single, *out)
+    assert "does not exist" in refused("finetune", tmp_path / "none", two, *out)
+    assert "did you mean 'probe'" in refused("finetune", tiny_run, two, *out, "--recipe", "prob")
+    assert "the recipe's variant is alexnet64" in refused("finetune", tiny_run, two, *out, "--set", "variant=alexnet64")
+    assert "already holds a run" in refused("finetune", tiny_run, folders, "--out", tiny_run)
