@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alexnet.data import sources, stream
-from alexnet.data.pictures import Unreadable, decode
+from alexnet.data.pictures import Unreadable, decode, stored
 from alexnet.data.sources import Sources
 from alexnet.errors import AlexNetError
 from conftest import COLOURS, coloured, encoded, write_parquet
@@ -180,7 +180,7 @@ def test_batches_hold_every_picture_in_order_and_name_the_broken(tmp_path):
     errors = [e for b in batches for e in b.errors]
     assert [i for i, e in enumerate(errors) if e] == [i for i in range(27) if i % 5 == 2]
     got = np.concatenate([b.pixels.numpy() for b in batches])
-    expected = [stream.stored(decode(c), 32) for i, c in enumerate(whole) if i % 5 != 2]
+    expected = [stored(decode(c), 32) for i, c in enumerate(whole) if i % 5 != 2]
     assert (got == np.stack(expected)).all()
 
 

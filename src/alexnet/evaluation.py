@@ -187,9 +187,7 @@ def log_probabilities(
         preprocess = member.preprocess
         whole = by_shape[preprocess.shape]
         for crop in preprocess.ten(whole) if views == 10 else [preprocess.central(whole)]:
-            images = preprocess.normalise(crop)
-            if images.dim() == 4:
-                images = images.contiguous(memory_format=torch.channels_last)
+            images = preprocess.normalise(crop).contiguous(memory_format=torch.channels_last)
             with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
                 logits = member.model(images).float()
             if member.columns is not None:

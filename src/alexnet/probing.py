@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from alexnet import layers as own
 from alexnet.data.loader import Pictures, fits_in_memory
-from alexnet.distributed import World
 from alexnet.extraction import outputs, row_shape
 from alexnet.model import AlexNet
 from alexnet.preprocess import Preprocess
@@ -22,7 +21,7 @@ BATCH = 64
 
 
 class Tail(nn.Module):
-    """The last layer with the dropout before it: features (N, units) -> logits (N, classes)."""
+    """The last layer with the dropout before it: features (N, units[, 1, 1]) -> logits (N, classes)."""
 
     def __init__(self, model: AlexNet) -> None:
         super().__init__()
@@ -36,24 +35,28 @@ class Tail(nn.Module):
             self.add_module(name, getattr(model, name))
 
     def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
+        x = x.flatten(1)
         for name, layer in self.named_children():
             x = layer(x, masks.get(name) if masks else None) if isinstance(layer, own.Dropout) else layer(x)
         return x
 
 
 class FeatureRows(Pictures):
-    """A split as features, float32 (n, units), of the central view: what stands where its pictures would."""
+    """A split as features of the central view, computed once: pictures of one pixel with a channel a unit, float32."""
+
+    dtype = torch.float32
 
     def __init__(
         self, pictures: Pictures, model: AlexNet, layer: str, preprocess: Preprocess, folder: Path, quiet: bool
     ) -> None:
-        self.split, self.failed, self.pictures = pictures.split, pictures.failed, pictures
-        shape = (len(pictures), *row_shape(model, layer))
-        if fits_in_memory(4 * int(np.prod(shape))):
-            self.rows = np.zeros(shape, np.float32)
+        self.pictures, self.split, self.failed, self.store = pictures, pictures.split, pictures.failed, None
+        (units,) = row_shape(model, layer)
+        self.size, self.channels = 1, units
+        if fits_in_memory(4 * units * len(pictures)):
+            self.rows = np.zeros((len(pictures), units), np.float32)
         else:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, lives as long as the rows
-            self.rows = np.memmap(self._file, np.float32, "w+", shape=shape)
+            self.rows = np.memmap(self._file, np.float32, "w+", shape=(len(pictures), units))
         device, training = next(model.parameters()).device, model.training
         model.eval()
         with Progress("features", len(pictures), "pictures", quiet=quiet) as progress:
@@ -65,30 +68,15 @@ class FeatureRows(Pictures):
                 progress.update(len(indices))
         model.train(training)
 
-    def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features of those pictures, less the unreadable, and a mask of which were readable."""
-        readable = np.array([int(i) not in self.failed for i in indices], bool)
-        return self.rows[indices[readable]], readable
+    @property
+    def as_they_are(self) -> Preprocess:
+        """The preprocessing that changes nothing: one pixel, minus 0, divided by 1."""
+        return Preprocess(1, 1, "", (1.0,), torch.zeros(self.channels, 1, 1))
+
+    def fill(self, indices: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Put those pictures' features into `out`, (n, 1, 1, units); a mask of which were readable."""
+        out[:, 0, 0] = self.rows[indices]
+        return np.array([int(i) not in self.failed for i in indices], bool)
 
     def close(self) -> None:
         self.pictures.close()
-
-    def failures(self, world: World) -> list[dict[str, str]]:
-        return self.pictures.failures(world)
-
-
-class AsTheyAre(Preprocess):
-    """No preprocessing: features go into the last layer as they are."""
-
-    def __init__(self, units: int) -> None:
-        super().__init__(1, 1, "", (1.0,), torch.zeros(units, 1, 1))
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((self.channels,))
-
-    def central(self, pictures: Tensor) -> Tensor:
-        return pictures
-
-    def normalise(self, crops: Tensor) -> Tensor:
-        return crops

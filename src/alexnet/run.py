@@ -23,7 +23,7 @@ from alexnet.finetuning import begin, class_weights
 from alexnet.metrics import Metrics
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess, check_sizes
-from alexnet.probing import AsTheyAre, FeatureRows, Tail
+from alexnet.probing import FeatureRows, Tail
 from alexnet.progress import Progress
 from alexnet.recipe import Recipe
 from alexnet.signals import StopRequest
@@ -79,7 +79,7 @@ class Run:
     def evaluated(self) -> tuple[nn.Module, Preprocess]:
         """What is evaluated, and the preprocessing that it needs."""
         if isinstance(self.pictures, FeatureRows):
-            return self.net, AsTheyAre(self.pictures.rows.shape[1])
+            return self.net, self.pictures.as_they_are
         return self.model, self.preprocess
 
     @property

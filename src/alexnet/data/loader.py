@@ -46,6 +46,8 @@ class Pictures:
     A pack of that size is read as it is; anything else is decoded by threads, and kept where it fits into memory.
     """
 
+    dtype = torch.uint8
+
     def __init__(self, split: Split, size: int, channels: int, workers: int = 0) -> None:
         self.split, self.size, self.channels = split, size, channels
         self.workers = workers or max(1, (os.cpu_count() or 1) // local_processes())
@@ -154,7 +156,7 @@ def batches(
 
     `neighbours` is that of `order`: pictures of the next window are then asked of the disk while this one is used.
     """
-    memory = _Memory(pictures.shape, pinned=world.device.type == "cuda")
+    memory = _Memory(pictures.shape, pictures.dtype, pinned=world.device.type == "cuda")
     total = min(steps(len(positions), batch_size), steps(len(positions), batch_size) if end is None else end)
 
     def mine(number: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -202,19 +204,19 @@ class _Memory:
     are still under way.
     """
 
-    def __init__(self, shape: tuple[int, int, int], pinned: bool) -> None:
-        self.shape, self.pinned = shape, pinned
+    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, pinned: bool) -> None:
+        self.shape, self.dtype, self.pinned = shape, dtype, pinned
         self.held: list[np.ndarray] = []
 
     def take(self, count: int) -> Tensor:
-        """uint8 (count, S, S, C), with any contents."""
+        """(count, S, S, C), with any contents."""
         if self.pinned:
-            return torch.empty(count, *self.shape, dtype=torch.uint8, pin_memory=True)
+            return torch.empty(count, *self.shape, dtype=self.dtype, pin_memory=True)
         for array in self.held:
             # Held by the list, by `array` and by the call itself; a batch would be one more.
             if sys.getrefcount(array) <= 3 and len(array) >= count:
                 return torch.from_numpy(array[:count])
-        array = np.empty((count, *self.shape), np.uint8)
+        array = torch.empty(count, *self.shape, dtype=self.dtype).numpy()
         if len(self.held) <= AHEAD + 1:
             self.held.append(array)
         return torch.from_numpy(array[:count])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.pictures import Unreadable, decode, stored
+from alexnet.data.pictures import Unreadable, decode, square
 from alexnet.data.sources import Named
 
 AHEAD = 2  # batches that are decoded while the network works
@@ -21,7 +21,10 @@ AHEAD = 2  # batches that are decoded while the network works
 
 @dataclass(frozen=True)
 class NamedBatch:
-    """Names in order, each with None or why it cannot be read, and the readable ones' pixels, uint8 (n, C, S, S)."""
+    """Names in order, each with None or why it cannot be read, and the readable ones' pixels.
+
+    uint8 (n, C, S, S), colours last in memory.
+    """
 
     names: list[str]
     errors: list[str | None]
@@ -44,7 +47,7 @@ def named_batches(
 
         def begin() -> None:
             if chunk := list(islice(source, batch_size)):
-                out = np.empty((len(chunk), channels, size, size), np.uint8)
+                out = np.empty((len(chunk), size, size, channels), np.uint8)
                 # Some parts a thread: a task a picture would cost more than a small picture's decoding.
                 parts = np.array_split(np.arange(len(chunk)), min(len(chunk), 4 * threads))
                 waiting.append((chunk, out, [pool.submit(_decode, chunk, out, part) for part in parts]))
@@ -58,7 +61,7 @@ def named_batches(
                 errors = [error for future in futures for error in future.result()]
                 readable = [i for i, error in enumerate(errors) if error is None]
                 pixels = torch.from_numpy(out if len(readable) == len(chunk) else out[readable])
-                yield NamedBatch([name for name, _ in chunk], errors, pixels)
+                yield NamedBatch([name for name, _ in chunk], errors, pixels.permute(0, 3, 1, 2))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -70,7 +73,7 @@ def _decode(chunk: list[Named], out: np.ndarray, rows: np.ndarray) -> list[str |
             picture = chunk[row][1]
             if isinstance(picture, Unreadable):
                 raise picture
-            out[row] = stored(decode(picture, out.shape[1]), out.shape[2])
+            out[row] = square(decode(picture, out.shape[3], out.shape[1]), out.shape[1])
             errors.append(None)
         except Unreadable as error:
             errors.append(str(error))
