@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from alexnet import fast
 from alexnet import layers as own
 from alexnet import variants as v
 from alexnet.shapes import check_size, output_shape
@@ -47,11 +48,17 @@ class AlexNet(nn.Module):
                 f"{', '.join(map(str, expected))}): preprocess them first, or build it with another input or channels"
             )
         until = until or self.logits
+        passes = fast.passes(self, x, until)
+        done: Sequence[str] = ()  # layers that a fast form has taken together
         for name, layer in self.named_children():
-            if isinstance(layer, own.Dropout):
-                x = layer(x, masks.get(name) if masks else None)
-            else:
-                x = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x)
+            if name not in done:
+                y = passes[name](x) if name in passes else None
+                if y is not None:
+                    x, done = y, passes[name].names
+                elif isinstance(layer, own.Dropout):
+                    x = layer(x, masks.get(name) if masks else None)
+                else:
+                    x = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x)
             if name == until:
                 return x
         raise ValueError(f"{self.variant.name} has no layer '{until}'; it has {', '.join(dict(self.named_children()))}")

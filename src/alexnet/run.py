@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from alexnet import checkpoint, optimizer
+from alexnet import checkpoint, fast, optimizer
 from alexnet import recipe as recipes
 from alexnet.data.layouts import Data, find
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, statistics, steps
@@ -175,6 +175,7 @@ def prepare(
         make_deterministic()
     precision, why = choose_precision(world.device, recipe.precision)
     say(f"training {recipe.variant} on {describe(world.device)} in {str(precision)[6:]}: {why}")
+    say(fast.choose(world.device, recipe.compile))
     plan = find_variant(recipe.variant)
     classes, preprocess = len(found_data.classes), None
     if recipe.weights and state is None:

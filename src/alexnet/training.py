@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet import augment, optimizer
+from alexnet import augment, fast, optimizer
 from alexnet.data.layouts import Data
 from alexnet.data.loader import Batch, batches, order
 from alexnet.distributed import start
@@ -157,10 +157,14 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     pictures = pictures.to(device, non_blocking=True)
     if not recipe.crops:
         draws.offsets.fill_(run.preprocess.border // 2)
-    images = run.preprocess.subtract(augment.crop_and_mirror(pictures, draws, run.preprocess.input))
-    if noisy:
-        images = augment.add_colour(images, draws, run.found.colour_axes.to(device))
-    return run.preprocess.divide(images), labels.to(device, non_blocking=True), rows
+    axes = run.found.colour_axes.to(device) if noisy else None
+    images = fast.augmented(pictures, draws, run.preprocess, axes)
+    if images is None:
+        images = run.preprocess.subtract(augment.crop_and_mirror(pictures, draws, run.preprocess.input))
+        if axes is not None:
+            images = augment.add_colour(images, draws, axes)
+        images = run.preprocess.divide(images)
+    return images, labels.to(device, non_blocking=True), rows
 
 
 def _log(run: Run, progress: Progress) -> None:

@@ -1,0 +1,301 @@
+"""The fast forms against float64 and torch's own layers, and the choice between fast and plain."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet import augment, fast
+from alexnet.fast import blocks, compiler
+from alexnet.layers import LocalResponseNorm, WithinMapNorm
+from alexnet.metrics import read
+from alexnet.model import seeded_build
+from alexnet.preprocess import Preprocess
+from alexnet.training import train
+from conftest import TINY
+
+needs_compiler = pytest.mark.skipif(compiler.library()[0] is None, reason="no C++ compiler here")
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def relu() -> nn.Module:
+    return nn.ReLU()
+
+
+def pool(kernel: int = 3, stride: int = 2) -> nn.Module:
+    return nn.MaxPool2d(kernel, stride, ceil_mode=True)
+
+
+def maps_norm(channels: int, towers: int, size: int = 5) -> nn.Module:
+    return LocalResponseNorm(channels, towers, size, 0.02, 0.75, 2.0)
+
+
+# Every order that the variants have, and what only a user's own net would have; alphas make the norms matter.
+CASES = {
+    "alexnet2012's conv1": (96, 11, [maps_norm(96, 2), pool(), relu()]),
+    "alexnet2012's conv2": (64, 9, [relu(), maps_norm(64, 2), WithinMapNorm(5, 0.03, 0.75), pool()]),
+    "the paper's": (32, 7, [relu(), maps_norm(32, 1), pool()]),
+    "caffenet's": (32, 8, [relu(), pool(), maps_norm(32, 1)]),
+    "alexnet32's": (64, 8, [pool(), relu(), maps_norm(64, 2)]),
+    "torchvision's": (16, 6, [relu(), pool()]),
+    "alexnet2012's conv5": (48, 13, [pool(), relu()]),
+    "pooling without overlap": (32, 7, [pool(2, 2), relu()]),
+    "windows of other sizes": (48, 9, [maps_norm(48, 1, 9), WithinMapNorm(3, 0.05, 0.75), pool(5, 3)]),
+    "no pooling": (32, 5, [relu(), maps_norm(32, 2, 3), WithinMapNorm(7, 0.05, 0.75)]),
+    "everything": (32, 9, [relu(), maps_norm(32, 2), WithinMapNorm(5, 0.05, 0.75), pool(), relu(), maps_norm(32, 2)]),
+}
+
+
+def one_pass(layers: list[nn.Module]) -> blocks.Run:
+    (run,) = blocks.passes((str(i), layer) for i, layer in enumerate(layers))
+    assert len(run.names) == len(layers)
+    return run
+
+
+def results(function, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs and the gradient of a weighted sum of them, in the dtype of x."""
+    x = x.detach().requires_grad_()
+    y = function(x)
+    (gradient,) = torch.autograd.grad(y, x, random(*y.shape, seed=1).to(x.dtype))
+    return y.detach(), gradient
+
+
+def stock(layers: list[nn.Module]):
+    """The same from torch's own layers: nn.LocalResponseNorm for each tower, average pooling of squares."""
+
+    def compute(x: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            if isinstance(layer, LocalResponseNorm):
+                norm = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
+                wide = x if x.dtype == torch.float64 else x.float()  # it has no bfloat16 form
+                x = torch.cat([norm(tower) for tower in wide.chunk(layer.towers, 1)], 1).to(x.dtype)
+            else:
+                x = layer(x)
+        return x
+
+    return compute
+
+
+def error(got: torch.Tensor, true: torch.Tensor) -> float:
+    got, true = got.detach().double(), true.detach()
+    return float((got - true).norm() / true.norm())
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES)
+def test_errors_against_float64_are_no_larger_than_stock_torchs(case, dtype):
+    channels, side, layers = CASES[case]
+    x = (8 * random(3, channels, side, side)).to(dtype)
+    exact = results(stock([layer.double() for layer in layers]), x.double())
+    for layer in layers:
+        layer.to(torch.float32)
+    got, usual = results(one_pass(layers), x), results(stock(layers), x)
+    # Rounding of the result itself: half a unit in the last place, 24 and 8 bits.
+    floor = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}[dtype]
+    for mine, theirs, true in zip(got, usual, exact, strict=True):
+        assert mine.dtype == dtype
+        assert error(mine, true) <= max(error(theirs, true), floor), (error(mine, true), error(theirs, true))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layers", [[relu(), pool()], [pool(), relu()], [pool(2, 2), relu()], [relu(), pool(3, 1)]])
+def test_ties_and_not_a_number_go_where_torch_sends_them_bit_for_bit(layers, dtype):
+    x = random(4, 32, 9, 10).mul(1.5).round().to(dtype)  # few values: most windows have ties, many at zero
+    x[0, 3, 4, 4], x[1, 5, 0, 0], x[2, 6, 8, 9] = torch.nan, torch.inf, -torch.inf
+    got, usual = results(one_pass(layers), x), results(nn.Sequential(*layers), x)
+    torch.testing.assert_close(got[0], usual[0], rtol=0, atol=0, equal_nan=True)
+    # A pixel under several windows adds their gradients: torch in x's precision, one pass in float32.
+    rounding = {torch.float32: 1e-6, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(got[1], usual[1], rtol=rounding, atol=rounding, equal_nan=True)
+    assert torch.equal(got[1] == 0, usual[1] == 0)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("name", "stride", "pad", "input"), [("a", 4, 0, 224), ("b", 4, 2, 64), ("c", 2, 1, 31)])
+def test_a_strided_convolution_by_blocks_is_the_convolution(name, stride, pad, input):
+    from alexnet.fast.conv1 import passes
+    from alexnet.layers import CeilConv2d
+
+    for kind in (CeilConv2d, nn.Conv2d):
+        layer = kind(3, 8, 11, stride, pad).to(torch.bfloat16)
+        (form,) = passes([("conv1", layer)])
+        x = (50 * random(2, 3, input, input)).to(torch.bfloat16)
+        y = form(x)
+        g = random(*y.shape, seed=2).to(torch.bfloat16)
+        got = [y, *torch.autograd.grad(y, list(layer.parameters()), g)]
+        assert form(x.float()) is None  # in float32 the plain form is as fast
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(form(x.float()), y)
+        layer.double()
+        y = layer(x.double())
+        exact = [y, *torch.autograd.grad(y, list(layer.parameters()), g.double())]
+        for mine, true in zip(got, exact, strict=True):
+            assert mine.shape == true.shape
+            assert error(mine, true) < 2.0**-8
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_augmentation_in_one_pass_is_the_plain_functions_bit_for_bit(channels, noisy):
+    source = augment.generator(1)
+    pictures = torch.randint(0, 256, (5, channels, 40, 40), dtype=torch.uint8, generator=source)
+    draws = augment.draw(5, 7, True, 20 * torch.ones(channels), source)
+    assert draws.mirror.any()
+    assert not draws.mirror.all()
+    axes = torch.randn(channels, channels, generator=source)
+    for mean in (100 * torch.rand(channels, 40, 40, generator=source), torch.full((channels, 1, 1), 117.3)):
+        preprocess = Preprocess(40, 33, "L" if channels == 1 else "RGB", (57.6,), mean)
+        plain = preprocess.subtract(augment.crop_and_mirror(pictures, draws, 33))
+        plain = preprocess.divide(augment.add_colour(plain, draws, axes) if noisy else plain)
+        got = fast.augmented(pictures, draws, preprocess, axes if noisy else None)
+        assert torch.equal(got, plain)
+        assert got.stride() == plain.stride()
+    with fast.plain():
+        assert fast.augmented(pictures, draws, preprocess, None) is None
+
+
+# -- the choice ----------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_the_fast_forms_of_a_network_are_those_of_its_layers_and_give_its_outputs():
+    model = seeded_build(0, "alexnet2012", 5, 3, 224).eval()
+    x = 30 * random(2, 3, 224, 224)
+    names = [one.names for one in fast.passes(model, x, "fc8").values()]
+    assert names == [
+        ["conv1"], ["norm1", "pool1", "relu1"], ["relu2", "norm2", "norm2b", "pool2"], ["pool5", "relu5"],
+    ]  # fmt: skip
+    with torch.no_grad():
+        for until in ("norm1", "pool1", "relu1", "norm2b", "conv3", "relu5", "fc8"):
+            y = model(x, until=until)
+            with fast.plain():
+                torch.testing.assert_close(y, model(x, until=until), rtol=1e-3, atol=1e-3)
+
+
+@needs_compiler
+def test_forms_that_do_not_fit_give_way_to_the_plain_ones():
+    model = seeded_build(0, "alexnet32", 5, 3, 28).eval()
+    x = random(2, 3, 28, 28)
+    firsts = ["pool1", "pool2", "pool5"]
+    assert list(fast.passes(model, x, "fc8")) == firsts
+    assert list(fast.passes(model, x, "relu1")) == firsts[1:]  # its run would go on to norm1
+    assert not fast.passes(model, x.double(), "fc8")
+    assert not fast.passes(model, x.to("meta"), "fc8")
+    with fast.plain():
+        assert not fast.passes(model, x, "fc8")
+    seen = []
+    handle = model.relu2.register_forward_hook(lambda *_: seen.append(1))
+    assert list(fast.passes(model, x, "fc8")) == ["pool1", "pool5"]
+    model(x)
+    handle.remove()
+    assert seen == [1]
+    model.relu5 = nn.Tanh()  # layers are looked at when they are used
+    assert list(fast.passes(model, x, "fc8")) == ["pool1", "pool2"]
+    tied = seeded_build(0, "alexnet32", 5, 3, 28, {"ties": "all"})
+    assert not fast.passes(tied, x, "fc8") or all(
+        "pool" not in n for p in fast.passes(tied, x, "fc8").values() for n in p.names
+    )
+    odd = [maps_norm(24, 2), relu()]  # 12 maps a tower do not fill a vector
+    assert all(run(random(1, 24, 4, 4)) is None for run in blocks.passes((str(i), m) for i, m in enumerate(odd)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fast_and_plain_training_agree(tmp_path, folders, precision):
+    """Bit for bit they cannot: sums are in another order, and in bfloat16 the plain form rounds more often."""
+    sets = [*TINY, f"precision={precision}"]
+    said: list[str] = []
+    train(folders, tmp_path / "fast", None, sets, say=said.append)
+    with fast.plain():
+        train(folders, tmp_path / "plain", None, sets)
+    runs = [
+        [line["loss"] for line in read(tmp_path / n / "metrics.jsonl") if line["kind"] == "step"]
+        for n in ("fast", "plain")
+    ]
+    assert runs[0] == pytest.approx(runs[1], rel={"float32": 2e-3, "bfloat16": 0.1}[precision])
+    assert any(line.startswith("layers: fast, as C++ compiled by ") for line in said), said
+
+
+@needs_compiler
+def test_results_do_not_depend_on_the_number_of_threads():
+    run, x = one_pass(CASES["everything"][2]), 8 * random(5, 32, 9, 9)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results(run, x)
+        torch.set_num_threads(3)
+        assert all(torch.equal(a, b) for a, b in zip(alone, results(run, x), strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+# -- the compiler ------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import torch
+from alexnet import augment, fast
+from alexnet.model import seeded_build
+print(fast.choose(torch.device("cpu")))
+model = seeded_build(0, "alexnet32", 5, 3, 28)
+model(torch.ones(2, 3, 28, 28)).sum().backward()
+print(len(fast.passes(model, torch.ones(2, 3, 28, 28), "fc8")), "fast forms")
+"""
+
+
+def start(cache, **environment) -> subprocess.Popen:
+    words, pipes = [sys.executable, "-c", PROGRAM], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, env={**os.environ, "ALEXNET_CACHE": str(cache), **environment}, text=True, **pipes)
+
+
+def test_without_a_compiler_everything_works_and_one_line_says_so(tmp_path):
+    out, err = start(tmp_path, CXX="no-such-compiler").communicate(timeout=120)
+    assert err.strip() == (
+        "layers run in their plain form, at about half the speed: $CXX names no-such-compiler, which is not there"
+    )
+    assert "layers: plain, because $CXX names no-such-compiler" in out
+    assert "0 fast forms" in out
+    broken = tmp_path / "broken"
+    broken.write_text(
+        "#!/bin/sh\ntest \"$1\" = --version && echo broken 1.0 && exit 0\necho 'x: error: no header' >&2; exit 1\n"
+    )
+    broken.chmod(0o755)
+    out, err = start(tmp_path, CXX=str(broken)).communicate(timeout=120)
+    assert len(err.strip().splitlines()) == 1
+    assert err.strip().endswith("broken failed: x: error: no header")
+    assert "0 fast forms" in out
+
+
+@needs_compiler
+def test_several_processes_compile_at_once_into_one_whole_file_that_later_ones_use(tmp_path):
+    processes = [start(tmp_path) for _ in range(2)]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "3 fast forms" in out
+        assert "fast layers compiled" in err or not err
+    assert len(list((tmp_path / "fast").iterdir())) == 1
+    out, err = start(tmp_path).communicate(timeout=120)
+    assert (err, "3 fast forms" in out) == ("", True)
+
+
+@needs_compiler
+def test_a_file_that_others_may_write_is_not_loaded(tmp_path):
+    start(tmp_path).communicate(timeout=120)
+    (file,) = (tmp_path / "fast").iterdir()
+    file.write_bytes(b"not ours")
+    file.chmod(0o777)
+    out, err = start(tmp_path).communicate(timeout=120)
+    assert "fast layers compiled" in err
+    assert "3 fast forms" in out
