@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from alexnet import evaluate
 from alexnet.checkpoint import Classifier
+from alexnet.cli import run
 from alexnet.data.layouts import Data, find
+from alexnet.ensemble import fit_weights, search
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import count
 from alexnet.model import seeded_build
@@ -129,10 +134,113 @@ def test_an_ensemble_of_one_network_twice_is_that_network(untrained, data):
 
 
 def test_views_and_weights_that_do_not_fit_are_refused(untrained, data):
-    with pytest.raises(AlexNetError, match="it takes 1 or 10"):
+    with pytest.raises(AlexNetError, match="it takes 1, 9, 10"):
         evaluate(untrained, data, views=5)
     with pytest.raises(AlexNetError, match="1 weights were given for 2 models"):
         evaluate([untrained, untrained], data, weights=[1.0])
     stranger = Classifier(untrained.model, untrained.preprocess, [f"class {n}" for n in range(10)])
     with pytest.raises(AlexNetError, match="must know the same classes"):
         evaluate([untrained, stranger], data, device="cpu")
+
+
+def test_nine_views_are_the_offsets_of_the_cifar_nets_without_mirrors():
+    preprocess = Preprocess(32, 24, "RGB", (1.0,), torch.zeros(3, 32, 32))
+    picture = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    places = [(y, x) for y in (0, 4, 8) for x in (0, 4, 8)]  # spec 8
+    views = list(preprocess.views(picture, 9))
+    assert len(views) == 9
+    for (y, x), view in zip(places, views, strict=True):
+        assert torch.equal(view, picture[..., y : y + 24, x : x + 24])
+
+
+# -- ties, tables and weights -------------------------------------------------------------------------------------
+
+
+def test_tied_scores_share_the_credit_as_in_the_2012_code():
+    scores = torch.randint(0, 4, (400, 9), generator=torch.Generator().manual_seed(0)).float().log_softmax(1)
+    labels = torch.randint(0, 9, (400,), generator=torch.Generator().manual_seed(1))
+    right = {1: 0.0, 5: 0.0}
+    for row, label in zip(scores.tolist(), labels.tolist(), strict=True):
+        better, equal = sum(x > row[label] for x in row), sum(x == row[label] for x in row)
+        for places in right:  # the places left after the better ones, shared by the equal ones
+            right[places] += min(1.0, max(0, places - better) / equal)
+    n, wrong1, wrong5, _ = count(scores, labels, "fraction").tolist()
+    assert (n - wrong1, n - wrong5) == pytest.approx((right[1], right[5]))
+    assert count(scores, labels).tolist()[1] != wrong1
+
+
+def test_without_ties_both_rules_agree():
+    scores = torch.randn(200, 12, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    labels = torch.arange(200) % 12
+    assert count(scores, labels, "fraction").tolist() == pytest.approx(count(scores, labels).tolist())
+
+
+def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained, data, tmp_path):
+    split = data.split("valid")
+    expected = np.zeros((10, 10), int)
+    within5 = np.zeros(10)
+    for i, label in enumerate(split.labels.tolist()):
+        with torch.no_grad():
+            ranked = untrained.model(untrained.preprocess(split.read(i))[None])[0].argsort(descending=True).tolist()
+        expected[label, ranked[0]] += 1
+        within5[label] += label in ranked[:5]
+    evaluate(untrained, data, device="cpu", batch_size=7, per_class=tmp_path / "c.csv", confusion=tmp_path / "m.npy")
+    evaluate(untrained, data, device="cpu", confusion=tmp_path / "m.csv")
+    assert np.array_equal(np.load(tmp_path / "m.npy"), expected)
+    header, *rows = csv.reader((tmp_path / "m.csv").read_text().splitlines())
+    assert header == ["label", *untrained.classes]
+    assert [[int(x) for x in row[1:]] for row in rows] == expected.tolist()
+    for label, row in enumerate(csv.DictReader((tmp_path / "c.csv").read_text().splitlines())):
+        total = expected[label].sum()
+        assert (row["label"], int(row["images"])) == (str(label), total)
+        assert float(row["top1_error"]) == pytest.approx(1 - expected[label, label] / total)
+        assert float(row["top5_error"]) == pytest.approx(1 - within5[label] / total)
+
+
+def test_tables_are_refused_before_any_work_where_they_cannot_be_written(untrained, data, tmp_path):
+    (tmp_path / "there.csv").write_text("mine")
+    with pytest.raises(AlexNetError, match="exists already"):
+        evaluate(untrained, data, per_class=tmp_path / "there.csv")
+    with pytest.raises(AlexNetError, match=r"writes .csv or .npy"):
+        evaluate(untrained, data, confusion=tmp_path / "m.txt")
+
+
+def test_fitted_weights_are_those_of_the_written_out_search():
+    source = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 20, (300,), generator=source)
+    right = torch.nn.functional.one_hot(labels, 20)
+    nets = [(torch.randn(300, 20, generator=source) + skill * right).softmax(1).double() for skill in (1.0, 0.2, 2.0)]
+
+    def wrong(weights):
+        total = sum(w * net for w, net in zip(weights, nets, strict=True))
+        return sum(int((row > row[label]).sum() >= 5) for row, label in zip(total, labels, strict=True))
+
+    weights = [0.5, 0.5, 0.5]
+    for _ in range(5):  # spec 6
+        for number in range(3):
+            tries = []
+            for step in range(21):
+                tries.append((wrong([step / 20 if n == number else w for n, w in enumerate(weights)]), step / 20))
+            least = min(count for count, _ in tries)
+            if least < wrong(weights):
+                weights[number] = next(w for count, w in tries if count == least)
+    got = search(torch.stack(nets), labels)
+    assert wrong(got) == wrong(weights) < min(wrong([0.5] * 3), wrong([0, 1, 0]))
+    assert got == pytest.approx(weights)
+
+
+def test_fitting_weights_is_a_part_of_evaluation(untrained, data, tmp_path, capsys):
+    from alexnet import checkpoint
+    from alexnet.files import write_whole
+
+    files = []
+    for number in range(2):
+        model = seeded_build(number, "alexnet32", 10, 1, 28)
+        contents = checkpoint.weights_bytes(model, untrained.preprocess, untrained.classes, "made for a test")
+        files.append(str(tmp_path / f"{number}.safetensors"))
+        write_whole(tmp_path / f"{number}.safetensors", lambda out, contents=contents: out.write(contents))
+    expected = fit_weights(files, data, device="cpu")
+    assert run(["evaluate", *files, "digits", "--fit-weights", "--json", "--device", "cpu"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(0 <= w <= 1 for w in (*facts["weights"], *expected))
+    assert run(["evaluate", files[0], "digits", "--fit-weights"]) == 2

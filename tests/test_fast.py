@@ -158,8 +158,8 @@ def test_augmentation_in_one_pass_is_the_plain_functions_bit_for_bit(channels, n
     for mean in (100 * torch.rand(channels, 40, 40, generator=source), torch.full((channels, 1, 1), 117.3)):
         preprocess = Preprocess(40, 33, "L" if channels == 1 else "RGB", (57.6,), mean)
         plain = preprocess.subtract(augment.crop_and_mirror(pictures, draws, 33))
-        plain = preprocess.divide(augment.add_colour(plain, draws, axes) if noisy else plain)
-        got = fast.augmented(pictures, draws, preprocess, axes if noisy else None)
+        plain = preprocess.divide(augment.add_colour(plain, draws, axes, 0.2) if noisy else plain)
+        got = fast.augmented(pictures, draws, preprocess, axes if noisy else None, 0.2)
         assert torch.equal(got, plain)
         assert got.stride() == plain.stride()
     with fast.plain():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,6 @@ def test_all_95_epochs_are_those_of_the_written_out_rule():
         assert torch.equal(parameter, frozen[name])
 
 
-@pytest.mark.xfail(strict=True, reason="set_rates multiplies the buffers by 0 / rate when a frozen group starts again")
 def test_a_matrix_that_was_frozen_goes_on_with_the_velocity_that_it_had():
     """The rule skips a matrix whose rate is 0 altogether, so its velocity waits; a run made longer can thaw conv1."""
     model = AlexNet(v.Variant("tiny", "", 3, 3, (v.Conv("conv1", 2, 3), v.FC("fc8", None))), 3, 1, 3).double()
@@ -117,3 +118,34 @@ def test_linear_schedule_warms_up_and_ends_at_zero():
     assert rates(recipe, 1.0, Plateau())["weight"] == pytest.approx(0.1 * 0.5 * 0.9)
     assert rates(recipe, 5.0, Plateau())["weight"] == pytest.approx(0.05)
     assert rates(recipe, 10.0, Plateau())["weight"] == 0.0
+
+
+def test_a_cosine_goes_from_the_full_rate_to_nothing():
+    recipe = override(AUTHOR, {"schedule": "cosine", "epochs": 80, "conv1_slow": 0.0})
+    for epoch in (0.0, 10.0, 40.0, 55.5, 79.9):
+        expected = 0.01 * 0.5 * (1 + math.cos(math.pi * epoch / 80))
+        got = rates(recipe, epoch, Plateau())
+        assert got["weight"] == pytest.approx(expected)
+        assert got["bias"] == pytest.approx(2 * expected)
+
+
+def test_owts_rates_fall_by_250_in_three_equal_steps():
+    recipe = resolve("owt_2014")
+    got = [rates(recipe, epoch, Plateau())["weight"] for epoch in (0, 22.4, 22.5, 45, 67.5, 89.9)]
+    assert got == pytest.approx([0.01, 0.01, 1.587e-3, 2.520e-4, 4e-5, 4e-5], rel=1e-3)  # spec 4.5
+    assert [rates(recipe, epoch, Plateau())["bias"] for epoch in (44.9, 45)] == pytest.approx([0.02, 0.002])
+
+
+def test_caffes_rates_fall_every_100_000_steps_of_256_pictures():
+    recipe, images = resolve("caffe"), 1_281_167
+    for step in (0, 99_000, 101_000, 201_000, 449_000):
+        got = rates(recipe, step * 256 / images, Plateau())
+        assert got["weight"] == pytest.approx(0.01 * 0.1 ** (step // 100_000))
+        assert got["bias"] == pytest.approx(2 * got["weight"])
+
+
+def test_torchvisions_biases_decay_like_its_weights():
+    recipe = resolve("torchvision")
+    sgd = optimizer.build(AlexNet(v.variant("alexnet32"), 3, 3, 28), recipe)
+    assert {group["weight_decay"] for group in sgd.param_groups} == {1e-4}
+    assert len(set(rates(recipe, 10, Plateau()).values())) == 1

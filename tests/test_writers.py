@@ -93,7 +93,6 @@ def test_python_reads_a_list_of_layers_with_unshared_weights(tmp_path):
     assert (local["biases"].reshape(len(weight), side, side) == kept["local3.bias"]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="a zip archive is taken for torchvision's .pth, whatever it holds")
 def test_a_checkpoint_that_cuda_convnet_compressed_is_read(tmp_path):
     shapes = weight_shapes(variant("cifar10_13"), 10, 3, 24)
     kept = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}

@@ -6,11 +6,13 @@ step): every process draws the same and takes its rows, so the number of process
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -34,10 +36,14 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(int(seed) >> 1)
 
 
-def draw(count: int, border: int, mirror: bool, colour_std: Tensor, source: torch.Generator) -> Draws:
-    """Uniform offsets 0..border, mirror with probability 1/2, and per colour axis N(0, colour_std²)."""
-    offsets = torch.randint(0, border + 1, (count, 2), generator=source)
-    coin = torch.rand(count, generator=source) < 0.5
+def draw(count: int, border: int, mirror: bool, colour_std: Tensor, source: torch.Generator, chunk: int = 1) -> Draws:
+    """Uniform offsets 0..border, mirror with probability 1/2, and per colour axis N(0, colour_std²).
+
+    `chunk` pictures in a row share offset and mirror (32 in the 2012 code, spec 5.3); colours are each picture's own.
+    """
+    groups = -(-count // chunk)
+    offsets = torch.randint(0, border + 1, (groups, 2), generator=source).repeat_interleave(chunk, 0)[:count]
+    coin = (torch.rand(groups, generator=source) < 0.5).repeat_interleave(chunk)[:count]
     colour = torch.randn(count, len(colour_std), generator=source) * colour_std
     return Draws(offsets, coin & mirror, colour)
 
@@ -52,12 +58,43 @@ def crop_and_mirror(pictures: Tensor, draws: Draws, size: int) -> Tensor:
     return pictures[picture[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
 
 
-def add_colour(pictures: Tensor, draws: Draws, axes: Tensor) -> Tensor:
-    """x <- (x + δ) / 1.1, one δ for all pixels of a picture: the drawn shifts along the RGB axes (spec 5.4).
+def draw_boxes(count: int, stored: int, least: float, source: torch.Generator) -> Tensor:
+    """Boxes of a share of the picture's area, uniform from `least` to 1, of a width ÷ height from 3/4 to 4/3.
+
+    float (count, 4): top, left, height and width in pixels, within `stored` x `stored`; one that does not fit is
+    drawn again, at most ten times, then it is the whole picture, as torchvision does.
+    """
+    boxes = torch.tensor([0.0, 0.0, stored, stored]).repeat(count, 1)
+    todo = torch.ones(count, dtype=torch.bool)
+    for _ in range(10):
+        area, shape, y, x = torch.rand(4, count, generator=source)
+        area = (least + area * (1 - least)) * stored**2
+        ratio = torch.exp((2 * shape - 1) * math.log(4 / 3))
+        width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = todo & (width >= 1) & (height >= 1) & (width <= stored) & (height <= stored)
+        top, left = (y * (stored - height + 1)).floor(), (x * (stored - width + 1)).floor()
+        boxes[fits] = torch.stack([top, left, height, width], 1)[fits]
+        todo &= ~fits
+    return boxes
+
+
+def crop_boxes(pictures: Tensor, boxes: Tensor, mirror: Tensor, size: int) -> Tensor:
+    """Each picture's box, mirrored where drawn, at size × size by bilinear interpolation: (n, C, S, S) -> float."""
+    side = pictures.shape[-1]
+    top, left, height, width = boxes.unbind(1)
+    at = (torch.arange(size, device=boxes.device) + 0.5) / size
+    y = (top[:, None] + at * height[:, None]) * 2 / side - 1
+    x = (left[:, None] + torch.where(mirror[:, None], at.flip(0), at) * width[:, None]) * 2 / side - 1
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), 3)
+    return F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def add_colour(pictures: Tensor, draws: Draws, axes: Tensor, amount: float) -> Tensor:
+    """x <- (x + δ) / (1 + amount), one δ for all pixels of a picture: the drawn shifts along the RGB axes (spec 5.4).
 
     Float pictures with the mean subtracted, (n, C, h, w) -> same.
     """
-    return (pictures + (draws.colour @ axes)[:, :, None, None]) / 1.1
+    return (pictures + (draws.colour @ axes)[:, :, None, None]) / (1 + amount)
 
 
 def dropout_masks(

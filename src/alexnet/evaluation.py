@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -21,8 +22,9 @@ from alexnet.distributed import World, start
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
 from alexnet.progress import Progress
+from alexnet.tally import Tally, check_outputs
 
-VIEWS = (1, 10)
+VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 
 
 @dataclass(frozen=True)
@@ -53,29 +55,32 @@ class Member:
     columns: Tensor | None = None
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Task:
+    """Models and the pictures that they are asked about, opened."""
+
+    world: World
+    classifiers: list[Classifier]
+    members: list[Member]
+    pictures: list[Pictures]  # the split, once for every size and number of channels that a member needs
+
+    def batches(self, batch_size: int) -> Iterator[tuple[dict[torch.Size, Tensor], Tensor, int]]:
+        """This process' pictures by their shape, their labels, and the size of the whole batch."""
+        yield from _moved(self.pictures, batch_size, self.world)
+
+
+@contextmanager
+def opened(
     model: str | Path | Classifier | Sequence[str | Path | Classifier],
     data: str | Path | Data,
-    split: str = "valid",
-    batch_size: int = 128,
-    workers: int = 0,
-    device: str = "auto",
-    views: int = 1,
-    weights: Sequence[float] | None = None,
-    say: Callable[[str], object] = lambda text: None,
-    quiet: bool = True,
-) -> Evaluation:
-    """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
-
-    `views` is 1, the central crop, or 10, the paper's ten, whose probabilities are averaged. Several models are an
-    ensemble: the sum of their probabilities times `weights` (default: 1 / models). Under torchrun each picture is
-    still counted exactly once.
-    """
+    split: str,
+    workers: int,
+    device: str,
+    say: Callable[[str], object],
+    quiet: bool,
+) -> Iterator[Task]:
+    """The models and a split of DATA, with labels in the order of the first model's classes."""
     models = [model] if isinstance(model, str | Path | Classifier) else list(model)
-    if views not in VIEWS:
-        raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
-    if weights is not None and len(weights) != len(models):
-        raise AlexNetError(f"{len(weights)} weights were given for {len(models)} models; give one for each.")
     with start(device) as world:
         classifiers = [one if isinstance(one, Classifier) else load(one, world.device) for one in models]
         found = data if isinstance(data, Data) else find(data, quiet or not world.first)
@@ -89,11 +94,52 @@ def evaluate(
         for note in dict.fromkeys(note for one in pictures for note in one.notes()) if world.first else ():
             say(note)
         try:
-            quiet = quiet or not world.first
-            result = measure(members, pictures, batch_size, world, views=views, weights=weights, quiet=quiet)
+            yield Task(world, classifiers, members, pictures)
         finally:
             for one in pictures:
                 one.close()
+
+
+def evaluate(
+    model: str | Path | Classifier | Sequence[str | Path | Classifier],
+    data: str | Path | Data,
+    split: str = "valid",
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str = "auto",
+    views: int = 1,
+    weights: Sequence[float] | None = None,
+    ties: str = "first",
+    say: Callable[[str], object] = lambda text: None,
+    quiet: bool = True,
+    per_class: str | Path | None = None,
+    confusion: str | Path | None = None,
+) -> Evaluation:
+    """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
+
+    `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets; their probabilities
+    are averaged. Several models are an ensemble: the sum of their probabilities times `weights` (default: 1 / models).
+    `ties` among scores give the label to one class (`first`) or a share to each (`fraction`, spec 2.9). `per_class`
+    and `confusion` name files for errors by class and the confusion matrix. Under torchrun each picture is still
+    counted exactly once.
+    """
+    count_of_models = 1 if isinstance(model, str | Path | Classifier) else len(model)
+    if views not in VIEWS:
+        raise AlexNetError(f"views was given {views}; it takes {', '.join(map(str, VIEWS))}.")
+    if ties not in TIES:
+        raise AlexNetError(f"ties was given '{ties}'; it takes {' or '.join(TIES)}.")
+    if weights is not None and len(weights) != count_of_models:
+        raise AlexNetError(f"{len(weights)} weights were given for {count_of_models} models; give one for each.")
+    check_outputs(per_class, confusion)
+    with opened(model, data, split, workers, device, say, quiet) as task:
+        tally = Tally(task.classifiers[0].classes) if per_class or confusion else None
+        quiet = quiet or not task.world.first
+        result = measure(
+            task.members, task.pictures, batch_size, task.world, views=views, weights=weights, quiet=quiet, ties=ties,
+            tally=tally,
+        )  # fmt: skip
+        if tally and task.world.first:
+            tally.write(per_class, confusion)
     assert result is not None  # nothing asked it to stop
     return result
 
@@ -138,6 +184,8 @@ def measure(
     weights: Sequence[float] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     quiet: bool = True,
+    ties: str = "first",
+    tally: Tally | None = None,
 ) -> Evaluation | None:
     """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so.
 
@@ -147,31 +195,43 @@ def measure(
     training = [one.model.training for one in members]
     shares = [1 / len(members)] * len(members) if weights is None else weights
     sums: Tensor | float = 0.0  # pictures, wrong in the first place, not in the first five, loss
-    positions = np.arange(len(pictures[0]))
+    total = len(pictures[0])
     try:
         for one in members:
             one.model.eval()
-        with Progress("evaluating", len(positions), quiet=quiet) as progress:
-            for several in zip(*(batches(p, positions, batch_size, world) for p in pictures), strict=True):
+        with Progress("evaluating", total, quiet=quiet) as progress:
+            for by_shape, labels, size in _moved(pictures, batch_size, world):
                 if stopped():
                     return None
-                if len(several[0].labels):
-                    by_shape = {b.pictures.shape[1:]: b.pictures.to(world.device, non_blocking=True) for b in several}
-                    labels = several[0].labels.to(world.device, non_blocking=True)
-                    sums = sums + count(log_probabilities(members, shares, by_shape, views, autocast), labels)
-                progress.update(several[0].size)
+                if len(labels):
+                    scores = log_probabilities(members, shares, by_shape, views, autocast)
+                    sums = sums + count(scores, labels, ties)
+                    if tally:
+                        tally.add(scores, labels)
+                progress.update(size)
     finally:
         for one, was in zip(members, training, strict=True):
             one.model.train(was)
     # A process that had no picture sums zeros.
-    total = torch.zeros(4, dtype=torch.float64) + (sums.cpu() if isinstance(sums, Tensor) else sums)
-    images, wrong1, wrong5, loss = world.sum(total).tolist()
+    counted = torch.zeros(4, dtype=torch.float64) + (sums.cpu() if isinstance(sums, Tensor) else sums)
+    images, wrong1, wrong5, loss = world.sum(counted).tolist()
+    if tally:
+        tally.confusion, tally.within5 = world.sum(tally.confusion), world.sum(tally.within5)
     if not images:
-        raise AlexNetError(f"none of the {len(positions):,} pictures to evaluate on can be read; check them.")
+        raise AlexNetError(f"none of the {total:,} pictures to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
     failed = pictures[0].failures(world)
     errors = wrong1 / images, wrong5 / images, loss / images
     return Evaluation(int(images), *errors, seconds, images / seconds, failed)
+
+
+def _moved(
+    pictures: Sequence[Pictures], batch_size: int, world: World
+) -> Iterator[tuple[dict[torch.Size, Tensor], Tensor, int]]:
+    positions = np.arange(len(pictures[0]))
+    for several in zip(*(batches(p, positions, batch_size, world) for p in pictures), strict=True):
+        by_shape = {b.pictures.shape[1:]: b.pictures.to(world.device, non_blocking=True) for b in several}
+        yield by_shape, several[0].labels.to(world.device, non_blocking=True), several[0].size
 
 
 def log_probabilities(
@@ -186,7 +246,7 @@ def log_probabilities(
     for member, share in zip(members, shares, strict=True):
         preprocess = member.preprocess
         whole = by_shape[preprocess.shape]
-        for crop in preprocess.ten(whole) if views == 10 else [preprocess.central(whole)]:
+        for crop in preprocess.views(whole, views):
             images = preprocess.normalise(crop).contiguous(memory_format=torch.channels_last)
             with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
                 logits = member.model(images).float()
@@ -198,16 +258,22 @@ def log_probabilities(
     return cast(Tensor, total).log()
 
 
-def count(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+def count(log_probabilities: Tensor, labels: Tensor, ties: str = "first") -> Tensor:
     """Pictures, wrong in the first place, not among the first five, summed loss: float64 (4,) on the same device.
 
-    Takes (n, classes) and (n,). Ties go to the class that torch.topk puts first.
+    Takes (n, classes) and (n,). Tied scores go to the class that torch.topk puts first, or with `fraction` share the
+    places that are left for them: with two best scores the label counts half (spec 2.9).
     """
-    top = log_probabilities.topk(min(5, log_probabilities.shape[1]), dim=1).indices
-    hit = top == labels[:, None]
     # float64 only where the device has it: Apple's GPUs do not.
     wide = torch.float32 if labels.device.type == "mps" else torch.float64
+    if ties == "fraction":
+        own = log_probabilities.gather(1, labels[:, None])
+        above, tied = (log_probabilities > own).sum(1), (log_probabilities == own).sum(1).to(wide)
+        right = torch.stack([((k - above) / tied).clamp(0, 1).sum() for k in (1, 5)])
+    else:
+        top = log_probabilities.topk(min(5, log_probabilities.shape[1]), dim=1).indices
+        hit = top == labels[:, None]
+        right = torch.stack([hit[:, 0].sum(), hit.any(1).sum()]).to(wide)
     loss = F.nll_loss(log_probabilities, labels, reduction="none").to(wide).sum()
-    right = torch.stack([hit[:, 0].sum(), hit.any(1).sum()]).to(wide)
     n = torch.full((1,), len(labels), dtype=wide, device=labels.device)
     return torch.cat([n, n - right[:1], n - right[1:], loss[None]])

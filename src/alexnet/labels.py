@@ -45,6 +45,11 @@ def challenge_names(count: int) -> list[str]:
     return [imagenet()[devkit()[n + 1]] for n in range(count)] if count == 1000 else names(count)
 
 
+def are_imagenet(classes: list[str]) -> bool:
+    """Whether these are the 1,000 classes of ILSVRC-2012, by name or by WordNet id."""
+    return classes in (list(imagenet().values()), list(imagenet()))
+
+
 def position(classes: list[str]) -> dict[str, int]:
     """Index of each class by name; where all are ImageNet's, by WordNet ids and by names, whichever they were given."""
     index = {name: number for number, name in enumerate(classes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
         layer, _, kind = name.rpartition(".")
         last = layer == model.logits and recipe.rate_below != 1
         group = f"conv1.{kind}" if layer == "conv1" else f"last.{kind}" if last else kind
-        decay = recipe.weight_decay * mults.get(layer, 1.0) if kind == "weight" else 0.0
+        decays = kind == "weight" or recipe.bias_decay
+        decay = recipe.weight_decay * mults.get(layer, 1.0) if decays else 0.0
         groups.setdefault((group, decay), []).append(parameter)
     return torch.optim.SGD(
         [{"params": parameters, "name": name, "weight_decay": decay} for (name, decay), parameters in groups.items()],
@@ -63,13 +65,14 @@ def rates(recipe: Recipe, epoch: float, plateau: Plateau) -> dict[str, float]:
     warm = min(1.0, (epoch + 1e-9) / recipe.warmup) if recipe.warmup else 1.0
     weight = bias = recipe.learning_rate * warm
     if recipe.schedule == "plateau":
-        weight *= 0.1 ** min(plateau.drops, 3)
+        weight *= recipe.drop_factor ** min(plateau.drops, 3)
         bias = weight
-    elif recipe.schedule == "linear":
-        weight *= max(0.0, 1 - epoch / recipe.epochs)
+    elif recipe.schedule in ("linear", "cosine"):
+        left = max(0.0, 1 - epoch / recipe.epochs)
+        weight *= left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
         bias = weight
     else:
-        weight *= 0.1 ** bisect_right(recipe.drops, stretched)
+        weight *= recipe.drop_factor ** bisect_right(recipe.drops, stretched)
         bias *= 0.1 ** bisect_right(recipe.bias_drops, stretched)
     bias *= recipe.bias_rate
     conv1 = 1.0
@@ -100,12 +103,16 @@ def set_rates(optimizer: torch.optim.Optimizer, new: dict[str, float]) -> None:
         if rate == old:
             continue
         group["lr"] = rate
+        if not rate:
+            group["held"] = old  # a frozen matrix keeps its velocity, should it ever go on
+            continue
+        old = old or group.pop("held", 0.0)
         buffers = [
             state["momentum_buffer"]
             for parameter in group["params"]
             if (state := optimizer.state.get(parameter)) and state.get("momentum_buffer") is not None
         ]
-        if rate and buffers:
+        if buffers:
             torch._foreach_mul_(buffers, old / rate)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,16 @@ class Preprocess:
             for y, x in places:
                 crop = pictures[..., y : y + self.input, x : x + self.input]
                 yield crop.flip(-1) if mirrored else crop
+
+    def views(self, pictures: Tensor, count: int) -> Iterable[Tensor]:
+        """1: the central crop; 10: the paper's; 9: the crops at offsets 0, half and all of the border, either way, not
+        mirrored, with which the author tested his CIFAR-10 nets (spec §8)."""
+        if count == 10:
+            return self.ten(pictures)
+        if count == 1:
+            return [self.central(pictures)]
+        places = (0, self.border // 2, self.border)
+        return (pictures[..., y : y + self.input, x : x + self.input] for y in places for x in places)
 
     def subtract(self, crops: Tensor) -> Tensor:
         """Crops (n, C, input, input) of any type minus the mean image's central crop: float32 grey levels."""

@@ -38,11 +38,15 @@ class Recipe:
     momentum: float = 0.9  # (§5)
     weight_decay: float = 0.0005  # of weights; biases have none (code)
 
-    schedule: str = "steps"  # steps: ÷10 at `drops`; plateau: ÷10 when the validation error stalls; linear: to 0
+    bias_decay: bool = False  # whether biases have the weight decay too, as elsewhere than in 2012
+    label_smoothing: float = 0.0  # share of the label's probability that goes to all classes alike
+
+    schedule: str = "steps"  # steps: drops at `drops`; plateau: drops when the validation error stalls; linear, cosine
     warmup: float = 0.0  # epochs of linear warm-up
     schedule_epochs: float = 95.0  # the epochs for which the next five are written; `epochs` stretches them
-    drops: tuple[float, ...] = (22.0, 49.0, 81.0)  # epochs at which weights' rates are divided by 10 (code)
-    bias_drops: tuple[float, ...] = (22.0,)  # the same for biases (code)
+    drops: tuple[float, ...] = (22.0, 49.0, 81.0)  # epochs at which weights' rates drop (code)
+    drop_factor: float = 0.1  # what a drop multiplies weights' rates by
+    bias_drops: tuple[float, ...] = (22.0,)  # epochs at which biases' rates are divided by 10 (code)
     conv1_slow: float = 66.0  # epoch at which conv1's weights are slowed by 10 more (code); 0: never
     conv1_frozen: float = 73.0  # epoch from which conv1 is not updated (code); 0: never
     colour_noise_off: float = 66.0  # epoch from which there is no colour noise (code); 0: never off
@@ -57,6 +61,8 @@ class Recipe:
 
     dropout: float = 0.5  # share of fc6's and fc7's units dropped; 0: none (§4.2)
     crops: bool = True  # random crops of the stored picture; off: the central one (§4.1)
+    crop_area: float = 1.0  # below 1: crops of this share of the picture up to all of it, enlarged; 1: of one size
+    chunk: int = 1  # pictures in a row that share a crop and a mirror; 32 in the 2012 code (spec 5.3)
     flips: bool = True  # mirror with probability 1/2 (§4.1)
     colour_noise: float = 0.1  # standard deviation along the RGB axes, as a share of the data's (§4.1, spec 5.4)
 
@@ -72,7 +78,7 @@ class Recipe:
 # What may differ when a run is resumed: where it ends, and what changes nothing but speed.
 FREE_ON_RESUME = {"epochs", "max_steps", "workers", "compile", "checkpoint_every", "log_every"}
 CHOICES = {
-    "schedule": ("steps", "plateau", "linear"),
+    "schedule": ("steps", "plateau", "linear", "cosine"),
     "precision": ("auto", "float32", "bfloat16"),
     "activation": ("relu", "tanh"),
     "ties": ("first", "all"),
@@ -183,7 +189,7 @@ def _checked(key: str, value: Any) -> Any:
     if key in CHOICES and value not in CHOICES[key]:
         raise AlexNetError(f"recipe key {key} was given '{value}'; it takes {' or '.join(CHOICES[key])}.")
     low, words = _LEAST.get(key, (0, "0 or more"))
-    high = 1.0 if key in ("dropout", "momentum") else float("inf")
+    high = 1.0 if key in ("dropout", "momentum", "label_smoothing") else float("inf")
     numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, int | float) else ()
     for number in numbers:
         if not low <= number < high:
@@ -194,6 +200,8 @@ def _checked(key: str, value: Any) -> Any:
 
 _LEAST = {
     "batch_size": (1, "1 or more"),
+    "chunk": (1, "1 or more"),
+    "crop_area": (1e-9, "more than 0"),
     "channels": (1, "1 or 3"),
     "neighbours": (1, "1 or more"),
     "log_every": (1, "1 or more"),

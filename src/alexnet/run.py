@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from alexnet import checkpoint, fast, optimizer
+from alexnet import checkpoint, fast, labels, optimizer
 from alexnet import recipe as recipes
 from alexnet.data.layouts import Data, find
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, statistics, steps
+from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
 from alexnet.device import choose_precision, describe, make_deterministic
 from alexnet.distributed import World
 from alexnet.errors import AlexNetError
@@ -201,6 +202,8 @@ def prepare(
             found = statistics(pictures, world, progress.update)
         if preprocess is not None:
             found = replace(found, mean=preprocess.mean)
+        if labels.are_imagenet(found_data.classes) and recipe.channels == 3:  # the published colours, not an estimate
+            found = replace(found, colour_std=torch.tensor(IMAGENET_STD), colour_axes=torch.tensor(IMAGENET_AXES))
     else:
         found = Statistics(state["mean"], state["colour_std"], state["colour_axes"])
         position, plateau = Position(**state["position"]), optimizer.Plateau(**state["plateau"])

@@ -132,7 +132,8 @@ def _step(run: Run, batch: Batch, epoch: int) -> None:
         logits = run.net(images, masks)
     logits = logits.float()
     # A process without pictures has one of weight zero, so that all take part.
-    loss = F.cross_entropy(logits, labels, run.class_weights, reduction="sum") * (1.0 if mine else 0.0)
+    loss = F.cross_entropy(logits, labels, run.class_weights, reduction="sum", label_smoothing=recipe.label_smoothing)
+    loss = loss * (1.0 if mine else 0.0)
     # Processes' gradients are averaged: × size makes that their sum, ÷ everyone the mean over the whole batch.
     (loss * (world.size / everyone)).backward()
     optimizer.step(run.update)
@@ -153,16 +154,23 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     noisy = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
     source = augment.generator(recipe.seed, epoch, run.position.step, CROPS)
     border = run.preprocess.border if recipe.crops else 0
-    draws = augment.draw(batch.size, border, recipe.flips, noisy * run.found.colour_std, source).take(rows, device)
-    pictures = pictures.to(device, non_blocking=True)
+    deviations = noisy * run.found.colour_std
+    whole = augment.draw(batch.size, border, recipe.flips, deviations, source, recipe.chunk)
+    draws, pictures = whole.take(rows, device), pictures.to(device, non_blocking=True)
     if not recipe.crops:
         draws.offsets.fill_(run.preprocess.border // 2)
-    axes = run.found.colour_axes.to(device) if noisy else None
-    images = fast.augmented(pictures, draws, run.preprocess, axes)
+    axes, resized = run.found.colour_axes.to(device) if noisy else None, recipe.crop_area < 1
+    images = None if resized else fast.augmented(pictures, draws, run.preprocess, axes, noisy)
     if images is None:
-        images = run.preprocess.subtract(augment.crop_and_mirror(pictures, draws, run.preprocess.input))
+        side = run.preprocess.input
+        if resized:
+            boxes = augment.draw_boxes(batch.size, run.preprocess.stored, recipe.crop_area, source)[rows]
+            crops = augment.crop_boxes(pictures, boxes.to(device, non_blocking=True), draws.mirror, side)
+        else:
+            crops = augment.crop_and_mirror(pictures, draws, side)
+        images = run.preprocess.subtract(crops)
         if axes is not None:
-            images = augment.add_colour(images, draws, axes)
+            images = augment.add_colour(images, draws, axes, noisy)
         images = run.preprocess.divide(images)
     return images, labels.to(device, non_blocking=True), rows
 

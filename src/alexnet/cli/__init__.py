@@ -103,31 +103,49 @@ def train(
 @click.argument("data")
 @click.option("--split", default="valid", show_default=True, help="train, valid or all.")
 @click.option(
-    "--views", default="1", type=click.Choice(["1", "10"]), show_default=True, help="Crops averaged a picture."
+    "--views", default="1", type=click.Choice(["1", "9", "10"]), show_default=True, help="Crops averaged a picture."
 )
 @click.option("--weights", metavar="W,W", help="Of each MODEL in an ensemble.  [default: equal]")
+@click.option("--fit-weights", is_flag=True, help="Find the weights with the lowest top-5 error on this split first.")
+@click.option(
+    "--ties",
+    default="first",
+    type=click.Choice(["first", "fraction"]),
+    show_default=True,
+    help="Who is right in a tie.",
+)
+@click.option("--per-class", metavar="FILE.csv", help="Also write the errors of each class.")
+@click.option("--confusion", metavar="FILE.csv|.npy", help="Also write the confusion matrix.")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
 @shared
 def evaluate(
-    models: tuple[str, ...], data: str, split: str, views: str, weights: str | None, batch_size: int, workers: int,
-    as_json: bool, device: str,
+    models: tuple[str, ...], data: str, split: str, views: str, weights: str | None, fit_weights: bool, ties: str,
+    per_class: str | None, confusion: str | None, batch_size: int, workers: int, as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Print MODEL's top-1 and top-5 error and loss on DATA, in float32; several MODELs are an ensemble."""
     from alexnet.evaluation import evaluate as run_evaluation
 
     output = Output(as_json)
     shares = None if weights is None else _numbers(weights)
+    if fit_weights:
+        from alexnet.ensemble import fit_weights as run_fit
+
+        if weights is not None or len(models) < 2:
+            raise AlexNetError("--fit-weights finds the weights of two MODELs or more; leave --weights out.")
+        shares = run_fit(models, data, split, batch_size, workers, device, int(views), quiet=False)
+        output.say(f"weights {','.join(map(str, shares))}; on another split give them with --weights")
     result = run_evaluation(
-        models, data, split, batch_size, workers, device, int(views), shares, output.say, quiet=False
-    )
+        models, data, split, batch_size, workers, device, int(views), shares, ties, output.say, False, per_class,
+        confusion,
+    )  # fmt: skip
     output.say(
         f"top-1 error {100 * result.top1_error:.2f} %, top-5 error {100 * result.top5_error:.2f} %, "
         f"loss {result.loss:.4f}, {result.images:,} images, {result.images_per_second:,.0f} images/s"
     )
     status = output.failures(result.failed)
-    output.end(result.facts())
+    output.end({**result.facts(), **({"weights": shares} if shares else {})})
     return status
 
 

@@ -85,9 +85,11 @@ def _usable(x: Tensor) -> bool:
     )
 
 
-def augmented(pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None) -> Tensor | None:
+def augmented(
+    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0
+) -> Tensor | None:
     """Training pictures as the network takes them (see pictures.py), or None where the plain functions must do it."""
-    return by_pass.augmented(pictures, draws, preprocess, axes) if _switched_on else None
+    return by_pass.augmented(pictures, draws, preprocess, axes, amount) if _switched_on else None
 
 
 def _watched(layer: nn.Module) -> bool:

@@ -5,7 +5,7 @@
 
 struct Augment {
     int64_t count, channels, stored, size, noisy, threads;
-    float scale;
+    float noise, scale;
 };
 
 template <bool mirrored>
@@ -13,12 +13,12 @@ static void one_line(const Augment* a, const uint8_t* from, const float* mean, f
     const int64_t side = a->size;
     for (int64_t x = 0; x < side; x++) {
         const float v = float(from[mirrored ? side - 1 - x : x]) - mean[x];
-        to[x] = (a->noisy ? (v + shift) / 1.1f : v) / a->scale;
+        to[x] = (a->noisy ? (v + shift) / a->noise : v) / a->scale;
     }
 }
 
 // uint8 (n, C, S, S) -> float32 (n, size, size, C): the window at `offsets` (y, x), mirrored where `mirror`, minus the
-// mean (C, size, size), plus the picture's shift of the channel and divided by 1.1 if noisy, divided by the scale.
+// mean (C, size, size), plus the picture's shift of the channel and divided by `noise` if noisy, divided by the scale.
 extern "C" void augment(const Augment* a, const uint8_t* pictures, const int64_t* offsets, const uint8_t* mirror,
                         const float* mean, const float* shifts, float* out) {
     const int64_t side = a->size, plane = a->stored * a->stored;

@@ -17,13 +17,16 @@ class _Augment(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("count", "channels", "stored", "size", "noisy", "threads")),
-        ("scale", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("noise", "scale")),
     ]
 
 
-def augmented(pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None) -> Tensor | None:
-    """Crop, mirror, minus mean, colour noise along `axes`, ÷ scale: uint8 (n, C, S, S) -> float32 (n, C, size, size).
+def augmented(
+    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0
+) -> Tensor | None:
+    """Crop, mirror, minus mean, colour noise, ÷ scale: uint8 (n, C, S, S) -> float32 (n, C, size, size).
 
+    Noise of `amount`, a share of the colours' deviations, has been drawn along `axes`; None for no noise.
     None where the plain form must do it.
     """
     fits = pictures.device.type == "cpu" and pictures.dtype == torch.uint8 and pictures.is_contiguous()
@@ -38,6 +41,8 @@ def augmented(pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tens
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
     mean = mean.expand(channels, size, size).contiguous()
     out = torch.empty((count, channels, size, size), memory_format=torch.channels_last)
-    what = _Augment(count, channels, stored, size, axes is not None, torch.get_num_threads(), preprocess.scale[0])
+    what = _Augment(
+        count, channels, stored, size, axes is not None, torch.get_num_threads(), 1 + amount, preprocess.scale[0]
+    )
     call("augment", what, pictures, draws.offsets.contiguous(), draws.mirror.contiguous(), mean, shifts, out)
     return out
