@@ -31,7 +31,7 @@ def check(data: str, full: bool, quick: bool, workers: int, as_json: bool, devic
 @click.argument("out", metavar="PACK")
 @click.option("--size", default=256, show_default=True, type=click.IntRange(1, 4096), help="Pixels, side of a picture.")
 @click.option("--encoding", default="raw", type=click.Choice(["raw", "jpeg"]), show_default=True)
-@click.option("--quality", default=90, show_default=True, type=click.IntRange(1, 100), help="Of --encoding jpeg.")
+@click.option("--quality", default=85, show_default=True, type=click.IntRange(1, 100), help="Of --encoding jpeg.")
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
 @shared

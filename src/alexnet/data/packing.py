@@ -34,7 +34,7 @@ from alexnet.progress import Progress
 from alexnet.signals import StopRequest
 
 ENCODINGS = ("raw", "jpeg")
-SIZE, QUALITY = 256, 90
+SIZE, QUALITY = 256, 85
 SHARD = {"raw": 1 << 29, "jpeg": 1 << 31}  # bytes of decoded pictures in one file
 CHUNK = 16  # pictures a task
 LOOKED_AT = 10_000  # files whose size and time tell whether the source is still the same

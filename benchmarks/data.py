@@ -1,0 +1,321 @@
+"""How fast pictures are packed and fed, each figure beside a peer's in the same run.
+
+    python benchmarks/data.py inputs DATA FOLDER    # full-size JPEGs from the small pictures of DATA
+    python benchmarks/data.py packing FOLDER
+    python benchmarks/data.py feeding FOLDER        # peers that are not installed are left out, by name
+    python benchmarks/data.py memory FOLDER
+
+The inputs are 500 x 375 JPEGs of quality 95: 4 x 3 small pictures, enlarged twice, with noise that gives them the size
+of photographs in bytes. They differ from photographs in having edges between the tiles, and the same detail everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from alexnet.data.layouts import find
+from alexnet.data.loader import Pictures, batches, order
+from alexnet.data.pack import HEADER, checksum
+from alexnet.data.packing import pack
+from alexnet.data.pictures import decode, square
+from alexnet.data.shards import HEADER_BYTES, npy_header
+from alexnet.distributed import World
+
+SIDE, BATCH, WORKERS = 256, 256, 2
+NOISE = 9.0  # grey levels; with it the files are 100 to 130 KB
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["inputs", "packing", "feeding", "memory"])
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--pictures", type=int, default=2048)
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.what == "inputs":
+        inputs(*arguments.paths, arguments.pictures)
+        return
+    names = ("torch", "torchvision", "pillow", "numpy", "datasets", "webdataset")
+    print(json.dumps({"python": platform.python_version(), "cores": os.cpu_count(), **{n: _version(n) for n in names}}))
+    folder, runs = arguments.paths[0], arguments.runs
+    if arguments.what == "packing":
+        packing(folder, runs, arguments.pictures)
+    else:
+        {"feeding": feeding, "memory": memory}[arguments.what](folder, runs)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def compare(measures: dict[str, Callable[[], int]], runs: int) -> None:
+    """Images/s of each, in turn, `runs` times after one that does not count: median, least and most."""
+    rates: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(runs + 1):
+        for name, measure in measures.items():
+            began = time.perf_counter()
+            count = measure()
+            if number:
+                rates[name].append(count / (time.perf_counter() - began))
+    base = next(iter(rates))
+    for name, values in rates.items():
+        ratios = [a / b for a, b in zip(values, rates[base], strict=True)]
+        print(
+            f"{name:36} {statistics.median(values):9,.0f} images/s ({min(values):,.0f} to {max(values):,.0f}), "
+            f"{statistics.median(ratios):6.3f} of the first ({min(ratios):.3f} to {max(ratios):.3f})",
+            flush=True,
+        )
+
+
+# -- inputs -------------------------------------------------------------------------------------------------------
+
+
+def inputs(data: Path, folder: Path, count: int) -> None:
+    """folder/full/CLASS/*.jpg of 500 x 375, then the same at 256 x 256 as packs and as JPEGs."""
+    split = find(data).split("train")
+    source = np.random.default_rng(2012)
+    sizes = []
+    for number in range(count):
+        mosaic = Image.new("RGB", (512, 384))
+        for place, row in enumerate(source.integers(0, len(split), 12).tolist()):
+            tile = decode(split.read(row)).resize((128, 128), Image.Resampling.BICUBIC)
+            mosaic.paste(tile, (place % 4 * 128, place // 4 * 128))
+        pixels = np.asarray(mosaic)[:375, :500] + source.normal(0, NOISE, (375, 500, 3))
+        path = folder / "full" / f"class{number % 10}" / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+        sizes.append(path.stat().st_size)
+    print(f"{count:,} JPEGs of {min(sizes):,} to {max(sizes):,} bytes, {statistics.mean(sizes):,.0f} in the mean")
+    for encoding in ("raw", "jpeg"):
+        shutil.rmtree(folder / encoding, ignore_errors=True)
+        result = pack(folder / "full", folder / encoding, SIDE, encoding)
+        each = result.bytes / sum(result.pictures.values())
+        print(f"{encoding}: {each:,.0f} bytes a picture, {each * 1_281_167 / 1e9:,.1f} GB for 1,281,167")
+    split, raw = find(folder / "jpeg").split("train"), find(folder / "raw").split("train")
+    errors = []
+    for row in range(len(split)):
+        path = folder / "small" / f"class{split.labels[row]}" / f"{row:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(split.read(row))
+        errors.append(np.square(np.asarray(decode(path)).astype(float) - raw.read(row)).mean())
+    print(f"jpeg against raw: PSNR {10 * np.log10(255**2 / np.mean(errors)):.2f} dB")
+    scaled(folder)
+
+
+def scaled(folder: Path) -> None:
+    """Decoding at a half, on pictures enlarged so that it applies, against decoding in full."""
+    differences = []
+    for path in sorted((folder / "full").rglob("*.jpg"))[:50]:
+        buffer = io.BytesIO()
+        Image.open(path).resize((1400, 1050), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+        full, half = (square(decode(buffer.getvalue(), 3, size), SIDE).astype(int) for size in (0, SIDE))
+        differences.append(np.abs(full - half).mean())
+    print(f"decoded at a half and not: {np.mean(differences):.3f} grey levels in the mean (50 pictures of 1400 x 1050)")
+
+
+# -- packing ------------------------------------------------------------------------------------------------------
+
+
+def _bare(paths: list[str]) -> int:
+    for path in paths:
+        square(decode(path, 3, SIDE), SIDE)
+    return len(paths)
+
+
+def packing(folder: Path, runs: int, count: int) -> None:
+    """`alexnet pack` against its own decode-and-resize call in a bare loop, in as many processes as there are cores."""
+    data = find(folder / "full")
+    split = data.split("train").take(np.arange(min(count, len(data.split("train")))), "some")
+    data = replace(data, splits={"train": split})
+    paths = [str(split.read(i)) for i in range(len(split))]
+    parts = [paths[n::WORKERS] for n in range(WORKERS)]
+    with ProcessPoolExecutor(WORKERS) as pool:
+
+        def packed(encoding: str) -> Callable[[], int]:
+            def measure() -> int:
+                shutil.rmtree(folder / "out", ignore_errors=True)
+                return sum(pack(data, folder / "out", SIDE, encoding, workers=WORKERS).pictures.values())
+
+            return measure
+
+        measures = {f"bare loop, {WORKERS} processes": lambda: sum(pool.map(_bare, parts))}
+        compare(measures | {"pack raw": packed("raw"), "pack jpeg": packed("jpeg")}, runs)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+
+
+# -- feeding ------------------------------------------------------------------------------------------------------
+
+
+def _loader(path: Path) -> Callable[[], int]:
+    split = find(path).split("train")
+    pictures = Pictures(split, SIDE, 3, WORKERS)
+    pictures.kept = None  # every picture is read, none remembered
+    epochs = iter(range(1000))
+
+    def measure() -> int:
+        positions = order(0, next(epochs), len(split))
+        return sum(len(batch.labels) for batch in batches(pictures, positions, BATCH, WORLD))
+
+    return measure
+
+
+def _copied(path: Path) -> Callable[[], int]:
+    """A copy of the same bytes, in batches, from one place in memory to another, by two threads."""
+    count = len(find(path).split("train"))
+    source, target = (np.ones((BATCH, SIDE, SIDE, 3), np.uint8) for _ in range(2))
+    halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
+    pool = ThreadPoolExecutor(2)
+
+    def measure() -> int:
+        for _ in range(count // BATCH):
+            list(pool.map(lambda half: np.copyto(target[half], source[half]), halves))
+        return count // BATCH * BATCH
+
+    return measure
+
+
+def _plain(parts: list[list[bytes]]) -> int:
+    for part in parts:
+        for contents in part:
+            np.asarray(Image.open(io.BytesIO(contents)))
+    return sum(map(len, parts))
+
+
+def _decoded(path: Path) -> Callable[[], int]:
+    """The JPEGs of a pack, decoded by Pillow in a bare loop, by two threads."""
+    split = find(path).split("train")
+    contents = [split.read(i) for i in range(len(split))]
+    pool = ThreadPoolExecutor(WORKERS)
+    return lambda: sum(pool.map(lambda n: _plain([contents[n::WORKERS]]), range(WORKERS)))
+
+
+def _image_folder(path: Path) -> Callable[[], int]:
+    from torchvision import datasets, transforms
+
+    steps = transforms.Compose([transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.PILToTensor()])
+    data = datasets.ImageFolder(str(path), steps)
+    return _all_of(torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS))
+
+
+def _hugging_face(path: Path) -> Callable[[], int]:
+    import datasets
+
+    files, cache = sorted(str(p) for p in path.rglob("*.jpg")), str(path.parent / "hf_cache")
+    rows = {"image": files, "label": [int(Path(f).parent.name.removeprefix("class")) for f in files]}
+    data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    # Bytes in the table, as data sets are published.
+    data = data.map(lambda row: row, cache_file_name=f"{cache}.arrow", keep_in_memory=False)
+
+    def tensors(rows: dict) -> dict:
+        return {"image": [torch.from_numpy(np.array(one)) for one in rows["image"]], "label": rows["label"]}
+
+    return _all_of(torch.utils.data.DataLoader(data.with_transform(tensors), BATCH, shuffle=True, num_workers=WORKERS))
+
+
+def _webdataset(path: Path) -> Callable[[], int]:
+    import webdataset
+
+    shards, files = path.parent / "shards", sorted(path.rglob("*.jpg"))
+    shards.mkdir(exist_ok=True)
+    for number in range(8):
+        with webdataset.TarWriter(str(shards / f"{number}.tar")) as out:
+            for file in files[number::8]:
+                label = int(file.parent.name.removeprefix("class"))
+                out.write({"__key__": file.stem, "jpg": file.read_bytes(), "cls": label})
+    data = webdataset.WebDataset(str(shards / "{0..7}.tar"), shardshuffle=8).shuffle(500).decode("rgb8")
+    data = data.to_tuple("jpg", "cls").batched(BATCH)
+    return _all_of(torch.utils.data.DataLoader(data, None, num_workers=WORKERS))
+
+
+def _all_of(loader) -> Callable[[], int]:
+    def measure() -> int:
+        return sum(len(batch["label"] if isinstance(batch, dict) else batch[1]) for batch in loader)
+
+    return measure
+
+
+def feeding(folder: Path, runs: int) -> None:
+    """Each up to one contiguous uint8 batch of 256 pictures of 256 x 256; two cores."""
+    compare({"two-thread copy of the same bytes": _copied(folder / "raw"), "raw pack": _loader(folder / "raw")}, runs)
+    compare({"plain decode of the same JPEGs": _decoded(folder / "jpeg"), "jpeg pack": _loader(folder / "jpeg")}, runs)
+    measures = {
+        "torchvision ImageFolder, 500 x 375": lambda: _image_folder(folder / "full"),
+        "torchvision ImageFolder, 256 x 256": lambda: _image_folder(folder / "small"),
+        "Hugging Face datasets, 256 x 256": lambda: _hugging_face(folder / "small"),
+        "webdataset, 256 x 256": lambda: _webdataset(folder / "small"),
+        "jpeg pack": lambda: _loader(folder / "jpeg"),
+        "raw pack": lambda: _loader(folder / "raw"),
+    }
+    there = {}
+    for name, make in measures.items():
+        try:
+            there[name] = make()
+        except ImportError as error:
+            print(f"{name}: {error}")
+    compare(there, max(1, runs - 2))
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def memory(folder: Path, runs: int) -> None:
+    """What a loader of a sparse raw pack of 20 GB takes, from /proc/self/status, in the middle of an epoch."""
+    root, per_file, files = folder / "sparse", 2048, 50
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(folder / "raw", root)
+    for path in root.glob("train-0*.npy"):
+        path.unlink()
+    header = json.loads((root / HEADER).read_text())
+    size = per_file * SIDE * SIDE * 3
+    for number in range(files):
+        with open(root / f"train-{number:05}.npy", "wb") as file:
+            file.write(npy_header((per_file, SIDE, SIDE, 3)))
+            file.truncate(HEADER_BYTES + size)
+    np.save(root / "train-labels.npy", np.arange(per_file * files) % 10)
+    lengths = {path.name: path.stat().st_size for path in root.glob("*.npy")}
+    header["files"] = [{"name": name, "bytes": length, "sha256": ""} for name, length in lengths.items()]
+    header["splits"]["train"]["shards"] = [per_file] * files
+    header.pop("sha256")
+    (root / HEADER).write_text(json.dumps({**header, "sha256": checksum(header)}))
+    split = find(root).split("train")
+    print(f"before: {_held()}")
+    began, seen = time.perf_counter(), 0
+    for number, batch in enumerate(batches(Pictures(split, SIDE, 3, WORKERS), order(0, 0, len(split)), BATCH, WORLD)):
+        seen += len(batch.labels)
+        if number in (20, 200):
+            print(f"after {seen:,} of {len(split):,} pictures ({size * files / 1e9:.1f} GB): {_held()}")
+        if number == 200:
+            break
+    print(f"{seen / (time.perf_counter() - began):,.0f} images/s, of zeros")
+    shutil.rmtree(root)
+
+
+def _held() -> str:
+    wanted = ("RssAnon", "RssShmem", "RssFile")
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return ", ".join(f"{words[0]} {int(words[1]) / 1024:,.0f} MiB" for words in lines if words[0].rstrip(":") in wanted)
+
+
+if __name__ == "__main__":
+    main()
