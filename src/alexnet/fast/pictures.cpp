@@ -8,33 +8,34 @@ struct Augment {
     float noise, scale;
 };
 
-template <bool mirrored>
-static void one_line(const Augment* a, const uint8_t* from, const float* mean, float shift, float* to) {
-    const int64_t side = a->size;
-    for (int64_t x = 0; x < side; x++) {
-        const float v = float(from[mirrored ? side - 1 - x : x]) - mean[x];
-        to[x] = (a->noisy ? (v + shift) / a->noise : v) / a->scale;
-    }
-}
-
-// uint8 (n, C, S, S) -> float32 (n, size, size, C): the window at `offsets` (y, x), mirrored where `mirror`, minus the
-// mean (C, size, size), plus the picture's shift of the channel and divided by `noise` if noisy, divided by the scale.
+// uint8 (n, S, S, C) -> float32 (n, size, size, C): the window at `offsets` (y, x), mirrored where `mirror`, minus the
+// mean (size, size, C), plus the picture's shift of the channel and divided by `noise` if noisy, divided by the scale.
 extern "C" void augment(const Augment* a, const uint8_t* pictures, const int64_t* offsets, const uint8_t* mirror,
                         const float* mean, const float* shifts, float* out) {
-    const int64_t side = a->size, plane = a->stored * a->stored;
+    const int64_t side = a->size, channels = a->channels, length = side * channels;
 #pragma omp parallel num_threads(a->threads) if (a->threads > 1)
     {
-        std::vector<float> values(side);
+        std::vector<uint8_t> reversed(length);
+        std::vector<float> shift(length);
 #pragma omp for schedule(static)
-        for (int64_t line = 0; line < a->count * side; line++) {
-            const int64_t n = line / side, y = line % side;
-            for (int64_t c = 0; c < a->channels; c++) {
-                const uint8_t* from = pictures + (n * a->channels + c) * plane + (y + offsets[2 * n]) * a->stored;
-                const auto make = mirror[n] ? one_line<true> : one_line<false>;
-                make(a, from + offsets[2 * n + 1], mean + (c * side + y) * side, shifts[n * a->channels + c],
-                     values.data());
-                float* to = out + line * side * a->channels + c;
-                for (int64_t x = 0; x < side; x++) to[x * a->channels] = values[x];
+        for (int64_t n = 0; n < a->count; n++) {
+            for (int64_t i = 0; i < length; i++) shift[i] = shifts[n * channels + i % channels];
+            for (int64_t y = 0; y < side; y++) {
+                const int64_t row = (n * a->stored + y + offsets[2 * n]) * a->stored + offsets[2 * n + 1];
+                const uint8_t* from = pictures + row * channels;
+                if (mirror[n]) {
+                    for (int64_t x = 0; x < side; x++)
+                        for (int64_t c = 0; c < channels; c++)
+                            reversed[x * channels + c] = from[(side - 1 - x) * channels + c];
+                    from = reversed.data();
+                }
+                const float *minus = mean + y * length, *plus = shift.data();
+                float* to = out + (n * side + y) * length;
+                if (a->noisy)
+                    for (int64_t i = 0; i < length; i++)
+                        to[i] = (float(from[i]) - minus[i] + plus[i]) / a->noise / a->scale;
+                else
+                    for (int64_t i = 0; i < length; i++) to[i] = (float(from[i]) - minus[i]) / a->scale;
             }
         }
     }

@@ -29,8 +29,12 @@ def augmented(
     Noise of `amount`, a share of the colours' deviations, has been drawn along `axes`; None for no noise.
     None where the plain form must do it.
     """
-    fits = pictures.device.type == "cpu" and pictures.dtype == torch.uint8 and pictures.is_contiguous()
-    if not fits or len(preprocess.scale) > 1 or library()[0] is None:
+    if (
+        pictures.device.type != "cpu"
+        or pictures.dtype != torch.uint8
+        or len(preprocess.scale) > 1
+        or library()[0] is None
+    ):
         return None
     count, channels, stored, _ = pictures.shape
     size = preprocess.input
@@ -39,7 +43,8 @@ def augmented(
         raise ValueError(f"crops of {size} at offsets {low} to {high} leave pictures of {stored} pixels")
     shifts = torch.zeros(count, channels) if axes is None else (draws.colour @ axes).contiguous()
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
-    mean = mean.expand(channels, size, size).contiguous()
+    mean = mean.expand(channels, size, size).permute(1, 2, 0).contiguous()
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
     out = torch.empty((count, channels, size, size), memory_format=torch.channels_last)
     what = _Augment(
         count, channels, stored, size, axes is not None, torch.get_num_threads(), 1 + amount, preprocess.scale[0]

@@ -1,0 +1,23 @@
+"""The command on speed: bench."""
+
+from __future__ import annotations
+
+import click
+
+from alexnet.cli.base import Output, commands, json_option, shared
+
+
+@commands.command()
+@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of the recipe; repeatable.")
+@json_option
+@shared
+def bench(sets: tuple[str, ...], as_json: bool, device: str) -> int:
+    """Measure how fast this machine trains, and what limits it: a minute on two cores, with made-up pictures."""
+    from alexnet.bench import bench as run_bench
+    from alexnet.bench import table
+
+    output = Output(as_json)
+    result = run_bench(sets, device, output.say)
+    output.say(table(result))
+    output.end(result.facts())
+    return 0
