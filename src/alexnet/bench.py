@@ -10,7 +10,8 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,28 +62,37 @@ class Bench:
 
 def bench(sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text: None) -> Bench:
     """Measure training of the default recipe with `sets` (key=value) over it; a minute on two cores."""
-    recipe = recipes.resolve(sets=["log_every=1000000", *sets])
-    with start(device) as world, tempfile.TemporaryDirectory() as folder:
-        data = made_up(4 * recipe.batch_size, recipe.channels)
-        run = prepare(Path(folder), recipe, None, data, world, say, quiet=True)
-        run.pictures.kept = None  # as with a data set that does not fit into memory: each picture is decoded
-        try:
-            first = next(iter(_batches(run, 0, 1)))
-            step = _seconds(lambda: _train(run, [first]), world.device)
-            count = STEPS if step < 4 else 2
-            loader = _pass(run, count + WARM, lambda batch: None)
-            both = _pass(run, count + WARM, lambda batch: _train(run, [batch]))
-        finally:
-            run.pictures.close()
-            run.held_out.close()
-        rates = [recipe.batch_size / seconds for seconds in (step, loader, both)]
+    with prepared(sets, device, say) as run:
+        batch = one_batch(run)
+        step = seconds(lambda: train(run, batch), run.world.device)
+        count = STEPS if step < 4 else 2
+        loader = _pass(run, count + WARM, lambda batch: None)
+        both = _pass(run, count + WARM, lambda batch: train(run, batch))
+        rates = [run.recipe.batch_size / taken for taken in (step, loader, both)]
         floor = floor_rate(run)
         precision, limit = str(run.precision)[6:], "step" if rates[0] <= rates[1] else "loader"
         hours = 90 * IMAGENET_IMAGES / rates[2] / 3600
         return Bench(
-            recipe.variant, world.device.type, precision, recipe.batch_size, Rate(rates[0]), Rate(rates[1]),
-            Rate(rates[2]), limit, floor, rates[0] / floor, hours,
+            run.recipe.variant, run.world.device.type, precision, run.recipe.batch_size, Rate(rates[0]),
+            Rate(rates[1]), Rate(rates[2]), limit, floor, rates[0] / floor, hours,
         )  # fmt: skip
+
+
+@contextmanager
+def prepared(
+    sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text: None, pictures: int = 0
+) -> Iterator[Run]:
+    """The default recipe's run on made-up pictures, four batches of them unless said, in a folder of its own."""
+    recipe = recipes.resolve(sets=["log_every=1000000", *sets])
+    with start(device) as world, tempfile.TemporaryDirectory() as folder:
+        data = made_up(pictures or 4 * recipe.batch_size, recipe.channels)
+        run = prepare(Path(folder), recipe, None, data, world, say, quiet=True)
+        run.pictures.kept = None  # as with a data set that does not fit into memory: each picture is decoded
+        try:
+            yield run
+        finally:
+            run.pictures.close()
+            run.held_out.close()
 
 
 def table(result: Bench) -> str:
@@ -131,9 +141,14 @@ def _batches(run: Run, start: int, end: int) -> Iterable[Batch]:
     return batches(run.pictures, positions, size, run.world, start, end)
 
 
-def _train(run: Run, some: Iterable[Batch]) -> None:
-    for batch in some:
-        training._step(run, batch, 0)
+def one_batch(run: Run) -> Batch:
+    """The first batch, ready in memory."""
+    return next(iter(_batches(run, 0, 1)))
+
+
+def train(run: Run, batch: Batch) -> None:
+    """One step of the training loop."""
+    training._step(run, batch, 0)
     run.recent.clear()
 
 
@@ -149,7 +164,7 @@ def _pass(run: Run, count: int, work: Callable[[Batch], object]) -> float:
     return (time.perf_counter() - began) / (count - WARM)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds(work: Callable[[], object], device: torch.device) -> float:
     """The median of several, after a warm-up."""
     taken = []
     for number in range(WARM + STEPS):
@@ -179,10 +194,10 @@ def floor_rate(run: Run) -> float:
     operations, fewest_bytes = work_of_a_step(run)
     device, size = run.world.device, 8192 if run.world.device.type == "cuda" else 2048
     one, other = (torch.randn(size, size, device=device, dtype=run.precision) for _ in range(2))
-    product = _seconds(lambda: torch.mm(one, other), device) / (2 * size**3)
+    product = seconds(lambda: torch.mm(one, other), device) / (2 * size**3)
     here = torch.empty(1 << 26, device=device)
     there = torch.empty_like(here)
-    copy = _seconds(lambda: there.copy_(here), device) / (2 * 4 * here.numel())
+    copy = seconds(lambda: there.copy_(here), device) / (2 * 4 * here.numel())
     return run.recipe.batch_size / max(operations * product, fewest_bytes * copy)
 
 
