@@ -93,16 +93,20 @@ static inline Floats add_up(const float* from, int64_t count, int64_t step) {
     return sum;
 }
 
-// Sums over (2 half + 1)² positions of each map, clipped at the border; of the squares if `squares`.
+// Normalisation within a map takes a slice of the maps at a time, so that its sums stay in the nearest cache.
+constexpr int64_t SLICE = 32;
+
+// Sums over (2 half + 1)² positions of `maps` maps, clipped at the border; of the squares if `squares`. A pixel of x
+// has `pixel` values, one of `columns` and `sums` SLICE.
 template <bool squares>
-static void box(const float* x, float* columns, float* sums, const Block& b, int64_t maps) {
-    const int64_t half = b.within_half, line = b.width * maps;
+static void box(const float* x, int64_t pixel, int64_t maps, float* columns, float* sums, const Block& b) {
+    const int64_t half = b.within_half, line = b.width * SLICE;
     for (int64_t y = 0; y < b.height; y++)
         for (int64_t at = 0; at < b.width; at++) {
             const int64_t first = at < half ? 0 : at - half, last = at + half < b.width ? at + half : b.width - 1;
-            const float* from = x + y * line + first * maps;
+            const float* from = x + (y * b.width + first) * pixel;
             for (int64_t c = 0; c < maps; c += WIDTH)
-                store(columns + y * line + at * maps + c, add_up<squares>(from + c, last - first + 1, maps));
+                store(columns + y * line + at * SLICE + c, add_up<squares>(from + c, last - first + 1, pixel));
         }
     for (int64_t y = 0; y < b.height; y++) {
         const int64_t first = y < half ? 0 : y - half, last = y + half < b.height ? y + half : b.height - 1;
@@ -111,25 +115,40 @@ static void box(const float* x, float* columns, float* sums, const Block& b, int
     }
 }
 
-static void within(float* x, float* columns, float* sums, const Block& b, int64_t maps) {
-    box<true>(x, columns, sums, b, maps);
-    for (int64_t i = 0; i < b.height * b.width * maps; i += WIDTH)
-        store(x + i, minus_three_quarters(1.0f + b.within_scale * load(sums + i)).times(load(x + i)));
+static void within(float* x, int64_t maps, float* columns, float* sums, const Block& b) {
+    for (int64_t first = 0; first < maps; first += SLICE) {
+        const int64_t count = maps - first < SLICE ? maps - first : SLICE;
+        box<true>(x + first, maps, count, columns, sums, b);
+        for (int64_t p = 0; p < b.height * b.width; p++)
+            for (int64_t c = 0; c < count; c += WIDTH) {
+                float* here = x + p * maps + first + c;
+                const Power power = minus_three_quarters(1.0f + b.within_scale * load(sums + p * SLICE + c));
+                store(here, power.times(load(here)));
+            }
+    }
 }
 
-static void within_back(const float* x, float* g, float* columns, float* sums, float* spread, const Block& b,
-                        int64_t maps) {
-    const int64_t size = b.height * b.width * maps;
-    box<true>(x, columns, sums, b, maps);
-    for (int64_t i = 0; i < size; i += WIDTH) {
-        const Power power = minus_three_quarters(1.0f + b.within_scale * load(sums + i));
-        const Floats straight = power.times(load(g + i));
-        store(g + i, straight);
-        store(spread + i, straight * load(x + i) * power.inverse);
+static void within_back(const float* x, float* g, int64_t maps, float* columns, float* sums, float* spread,
+                        const Block& b) {
+    for (int64_t first = 0; first < maps; first += SLICE) {
+        const int64_t count = maps - first < SLICE ? maps - first : SLICE, size = b.height * b.width;
+        box<true>(x + first, maps, count, columns, sums, b);
+        for (int64_t p = 0; p < size; p++)
+            for (int64_t c = 0; c < count; c += WIDTH) {
+                const int64_t here = p * maps + first + c, there = p * SLICE + c;
+                const Power power = minus_three_quarters(1.0f + b.within_scale * load(sums + there));
+                const Floats straight = power.times(load(g + here));
+                store(g + here, straight);
+                store(spread + there, straight * load(x + here) * power.inverse);
+            }
+        box<false>(spread, SLICE, count, columns, sums, b);
+        for (int64_t p = 0; p < size; p++)
+            for (int64_t c = 0; c < count; c += WIDTH) {
+                const int64_t here = p * maps + first + c;
+                const Floats sum = load(sums + p * SLICE + c);
+                store(g + here, load(g + here) - (1.5f * b.within_scale) * load(x + here) * sum);
+            }
     }
-    box<false>(spread, columns, sums, b, maps);
-    for (int64_t i = 0; i < size; i += WIDTH)
-        store(g + i, load(g + i) - (1.5f * b.within_scale) * load(x + i) * load(sums + i));
 }
 
 // The maximum of a window and where it is, the first in reading order as in torch; a NaN wins.
@@ -186,14 +205,15 @@ struct Tower {  // one tower of one picture
         size = b.height * b.width;
         out_size = b.kernel ? b.out_height * b.out_width : size;
         const int64_t longest = b.width > b.out_width ? b.width : b.out_width, line = line_room(longest, maps);
-        const int64_t needed = 5 * (size * maps + 32) + 2 * (line + 32) + out_size * maps + 32 + 64;
+        const int64_t slice = size * SLICE > longest * maps ? size * SLICE : longest * maps;
+        const int64_t needed = 2 * size * maps + 3 * slice + 2 * line + out_size * maps + 9 * 32;
         if (int64_t(room.floats.size()) < needed) room.floats.resize(needed);
         int64_t offset = (64 - (uintptr_t)room.floats.data() % 64) % 64 / 4;
         x = room.at(offset, size * maps);
         g = room.at(offset, size * maps);
-        columns = room.at(offset, size * maps);
-        sums = room.at(offset, size * maps);
-        spread = room.at(offset, size * maps);
+        columns = room.at(offset, slice);
+        sums = room.at(offset, slice);
+        spread = room.at(offset, slice);
         row = room.at(offset, line);
         row_spread = room.at(offset, line);
         memset(row, 0, sizeof(float) * line);
@@ -244,7 +264,7 @@ struct Tower {  // one tower of one picture
 
     void forward(const T* from, T* to, uint8_t* places) {
         before(from);
-        if (b.within_half >= 0) within(x, columns, sums, b, maps);
+        if (b.within_half >= 0) within(x, maps, columns, sums, b);
         float* result = x;
         if (b.kernel) {
             pool(places);
@@ -265,7 +285,7 @@ struct Tower {  // one tower of one picture
         const bool recompute = b.within_half >= 0 || b.norm_after.half >= 0;
         if (recompute) before(from);
         if (b.norm_after.half >= 0) {
-            if (b.within_half >= 0) within(x, columns, sums, b, maps);
+            if (b.within_half >= 0) within(x, maps, columns, sums, b);
             pool(nullptr);
             if (b.within_half >= 0) before(from);
         }
@@ -276,7 +296,7 @@ struct Tower {  // one tower of one picture
             for (int64_t p = 0; p < size; p++)
                 for (int64_t c = 0; c < maps; c += WIDTH) store(g + p * maps + c, load(gradient + p * b.channels + c));
         }
-        if (b.within_half >= 0) within_back(x, g, columns, sums, spread, b, maps);
+        if (b.within_half >= 0) within_back(x, g, maps, columns, sums, spread, b);
         from += picture * size * b.channels + first;
         to += picture * size * b.channels + first;
         for (int64_t y = 0; y < b.height; y++) {
