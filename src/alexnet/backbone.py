@@ -1,0 +1,138 @@
+"""The network as a part of others: a backbone of feature maps, and the dense form that gives a map of class scores."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alexnet import layers as own
+from alexnet.checkpoint import Classifier
+from alexnet.data.pictures import Source, decode
+from alexnet.errors import AlexNetError
+from alexnet.extraction import check_layers
+from alexnet.model import AlexNet
+from alexnet.preprocess import Preprocess
+from alexnet.shapes import output_shape
+
+
+class Backbone(nn.Module):
+    """The layers up to the last of those named, as torchvision's detection and segmentation models take a backbone.
+
+    float (N, channels, H, W) of any size that leaves a pixel -> {name: (N, C, h, w)}, in the order of the layers.
+    `layers` are names, or a mapping of names to the names given back, such as {"relu5": "out"} for segmentation.
+    `out_channels` is C, or a list where maps differ; `strides` are in pixels of the picture. `image_mean` and
+    `image_std` are the preprocessing for pictures in 0 … 1, with the mean colour of a mean image. Layers are copied.
+    """
+
+    def __init__(self, model: AlexNet | Classifier, layers: str | Sequence[str] | Mapping[str, str] = "relu5") -> None:
+        super().__init__()
+        net = model.model if isinstance(model, Classifier) else model
+        given = [layers] if isinstance(layers, str) else layers
+        wanted = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+        order = list(dict(net.named_children()))
+        names = sorted(check_layers(net, list(wanted)), key=order.index)
+        shape: tuple[int, ...] = (net.channels, net.input, net.input)
+        stride, channels, strides = 1, [], []
+        for record in net.variant.layers[: order.index(names[-1]) + 1]:
+            shape = output_shape(record, shape, net.classes)
+            if len(shape) == 1 or isinstance(getattr(net, record.name), own.LocalConv2d):
+                raise AlexNetError(
+                    f"a backbone ends before the first layer whose weights belong to places; {record.name} is one: "
+                    f"give {order[order.index(record.name) - 1]} or a layer before it."
+                )
+            stride *= getattr(record, "stride", 1)
+            self.add_module(record.name, copy.deepcopy(getattr(net, record.name)))
+            if record.name in names:
+                channels.append(shape[0])
+                strides.append(stride)
+        self.names = OrderedDict((name, wanted[name]) for name in names)
+        self.strides = strides
+        self.out_channels: int | list[int] = channels[0] if len(set(channels)) == 1 else channels
+        if isinstance(model, Classifier):
+            preprocess = model.preprocess
+            scale = preprocess.scale if len(preprocess.scale) > 1 else preprocess.scale * preprocess.channels
+            self.image_mean = (preprocess.mean.mean((1, 2)) / 255).tolist()
+            self.image_std = [one / 255 for one in scale]
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        maps: OrderedDict[str, Tensor] = OrderedDict()
+        for name, layer in self.named_children():
+            x = layer(x)
+            if name in self.names:
+                maps[self.names[name]] = x
+        return maps
+
+
+class Dense(nn.Module):
+    """The network with its fully connected layers as convolutions: class scores for every place of a picture.
+
+    float (N, channels, H, W), each side at least the network's input -> logits (N, classes, h, w); a picture of the
+    input's own size gives the network's logits, (N, classes, 1, 1). `stride` is in pixels between places. The scores
+    of a place are not those of its crop alone: the convolutions see the picture around it where a crop has zeros.
+    """
+
+    def __init__(self, model: AlexNet | Classifier) -> None:
+        super().__init__()
+        net = model.model if isinstance(model, Classifier) else model
+        self.input, self.stride = net.input, 1
+        shape: tuple[int, ...] = (net.channels, net.input, net.input)
+        for record in net.variant.layers:
+            layer = getattr(net, record.name)
+            if isinstance(layer, own.LocalConv2d):
+                raise AlexNetError(
+                    f"{net.variant.name} has no dense form: {record.name}'s weights belong to places of the picture."
+                )
+            self.add_module(
+                record.name, _convolution(layer, shape) if isinstance(layer, nn.Linear) else copy.deepcopy(layer)
+            )
+            self.stride *= getattr(record, "stride", 1)
+            shape = output_shape(record, shape, net.classes)
+            if record.name == net.logits:
+                break
+        self.train(net.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[2:]) < self.input:
+            raise ValueError(
+                f"dense mode was given pictures of {x.shape[2]} x {x.shape[3]} pixels; both sides must be {self.input} "
+                "or more"
+            )
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def dense(model: AlexNet | Classifier) -> Dense:
+    """The network in its dense form; weights are copied."""
+    return Dense(model)
+
+
+def whole_picture(preprocess: Preprocess, picture: Source, shorter: int = 0) -> Tensor:
+    """A picture of any size and shape as the dense form takes it: float32 (1, C, H, W).
+
+    Its shorter side is brought to `shorter` pixels (0: left as it is). Of a mean image the mean colour is subtracted,
+    so a picture of the input's own size differs from what the network sees by the mean image's relief.
+    """
+    opened = decode(picture, preprocess.channels)
+    if shorter:
+        scale = shorter / min(opened.size)
+        opened = opened.resize((max(shorter, round(opened.width * scale)), max(shorter, round(opened.height * scale))))
+    pixels = torch.frombuffer(bytearray(opened.tobytes()), dtype=torch.uint8)
+    pixels = pixels.reshape(opened.height, opened.width, preprocess.channels).permute(2, 0, 1)[None]
+    return preprocess.divide(pixels.float() - preprocess.mean.mean((1, 2), keepdim=True).cpu())
+
+
+def _convolution(layer: nn.Linear, shape: tuple[int, ...]) -> nn.Conv2d:
+    """A fully connected layer as the convolution that sees all of a map (C, h, w), or one pixel of units."""
+    groups = layer.groups if isinstance(layer, own.GroupedLinear) else 1
+    channels, height, width = shape if len(shape) == 3 else (math.prod(shape), 1, 1)
+    made = nn.Conv2d(channels, layer.out_features, (height, width), groups=groups)
+    with torch.no_grad():
+        made.weight.copy_(layer.weight.reshape(made.weight.shape))
+        made.bias.copy_(layer.bias)  # type: ignore[union-attr]
+    return made
