@@ -12,8 +12,10 @@ import torchvision
 from torchvision.transforms import v2
 
 import alexnet
+import caffe_file
 from alexnet import labels
 from alexnet.errors import AlexNetError
+from alexnet.model import seeded_build
 from alexnet.shapes import weight_shapes
 from alexnet.variants import VARIANTS, variant
 from alexnet.weights import published
@@ -140,7 +142,9 @@ def shelf(tmp_path, monkeypatch, peer):
     file.parent.mkdir()
     torch.save(peer.state_dict(), file)
     contents = file.read_bytes()
-    entry = Published(file.as_uri(), hashlib.sha256(contents).hexdigest(), len(contents), "BSD", "random weights")
+    entry = Published(
+        file.as_uri(), f"sha256:{hashlib.sha256(contents).hexdigest()}", len(contents), "BSD", "random weights"
+    )
     monkeypatch.setitem(published.PUBLISHED, "torchvision", entry)
     monkeypatch.setenv(published.CACHE_VARIABLE, str(tmp_path / "cache"))
     return file
@@ -152,7 +156,7 @@ def test_published_weights_are_fetched_once_checked_and_kept(shelf, peer, tmp_pa
     assert torch.equal(alexnet.load("torchvision").model.fc8.bias, peer.classifier[6].bias)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["weights.pth"]
     (tmp_path / "cache" / "weights.pth").write_bytes(b"PK\x03\x04 something else")
-    with pytest.raises(AlexNetError, match="has another SHA-256"):
+    with pytest.raises(AlexNetError, match="has another hash"):
         alexnet.load("torchvision")
 
 
@@ -160,7 +164,7 @@ def test_a_download_with_another_hash_or_size_is_not_kept(shelf, tmp_path):
     contents = bytearray(shelf.read_bytes())
     contents[1000] ^= 1
     shelf.write_bytes(contents)
-    with pytest.raises(AlexNetError, match="has another SHA-256"):
+    with pytest.raises(AlexNetError, match="has another hash"):
         alexnet.load("torchvision")
     shelf.write_bytes(bytes(contents) + b"more")
     with pytest.raises(AlexNetError, match="is larger than"):
@@ -181,9 +185,20 @@ def test_a_path_that_exists_wins_over_a_published_name(shelf, tmp_path, monkeypa
     assert alexnet.load("torchvision").classes == ["blue", "green", "red"]
 
 
-def test_the_entries_name_a_secure_address_a_hash_and_a_licence():
+def test_caffes_published_file_is_a_model_by_its_name(shelf, tmp_path, monkeypatch):
+    tensors = {key: value.numpy() for key, value in seeded_build(0, "bvlc_alexnet", 7, 3, 227).state_dict().items()}
+    contents = caffe_file.write(tmp_path / "shelf" / "net.caffemodel", tensors).read_bytes()
+    address = (tmp_path / "shelf" / "net.caffemodel").as_uri()
+    entry = Published(address, f"sha1:{hashlib.sha1(contents).hexdigest()}", len(contents), "free", "random weights")
+    monkeypatch.setitem(published.PUBLISHED, "bvlc", entry)
+    got = alexnet.load("bvlc").model
+    assert got.variant.name == "bvlc_alexnet"
+    assert torch.equal(got.fc8.weight, torch.from_numpy(tensors["fc8.weight"]))
+
+
+def test_the_entries_name_an_address_a_hash_and_a_licence():
     for entry in published.PUBLISHED.values():
-        assert entry.url.startswith("https://")
-        assert len(bytes.fromhex(entry.sha256)) == 32
+        kind, _, digest = entry.hash.partition(":")
+        assert len(bytes.fromhex(digest)) == hashlib.new(kind).digest_size
         assert entry.licence
         assert entry.filename in entry.url

@@ -19,10 +19,10 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights; `size` in bytes."""
+    """A file of weights; `size` in bytes, at most; `hash` is sha256:… or, where no other was published, sha1:…"""
 
     url: str
-    sha256: str
+    hash: str
     size: int
     licence: str
     about: str
@@ -35,10 +35,17 @@ class Published:
 PUBLISHED = {
     "torchvision": Published(
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        "sha256:7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
         244_408_911,
         "BSD-3-Clause",
         "alexnet_owt trained on ILSVRC-2012: 56.522 % top-1, 79.066 % top-5 accuracy, one view",
+    ),
+    "bvlc": Published(
+        "http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
+        "sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",  # the only one that its makers have published
+        250_000_000,
+        "unrestricted use",
+        "bvlc_alexnet trained on ILSVRC-2012 with Caffe: 57.1 % top-1, 80.2 % top-5 accuracy, one view",
     ),
 }
 
@@ -63,7 +70,7 @@ def fetch(name: str, quiet: bool = True) -> Path:
         raise AlexNetError(
             f"cannot make the cache folder {path.parent} ({error.strerror}); set {CACHE_VARIABLE}."
         ) from None
-    digest = hashlib.sha256()
+    digest = _hasher(entry)
 
     def download(file) -> None:
         with Progress(name, entry.size, "bytes", quiet=quiet) as bar:
@@ -75,10 +82,8 @@ def fetch(name: str, quiet: bool = True) -> Path:
                 digest.update(chunk)
                 file.write(chunk)
                 bar.update(len(chunk))
-        if digest.hexdigest() != entry.sha256:
-            raise AlexNetError(
-                f"{entry.url} has another SHA-256 than {entry.sha256}; nothing was kept: try again later."
-            )
+        if digest.hexdigest() != entry.hash.partition(":")[2]:
+            raise AlexNetError(f"{entry.url} has another hash than {entry.hash}; nothing was kept: try again later.")
 
     write_whole(path, download)
     return path
@@ -97,10 +102,14 @@ def _chunks(name: str, entry: Published, path: Path) -> Iterator[bytes]:
         ) from None
 
 
+def _hasher(entry: Published) -> hashlib._Hash:
+    return hashlib.new(entry.hash.partition(":")[0], usedforsecurity=True)
+
+
 def _check(path: Path, entry: Published) -> None:
-    digest = hashlib.sha256()
+    digest = _hasher(entry)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    if digest.hexdigest() != entry.sha256:
-        raise AlexNetError(f"{path} has another SHA-256 than {entry.sha256}; delete it and get {entry.url} again.")
+    if digest.hexdigest() != entry.hash.partition(":")[2]:
+        raise AlexNetError(f"{path} has another hash than {entry.hash}; delete it and get {entry.url} again.")
