@@ -16,6 +16,7 @@ import io
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import time
@@ -280,7 +281,15 @@ def feeding(folder: Path, runs: int) -> None:
 
 
 def memory(folder: Path, runs: int) -> None:
-    """What a loader of a sparse raw pack of 20 GB takes, from /proc/self/status, in the middle of an epoch."""
+    """What packing takes for few and many pictures; what a loader of a sparse raw pack of 20 GB takes in mid-epoch."""
+    data = find(folder / "full")
+    for count in (256, len(data.split("train"))):
+        few = replace(data, splits={"train": data.split("train").take(np.arange(count), "some")})
+        pack(few, folder / "out", SIDE, workers=WORKERS)
+        shutil.rmtree(folder / "out")
+        print(
+            f"packing {count:,} pictures: at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+        )
     root, per_file, files = folder / "sparse", 2048, 50
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(folder / "raw", root)

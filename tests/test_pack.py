@@ -28,6 +28,9 @@ from alexnet.distributed import World
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.metrics import read as read_metrics
 from conftest import TINY, coloured, write_folders
+from test_processes import ENVIRONMENT, SETS, losses
+from test_processes import command as process_command
+from test_processes import run as run_process
 
 
 def world(rank: int = 0, size: int = 1) -> World:
@@ -42,7 +45,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def small_files(monkeypatch):
     """Files of 8 pictures of 32 x 32, in place of thousands."""
     monkeypatch.setattr(packing, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 8 * 32 * 32 * 3})
-    monkeypatch.setattr(packing, "CHUNK", 3)
+    monkeypatch.setattr(packing, "CHUNK", 3 * 32 * 32 * 3)
+    monkeypatch.setattr(packing, "LEAST", 3)
 
 
 @pytest.fixture
@@ -142,12 +146,12 @@ def test_the_bytes_are_the_same_at_any_number_of_workers_and_after_any_interrupt
         assert contents(tmp_path / f"by{workers}") == expected
     real, writes = packing.ShardWriter.add, 0
 
-    def add(self, data) -> None:
+    def add(self, data, sizes) -> None:
         nonlocal writes
         writes += 1
-        if writes % 17 == 0:
+        if writes % 7 == 0:
             raise KeyboardInterrupt
-        real(self, data)
+        real(self, data, sizes)
 
     monkeypatch.setattr(packing.ShardWriter, "add", add)
     said: list[str] = []
@@ -166,7 +170,7 @@ def test_the_bytes_are_the_same_at_any_number_of_workers_and_after_any_interrupt
 PROGRAM = """
 import sys
 from alexnet.data import packing
-packing.SHARD, packing.CHUNK = {"raw": 8 * 32 * 32 * 3}, 3
+packing.SHARD, packing.CHUNK, packing.LEAST = {"raw": 8 * 32 * 32 * 3}, 3 * 32 * 32 * 3, 3
 packing.pack(sys.argv[1], sys.argv[2], 32, workers=2)
 """
 
@@ -229,6 +233,34 @@ def test_training_from_a_pack_is_training_from_its_source(alexnet, folders, pack
     results = [alexnet("evaluate", tmp_path / "pack", data, "--json") for data in (folders, packs["raw"])]
     facts = [json.loads(out.splitlines()[-1]) for _, out, _ in results]
     assert facts[0]["loss"] == facts[1]["loss"]
+
+
+def test_killed_as_two_processes_and_gone_on_with_as_three_a_run_from_a_pack_is_that_of_one(folders, tmp_path):
+    pack(folders, tmp_path / "pack", 36)
+    sets = [*SETS, "--set", "stored=36", "--set", "checkpoint_every=2", "--set", "neighbours=4"]
+    train(tmp_path / "pack", tmp_path / "alone", sets=sets[1::2])
+    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random(os.getpid()).randint(20_000, 60_000))}
+    words = process_command("train", tmp_path / "pack", "--out", tmp_path / "killed", *sets)
+    two = [
+        subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**ENVIRONMENT, **ports, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": r, "LOCAL_RANK": r},
+        )
+        for r in "01"
+    ]  # fmt: skip
+    wanted, ends = random.Random(2012).randint(4, 9), time.monotonic() + 200
+    while len(losses(tmp_path / "killed")) < wanted and two[0].poll() is None and time.monotonic() < ends:
+        time.sleep(0.02)
+    for process in two:
+        process.kill()
+        process.wait()
+    before = losses(tmp_path / "killed")
+    result = run_process("train", tmp_path / "pack", "--out", tmp_path / "killed", "--resume", processes=3)
+    assert result.returncode == 0, result.stderr
+    alone = losses(tmp_path / "alone")
+    assert 0 < len(before) < len(alone) == 14
+    assert losses(tmp_path / "killed") == pytest.approx(alone, rel=1e-4)
+    assert read_metrics(tmp_path / "killed" / "metrics.jsonl")[-1]["images"] == 15
 
 
 def test_a_pack_of_another_size_is_resized_and_that_is_said_once(packs, tiny_run):

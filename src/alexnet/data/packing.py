@@ -36,7 +36,8 @@ from alexnet.signals import StopRequest
 ENCODINGS = ("raw", "jpeg")
 SIZE, QUALITY = 256, 85
 SHARD = {"raw": 1 << 29, "jpeg": 1 << 31}  # bytes of decoded pictures in one file
-CHUNK = 16  # pictures a task
+MOST = 1 << 14  # pictures of the source that one file is made from, however small they are
+CHUNK, LEAST = 1 << 21, 16  # a task: so many bytes of decoded pictures, and so many pictures at least
 LOOKED_AT = 10_000  # files whose size and time tell whether the source is still the same
 SPARE = 1 << 26  # bytes that stay free on the disk
 
@@ -75,7 +76,7 @@ class _Job:
     @property
     def per_file(self) -> int:
         """Pictures of the source that one file is made from: a power of two."""
-        return 1 << max(0, (SHARD[self.encoding] // (self.side * self.side * 3)).bit_length() - 1)
+        return min(MOST, 1 << max(0, (SHARD[self.encoding] // (self.side * self.side * 3)).bit_length() - 1))
 
     def settings(self) -> dict[str, Any]:
         return {"size": self.side, "encoding": self.encoding, "quality": self.quality, "version": VERSION}
@@ -223,9 +224,10 @@ def _note(job: _Job, source: str) -> None:
 
 @dataclass
 class _Chunk:
-    """Some pictures in order: their pixels or JPEG files, their sums, and which rows failed, why."""
+    """Some pictures in order: their pixels or JPEG files as one, the size of each, their sums, which failed, why."""
 
-    contents: list[bytes | memoryview]
+    contents: bytes | memoryview
+    sizes: list[int]
     sums: Sums | None
     failed: dict[int, str]
 
@@ -238,17 +240,18 @@ def _make_file(
     rows = np.arange(number * job.per_file, min((number + 1) * job.per_file, len(split)))
     file = ShardWriter(job.folder / f"{name}-{number:05}.npy", job.encoding, job.side, len(rows))
     sums, left_out = Sums(job.side), []
+    # Large enough that the threads meet seldom: small pictures are decoded in less time than they would wait.
+    per_chunk = max(LEAST, CHUNK // (job.side * job.side * 3))
     try:
-        for chunk in _in_order(pool, threads, lambda some: _chunk(job, split, name, some), rows):
-            for contents in chunk.contents:
-                file.add(contents)
+        for chunk in _in_order(pool, threads, lambda some: _chunk(job, split, name, some), rows, per_chunk):
+            file.add(chunk.contents, chunk.sizes)
             if chunk.sums is not None:
                 sums.merge(chunk.sums)
             left_out += [
                 {"split": name, "row": row, "file": split.name(row), "error": error}
                 for row, error in chunk.failed.items()
             ]
-            progress.update(len(chunk.contents) + len(chunk.failed))
+            progress.update(len(chunk.sizes) + len(chunk.failed))
             if stop.received:
                 raise Interrupted(
                     f"stopped after {progress.done:,} pictures; the same command goes on",
@@ -267,13 +270,13 @@ def _make_file(
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, threads: int, make: Callable[[np.ndarray], _Chunk], rows: np.ndarray
+    pool: ThreadPoolExecutor, threads: int, make: Callable[[np.ndarray], _Chunk], rows: np.ndarray, chunk: int
 ) -> Iterator[_Chunk]:
     """Chunks made by the threads, a few ahead of the one that is taken."""
     waiting: deque[Future[_Chunk]] = deque()
     try:
-        for first in range(0, len(rows), CHUNK):
-            waiting.append(pool.submit(make, rows[first : first + CHUNK]))
+        for first in range(0, len(rows), chunk):
+            waiting.append(pool.submit(make, rows[first : first + chunk]))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -300,8 +303,9 @@ def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray) -> _Chunk:
     pixels = pixels[:good]
     sums = Sums(job.side).add(pixels) if name == "train" and good else None
     if job.encoding == "raw":
-        return _Chunk([one.data for one in pixels], sums, failed)
-    return _Chunk([_jpeg(one, job.quality) for one in pixels], sums, failed)
+        return _Chunk(pixels.reshape(-1).data, [job.side * job.side * 3] * good, sums, failed)
+    files = [_jpeg(one, job.quality) for one in pixels]
+    return _Chunk(b"".join(files), [len(one) for one in files], sums, failed)
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

@@ -1,4 +1,4 @@
-"""One file of a pack's pictures: a NumPy array of uint8, written picture by picture and read from any place."""
+"""One file of a pack's pictures: a NumPy array of uint8, appended to and read from any place."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def damaged(path: Path) -> AlexNetError:
 
 
 class ShardWriter:
-    """A NumPy file that grows picture by picture, under another name until it is whole."""
+    """A NumPy file that grows, under another name until it is whole."""
 
     def __init__(self, path: Path, encoding: str, side: int, expected: int) -> None:
         self.path, self.part = path, path.with_name(f".{path.name}.part")
@@ -83,13 +83,14 @@ class ShardWriter:
         except OSError as error:
             raise self._cannot(error) from None
 
-    def add(self, contents: bytes | memoryview) -> None:
+    def add(self, contents: bytes | memoryview, sizes: list[int]) -> None:
+        """Append pictures, each of so many bytes."""
         try:
             self.file.write(contents)
         except OSError as error:
             raise self._cannot(error) from None
         self.digest.update(contents)
-        self.sizes.append(memoryview(contents).nbytes)
+        self.sizes += sizes
 
     def close(self) -> dict[str, Any]:
         """Put the file in its place; its name, length and checksum."""
