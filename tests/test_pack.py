@@ -399,7 +399,19 @@ def test_a_changed_byte_anywhere_is_found(copy, place):
         assert "train-00001.npy is damaged" in refusal(Pictures(find(copy).split("train"), 32, 3, 1).get, np.arange(16))
 
 
-def test_a_file_cut_short_while_it_is_read_is_an_error_and_not_a_crash(copy):
+@pytest.mark.parametrize("memory", [0, 1 << 40])
+def test_pictures_are_the_same_mapped_and_read(packs, monkeypatch, memory):
+    monkeypatch.setattr("alexnet.data.pack.memory", lambda: memory)
+    split = find(packs["raw"]).split("train")
+    rows = np.array([47, 0, 8, 9, 7, 30])
+    expected = np.concatenate([np.load(f) for f in sorted(packs["raw"].glob("train-0*.npy"))])[rows]
+    assert (Pictures(split, 32, 3, 2).get(rows)[0].transpose(0, 2, 3, 1) == expected).all()
+    assert (split.store._open(0).map is not None) == (memory > 0)
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 40])
+def test_a_file_cut_short_while_it_is_read_is_an_error_and_not_a_crash(copy, monkeypatch, memory):
+    monkeypatch.setattr("alexnet.data.pack.memory", lambda: memory)
     pictures = Pictures(find(copy).split("train"), 32, 3, 1)
     pictures.get(np.array([8]))
     os.truncate(copy / "train-00001.npy", 10_000)

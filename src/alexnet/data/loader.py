@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet.data.layouts import Split
+from alexnet.data.pack import memory, pages
 from alexnet.data.pictures import Unreadable, decode, square
 from alexnet.data.statistics import Known, Sums
 from alexnet.distributed import World, local_processes
@@ -75,11 +76,11 @@ class Pictures:
             return []
         if self.store is None:
             return [f"the pack's pictures of {there.side} x {there.side} are resized to {self.size} as they are read"]
-        if neighbours > 1 or there.encoding != "raw" or there.bytes <= _memory():
+        if neighbours > 1 or there.encoding != "raw" or there.decoded_bytes <= memory():
             return []
         return [
-            f"the pack's {there.bytes / 1e9:,.0f} GB do not fit into memory, so each picture is read from the disk by "
-            "itself; where that is slow, --set neighbours=16 reads sixteen together"
+            f"the pack's {there.decoded_bytes / 1e9:,.0f} GB do not fit into memory, so each picture is read from the "
+            "disk by itself; where that is slow, --set neighbours=16 reads sixteen together"
         ]
 
     def close(self) -> None:
@@ -283,16 +284,4 @@ def fits_in_memory(size: int) -> bool:
 
 def _free_memory() -> int:
     """Bytes of memory that are free now; where the system does not say, 4 GiB."""
-    return _pages("SC_AVPHYS_PAGES")
-
-
-def _memory() -> int:
-    """Bytes of memory that the machine has; where the system does not say, 4 GiB."""
-    return _pages("SC_PHYS_PAGES")
-
-
-def _pages(kind: str) -> int:
-    try:
-        return os.sysconf(kind) * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30
+    return pages("SC_AVPHYS_PAGES")

@@ -34,7 +34,7 @@ HEADER = "pack.json"
 STATE = "packing.npz"  # of a pack that is being made
 FORMAT, VERSION = "alexnet pack", 1
 READ = 1 << 24  # bytes
-OPEN = 256  # files of pictures that are open at once
+OPEN = 700  # files of pictures of a split that are open at once
 
 
 def is_pack(root: Path) -> bool:
@@ -124,11 +124,7 @@ def verify(root: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
 
 
 class Store:
-    """The pictures of one split; picture i is the i-th over all its files.
-
-    Pictures are read, not mapped: the first touch of a page costs nothing extra, and a file that is cut short while it
-    is in use is an error and not the end of the process.
-    """
+    """The pictures of one split; picture i is the i-th over all its files, mapped where memory can hold them."""
 
     def __init__(self, root: Path, split: str, side: int, encoding: str, shards: list[int], known: Known) -> None:
         self.root, self.split, self.side, self.encoding, self.known = root, split, side, encoding, known
@@ -139,7 +135,7 @@ class Store:
         return int(self.starts[-1])
 
     @property
-    def bytes(self) -> int:
+    def decoded_bytes(self) -> int:
         """What the pictures take when they are decoded."""
         return len(self) * self.side * self.side * 3
 
@@ -157,23 +153,24 @@ class Store:
 
     def read(self, i: int) -> Source:
         """The picture as uint8 (S, S, 3), or as the bytes of a JPEG file."""
-        if self.encoding == "raw":
-            out = np.empty((self.side, self.side, 3), np.uint8)
-            self._read(i, out)
-            return out
         number, row = self._place(i)
-        start = int(self._ends[i - 1]) if row else 0
-        contents = np.empty(int(self._ends[i]) - start, np.uint8)
-        self._open(number).read(contents, start)
-        return contents.tobytes()
+        if self.encoding == "jpeg":
+            return self._jpeg(number, row)
+        out = np.empty((self.side, self.side, 3), np.uint8)
+        self._open(number).read(out.reshape(-1), row * out.size)
+        return out
 
     def fill(self, indices: np.ndarray, out: np.ndarray, target: np.ndarray) -> None:
         """Put those pictures into those rows of `out`, uint8 (n, S, S, 3)."""
-        for k in np.argsort(indices).tolist():  # in the order of the disk
+        in_order = np.argsort(indices)  # of the disk
+        numbers = np.searchsorted(self.starts, indices[in_order], side="right") - 1
+        rows = indices[in_order] - self.starts[numbers]
+        flat = out.reshape(len(out), -1)
+        for number, row, place in zip(numbers.tolist(), rows.tolist(), target[in_order].tolist(), strict=True):
             if self.encoding == "raw":
-                self._read(int(indices[k]), out[target[k]])
+                self._open(number).read(flat[place], row * flat.shape[1])
             else:
-                self._decode(int(indices[k]), out[target[k]])
+                self._decode(number, row, out[place])
 
     def ahead(self, indices: np.ndarray) -> None:
         """Tell the system that pictures of a raw pack will be wanted soon, neighbours together."""
@@ -186,16 +183,19 @@ class Store:
             shard, first = self._open(int(number[0])), int(run[0] - self.starts[number[0]])
             os.posix_fadvise(shard.file, HEADER_BYTES + first * size, len(run) * size, os.POSIX_FADV_WILLNEED)
 
-    def _read(self, i: int, out: np.ndarray) -> None:
-        number, row = self._place(i)
-        self._open(number).read(out.reshape(-1), row * out.size)
+    def _jpeg(self, number: int, row: int) -> bytes:
+        i = int(self.starts[number]) + row
+        start = int(self._ends[i - 1]) if row else 0
+        contents = np.empty(int(self._ends[i]) - start, np.uint8)
+        self._open(number).read(contents, start)
+        return contents.tobytes()
 
-    def _decode(self, i: int, out: np.ndarray) -> None:
-        source = self.read(i)
+    def _decode(self, number: int, row: int, out: np.ndarray) -> None:
+        source = self._jpeg(number, row)
         try:
-            out[:] = np.asarray(Image.open(io.BytesIO(source), formats=("JPEG",)))  # type: ignore[arg-type]
+            out[:] = np.asarray(Image.open(io.BytesIO(source), formats=("JPEG",)))
         except Exception:  # Pillow raises many kinds for a damaged file
-            raise damaged(self._open(self._place(i)[0]).path) from None
+            raise damaged(self._open(number).path) from None
 
     def _place(self, i: int) -> tuple[int, int]:
         number = int(np.searchsorted(self.starts, i, side="right")) - 1
@@ -205,7 +205,21 @@ class Store:
         path = self.root / f"{self.split}-{number:05}.npy"
         size = path.stat().st_size - HEADER_BYTES if path.exists() else 0
         count = int(self.starts[number + 1] - self.starts[number])
-        return Shard(path, (count, self.side, self.side, 3) if self.encoding == "raw" else (size,))
+        shape = (count, self.side, self.side, 3) if self.encoding == "raw" else (size,)
+        return Shard(path, shape, mapped=self.encoding == "raw" and self.decoded_bytes <= memory())
+
+
+def memory() -> int:
+    """Bytes of memory that the machine has; where the system does not say, 4 GiB."""
+    return pages("SC_PHYS_PAGES")
+
+
+def pages(kind: str) -> int:
+    """Bytes of a kind of pages that os.sysconf knows; 4 GiB where it does not."""
+    try:
+        return os.sysconf(kind) * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30
 
 
 def _array(root: Path, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import threading
 from pathlib import Path
@@ -17,28 +18,42 @@ HEADER_BYTES = 128
 
 
 class Shard:
-    """An open file of pictures, closed when nobody uses it any more."""
+    """An open file of pictures, closed when nobody uses it any more.
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    Mapped, a copy costs what memory costs; read, a disk is asked for a picture at once and not page by page.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], mapped: bool) -> None:
         self.path, self.file = path, -1
+        self.map: mmap.mmap | None = None
         try:
             self.file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        except OSError as error:
-            raise AlexNetError(f"{path} cannot be opened ({error.strerror}); copy it again.") from None
-        self._lock = threading.Lock()
-        header = np.empty(HEADER_BYTES, np.uint8)
-        self.read(header, -HEADER_BYTES)
-        if header.tobytes() != npy_header(shape):
+            header = os.read(self.file, HEADER_BYTES)
+            if header == npy_header(shape) and mapped:
+                self.map = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
+                self.pages = np.frombuffer(self.map, np.uint8)
+                os.close(self.file)  # the map has one of its own
+                self.file = -1
+        except (OSError, ValueError) as error:
+            raise AlexNetError(f"{path} cannot be opened ({error}); copy it again.") from None
+        if header != npy_header(shape):
             raise damaged(path)
+        self._lock = threading.Lock()
 
     def read(self, out: np.ndarray, start: int) -> None:
         """Fill uint8 (n,) from that byte of the array on."""
+        start += HEADER_BYTES
         try:
-            if hasattr(os, "preadv"):
-                count = os.preadv(self.file, [out.data], HEADER_BYTES + start)
+            if self.map is not None:
+                # Pages beyond the end of a file that has been cut short would end the process.
+                count = min(len(out), self.map.size() - start)
+                if count == len(out):
+                    out[:] = self.pages[start : start + count]
+            elif hasattr(os, "preadv"):
+                count = os.preadv(self.file, [out.data], start)
             else:
                 with self._lock:
-                    os.lseek(self.file, HEADER_BYTES + start, os.SEEK_SET)
+                    os.lseek(self.file, start, os.SEEK_SET)
                     contents = os.read(self.file, len(out))
                 count = len(contents)
                 out[:count] = np.frombuffer(contents, np.uint8)
