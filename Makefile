@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/alexnet demo
 
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -243,7 +243,7 @@ def test_ten_views_and_ensembles_on_the_command_line(alexnet, folders, tiny_run,
     assert (status, last_json(out)["images"]) == (0, 15)
     assert "3 weights were given for 1 models" in refused("evaluate", tiny_run, folders, "--weights", "1,2,3")
     assert "--weights was given 'a,b'" in refused("evaluate", tiny_run, folders, "--weights", "a,b")
-    assert "'5' is not one of '1', '10'" in refused("evaluate", tiny_run, folders, "--views", "5")
+    assert "'5' is not one of '1', '9', '10'" in refused("evaluate", tiny_run, folders, "--views", "5")
 
 
 # -- predict ----------------------------------------------------------------------------------------------------
