@@ -279,6 +279,7 @@ def test_a_pack_of_another_size_is_resized_and_that_is_said_once(packs, tiny_run
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_processes_together_see_each_picture_of_a_pack_once_and_in_order(packs, size, neighbours, monkeypatch):
     monkeypatch.setattr(loader, "WINDOW", 16)
+    monkeypatch.setattr("alexnet.data.pack.memory", lambda: size << 30 if size % 2 else 0)  # mapped, and read
     split = find(packs["raw"]).split("train")
     positions = order(1, 2, len(split), neighbours)
     alone = list(batches(Pictures(split, 32, 3, 1), positions, 7, world(), neighbours=neighbours))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -176,7 +177,8 @@ def batches(
         labels = torch.from_numpy(pictures.split.labels[indices[readable]])
         return Batch(images.permute(0, 3, 1, 2), labels, rows[readable], size)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="batch") as pool:
+    # Two, so that no decoding thread waits for the last picture of a batch.
+    with ThreadPoolExecutor(2, thread_name_prefix="batch") as pool:
         waiting = deque(pool.submit(make, n) for n in range(start, min(start + AHEAD, total)))
         try:
             for number in range(start, total):
@@ -208,19 +210,21 @@ class _Memory:
     def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, pinned: bool) -> None:
         self.shape, self.dtype, self.pinned = shape, dtype, pinned
         self.held: list[np.ndarray] = []
+        self._lock = threading.Lock()
 
     def take(self, count: int) -> Tensor:
         """(count, S, S, C), with any contents."""
         if self.pinned:
             return torch.empty(count, *self.shape, dtype=self.dtype, pin_memory=True)
-        for array in self.held:
-            # Held by the list, by `array` and by the call itself; a batch would be one more.
-            if sys.getrefcount(array) <= 3 and len(array) >= count:
-                return torch.from_numpy(array[:count])
-        array = torch.empty(count, *self.shape, dtype=self.dtype).numpy()
-        if len(self.held) <= AHEAD + 1:
-            self.held.append(array)
-        return torch.from_numpy(array[:count])
+        with self._lock:
+            for array in self.held:
+                # Held by the list, by `array` and by the call itself; a batch would be one more.
+                if sys.getrefcount(array) <= 3 and len(array) >= count:
+                    return torch.from_numpy(array[:count])
+            array = torch.empty(count, *self.shape, dtype=self.dtype).numpy()
+            if len(self.held) <= AHEAD + 2:
+                self.held.append(array)
+            return torch.from_numpy(array[:count])
 
 
 def steps(count: int, batch_size: int) -> int:

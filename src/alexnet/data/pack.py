@@ -174,14 +174,14 @@ class Store:
 
     def ahead(self, indices: np.ndarray) -> None:
         """Tell the system that pictures of a raw pack will be wanted soon, neighbours together."""
-        if self.encoding != "raw" or not hasattr(os, "posix_fadvise") or not len(indices):
+        if self.encoding != "raw" or not len(indices):
             return
         size, rows = self.side * self.side * 3, np.unique(indices)
         shards = np.searchsorted(self.starts, rows, side="right") - 1
         breaks = np.flatnonzero((np.diff(rows) > 1) | (np.diff(shards) > 0)) + 1
         for run, number in zip(np.split(rows, breaks), np.split(shards, breaks), strict=True):
-            shard, first = self._open(int(number[0])), int(run[0] - self.starts[number[0]])
-            os.posix_fadvise(shard.file, HEADER_BYTES + first * size, len(run) * size, os.POSIX_FADV_WILLNEED)
+            first = int(run[0] - self.starts[number[0]])
+            self._open(int(number[0])).ahead(first * size, len(run) * size)
 
     def _jpeg(self, number: int, row: int) -> bytes:
         i = int(self.starts[number]) + row

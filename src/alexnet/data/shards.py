@@ -62,6 +62,15 @@ class Shard:
         if count != len(out):
             raise AlexNetError(f"{self.path} has been cut short while it was read; copy it again.")
 
+    def ahead(self, start: int, size: int) -> None:
+        """Tell the system that these bytes of the array will be wanted soon."""
+        start += HEADER_BYTES
+        if self.map is not None and hasattr(mmap, "MADV_WILLNEED"):
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self.map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+        elif self.map is None and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file, start, size, os.POSIX_FADV_WILLNEED)
+
     def __del__(self) -> None:
         if self.file >= 0:
             os.close(self.file)
