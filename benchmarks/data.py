@@ -261,17 +261,15 @@ def _all_of(loader) -> Callable[[], int]:
 
 def feeding(folder: Path, runs: int) -> None:
     """Each up to one contiguous uint8 batch of 256 pictures of 256 x 256; two cores."""
-    raw = folder / "raw"
+    raw, jpeg = folder / "raw", folder / "jpeg"
     compare({"two-thread copy of the same bytes": _copied(raw, 10), "raw pack": _loader(raw, 10)}, runs)
-    compare(
-        {"plain decode of the same JPEGs": _decoded(folder / "jpeg"), "jpeg pack": _loader(folder / "jpeg", 3)}, runs
-    )
+    compare({"plain decode of the same JPEGs": _decoded(jpeg), "jpeg pack": _loader(jpeg, 3)}, runs)
     measures = {
         "torchvision ImageFolder, 500 x 375": lambda: _image_folder(folder / "full"),
         "torchvision ImageFolder, 256 x 256": lambda: _image_folder(folder / "small"),
         "Hugging Face datasets, 256 x 256": lambda: _hugging_face(folder / "small"),
         "webdataset, 256 x 256": lambda: _webdataset(folder / "small"),
-        "jpeg pack": lambda: _loader(folder / "jpeg", 3),
+        "jpeg pack": lambda: _loader(jpeg, 3),
         "raw pack": lambda: _loader(raw, 10),
     }
     there = {}
