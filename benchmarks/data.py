@@ -20,7 +20,7 @@ import resource
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -41,6 +41,7 @@ from alexnet.distributed import World
 SIDE, BATCH, WORKERS = 256, 256, 2
 NOISE = 9.0  # grey levels; with it the files are 100 to 130 KB
 WORLD = World(0, 1, torch.device("cpu"))
+elsewhere: list[float] = []  # CPU seconds of processes that live on
 
 
 def main() -> None:
@@ -54,13 +55,18 @@ def main() -> None:
     if arguments.what == "inputs":
         inputs(*arguments.paths, arguments.pictures)
         return
-    names = ("torch", "torchvision", "pillow", "numpy", "datasets", "webdataset")
-    print(json.dumps({"python": platform.python_version(), "cores": os.cpu_count(), **{n: _version(n) for n in names}}))
+    describe()
     folder, runs = arguments.paths[0], arguments.runs
     if arguments.what == "packing":
         packing(folder, runs, arguments.pictures)
     else:
         {"feeding": feeding, "memory": memory}[arguments.what](folder, runs)
+
+
+def describe() -> None:
+    """Print versions and cores."""
+    names = ("torch", "torchvision", "pillow", "numpy", "datasets", "webdataset")
+    print(json.dumps({"python": platform.python_version(), "cores": os.cpu_count(), **{n: _version(n) for n in names}}))
 
 
 def _version(name: str) -> str:
@@ -70,23 +76,40 @@ def _version(name: str) -> str:
         return "none"
 
 
-def compare(measures: dict[str, Callable[[], int]], runs: int) -> None:
-    """Images/s of each, in turn, `runs` times after one that does not count: median, least and most."""
+def compare(
+    measures: dict[str, Callable[[], int]], runs: int, before: Mapping[str, Callable[[], object]] | None = None
+) -> None:
+    """Images/s of each, in turn, `runs` times after one that does not count: median, least and most.
+
+    Beside it CPU time a picture, of all processes: on a machine that others use too it
+    tells more than the clock. `before` is what is done, uncounted, before a measure.
+    """
     rates: dict[str, list[float]] = {name: [] for name in measures}
+    costs: dict[str, list[float]] = {name: [] for name in measures}
     for number in range(runs + 1):
         for name, measure in measures.items():
-            began = time.perf_counter()
+            if before and name in before:
+                before[name]()
+            began, spent = time.perf_counter(), _cpu()
             count = measure()
             if number:
                 rates[name].append(count / (time.perf_counter() - began))
+                costs[name].append((_cpu() - spent) / count * 1e6)
     base = next(iter(rates))
     for name, values in rates.items():
         ratios = [a / b for a, b in zip(values, rates[base], strict=True)]
         print(
             f"{name:36} {statistics.median(values):9,.0f} images/s ({min(values):,.0f} to {max(values):,.0f}), "
-            f"{statistics.median(ratios):6.3f} of the first ({min(ratios):.3f} to {max(ratios):.3f})",
+            f"{statistics.median(ratios):6.3f} of the first ({min(ratios):.3f} to {max(ratios):.3f}), "
+            f"{statistics.median(costs[name]):7,.0f} us of CPU",
             flush=True,
         )
+
+
+def _cpu() -> float:
+    """Seconds of CPU time."""
+    ours = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return ours + sum(elsewhere)
 
 
 # -- inputs -------------------------------------------------------------------------------------------------------
@@ -138,10 +161,11 @@ def scaled(folder: Path) -> None:
 # -- packing ------------------------------------------------------------------------------------------------------
 
 
-def _bare(paths: list[str]) -> int:
+def _bare(paths: list[str]) -> tuple[int, float]:
+    began = time.process_time()
     for path in paths:
         square(decode(path, 3, SIDE), SIDE)
-    return len(paths)
+    return len(paths), time.process_time() - began
 
 
 def packing(folder: Path, runs: int, count: int) -> None:
@@ -160,7 +184,12 @@ def packing(folder: Path, runs: int, count: int) -> None:
 
             return measure
 
-        measures = {f"bare loop, {WORKERS} processes": lambda: sum(pool.map(_bare, parts))}
+        def bare() -> int:
+            counts, seconds = zip(*pool.map(_bare, parts), strict=True)
+            elsewhere.append(sum(seconds))
+            return sum(counts)
+
+        measures = {f"bare loop, {WORKERS} processes": bare}
         compare(measures | {"pack raw": packed("raw"), "pack jpeg": packed("jpeg")}, runs)
     shutil.rmtree(folder / "out", ignore_errors=True)
 
@@ -168,7 +197,7 @@ def packing(folder: Path, runs: int, count: int) -> None:
 # -- feeding ------------------------------------------------------------------------------------------------------
 
 
-def _loader(path: Path, times: int = 1) -> Callable[[], int]:
+def loader(path: Path, times: int = 1, neighbours: int = 1) -> Callable[[], int]:
     split = find(path).split("train")
     pictures = Pictures(split, SIDE, 3, WORKERS)
     pictures.kept = None  # every picture is read, none remembered
@@ -176,8 +205,8 @@ def _loader(path: Path, times: int = 1) -> Callable[[], int]:
 
     def measure() -> int:
         # Several epochs as one: a real one has thousands of batches, of which the first few find no memory to reuse.
-        positions = np.concatenate([order(0, next(epochs), len(split)) for _ in range(times)])
-        return sum(len(batch.labels) for batch in batches(pictures, positions, BATCH, WORLD))
+        positions = np.concatenate([order(0, next(epochs), len(split), neighbours) for _ in range(times)])
+        return sum(len(batch.labels) for batch in batches(pictures, positions, BATCH, WORLD, neighbours=neighbours))
 
     return measure
 
@@ -206,12 +235,21 @@ def _plain(parts: list[list[bytes]]) -> int:
     return sum(map(len, parts))
 
 
-def _decoded(path: Path) -> Callable[[], int]:
-    """The JPEGs of a pack, decoded by Pillow in a bare loop, by two threads."""
+def _plain_torchvision(parts: list[list[bytes]]) -> int:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    for part in parts:
+        for contents in part:
+            decode_jpeg(torch.from_numpy(np.frombuffer(contents, np.uint8).copy()), ImageReadMode.RGB)
+    return sum(map(len, parts))
+
+
+def _decoded(path: Path, plain: Callable[[list[list[bytes]]], int]) -> Callable[[], int]:
+    """The JPEGs of a pack, decoded in a bare loop by two threads."""
     split = find(path).split("train")
     contents = [split.read(i) for i in range(len(split))]
     pool = ThreadPoolExecutor(WORKERS)
-    return lambda: sum(pool.map(lambda n: _plain([contents[n::WORKERS]]), range(WORKERS)))
+    return lambda: sum(pool.map(lambda n: plain([contents[n::WORKERS]]), range(WORKERS)))
 
 
 def _image_folder(path: Path) -> Callable[[], int]:
@@ -262,15 +300,16 @@ def _all_of(loader) -> Callable[[], int]:
 def feeding(folder: Path, runs: int) -> None:
     """Each up to one contiguous uint8 batch of 256 pictures of 256 x 256; two cores."""
     raw, jpeg = folder / "raw", folder / "jpeg"
-    compare({"two-thread copy of the same bytes": _copied(raw, 10), "raw pack": _loader(raw, 10)}, runs)
-    compare({"plain decode of the same JPEGs": _decoded(jpeg), "jpeg pack": _loader(jpeg, 3)}, runs)
+    compare({"two-thread copy of the same bytes": _copied(raw, 10), "raw pack": loader(raw, 10)}, runs)
+    measures = {"plain decode, Pillow": _decoded(jpeg, _plain), "jpeg pack": loader(jpeg, 3)}
+    compare(measures | {"plain decode, torchvision": _decoded(jpeg, _plain_torchvision)}, runs)
     measures = {
         "torchvision ImageFolder, 500 x 375": lambda: _image_folder(folder / "full"),
         "torchvision ImageFolder, 256 x 256": lambda: _image_folder(folder / "small"),
         "Hugging Face datasets, 256 x 256": lambda: _hugging_face(folder / "small"),
         "webdataset, 256 x 256": lambda: _webdataset(folder / "small"),
-        "jpeg pack": lambda: _loader(jpeg, 3),
-        "raw pack": lambda: _loader(raw, 10),
+        "jpeg pack": lambda: loader(jpeg, 3),
+        "raw pack": lambda: loader(raw, 10),
     }
     there = {}
     for name, make in measures.items():

@@ -19,11 +19,12 @@ from PIL import Image
 
 from alexnet import train
 from alexnet.cli import run as run_command
-from alexnet.data import loader, packing
+from alexnet.data import loader, packing, shards
 from alexnet.data.layouts import find
 from alexnet.data.loader import Pictures, batches, order, statistics
 from alexnet.data.pack import HEADER, STATE, checksum, verify
 from alexnet.data.packing import pack
+from alexnet.data.statistics import Sums
 from alexnet.distributed import World
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.metrics import read as read_metrics
@@ -165,6 +166,32 @@ def test_the_bytes_are_the_same_at_any_number_of_workers_and_after_any_interrupt
     assert contents(tmp_path / "parts") == expected
     assert parts.failed == whole.failed
     assert len(whole.failed) == 3
+
+
+@pytest.mark.parametrize(("side", "channels"), [(1, 3), (5, 1), (64, 3), (130, 3)])
+def test_sums_are_those_of_whole_numbers(side, channels):
+    """The largest values too, in more pictures than 16 bits hold at once."""
+    pixels = np.random.default_rng(side).integers(0, 256, (300, side, side, channels), np.uint8)
+    pixels[:290] |= 0xF0
+    pixels[:, 0] = 255
+    sums = Sums(side, channels).add(pixels[:7]).add(pixels[7:])
+    stride = max(1, side // 64)
+    colours = pixels[:, ::stride, ::stride].reshape(-1, channels).astype(np.int64)
+    assert (sums.total == pixels.astype(np.int64).sum(0)).all()
+    assert (sums.products == colours.T @ colours).all()
+    assert (sums.colours == colours.sum(0)).all()
+    assert sums.counts.tolist() == [300, len(colours)]
+
+
+def test_a_growing_file_is_put_on_the_disk_as_it_grows(source, tmp_path, monkeypatch):
+    pack(source, tmp_path / "whole", 32)
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(shards, "SYNCED", 4 * 32 * 32 * 3)
+    monkeypatch.setattr(shards.os, "fsync", lambda file: synced.append(os.fstat(file).st_size) or real(file))
+    pack(source, tmp_path / "parts", 32)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert [size for size in synced if size == 128 + 6 * 32 * 32 * 3]  # two chunks of three, of a file of eight
 
 
 PROGRAM = """
@@ -428,6 +455,17 @@ def test_a_damaged_jpeg_in_a_pack_is_no_broken_picture(packs, tmp_path):
     assert "train-00001.npy is damaged" in refusal(
         Pictures(find(tmp_path).split("train"), 32, 3, 1).get, np.array([16])
     )
+
+
+def test_where_torchvision_cannot_decode_pillow_does_with_the_same_pixels(packs, monkeypatch):
+    split, rows = find(packs["jpeg"]).split("train"), np.arange(48)
+    expected = Pictures(split, 32, 3, 2).get(rows)[0]
+
+    def decode_jpeg(*_):
+        raise RuntimeError("decode_jpeg: torchvision not compiled with libJPEG support")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", decode_jpeg)
+    assert (Pictures(split, 32, 3, 2).get(rows)[0] == expected).all()
 
 
 def test_a_pack_can_be_packed_again(packs, tmp_path):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folder where this program keeps its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import AlexNetError
+
+CACHE_VARIABLE = "ALEXNET_CACHE"
+
+
+def cache_folder() -> Path:
+    """$ALEXNET_CACHE, or alexnet in the user's cache folder."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
 
 
 def write_whole(path: Path, write: Callable[[Any], object]) -> None:

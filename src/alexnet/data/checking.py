@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.data import pack
+from alexnet.data.faults import Fault
 from alexnet.data.layouts import find
 from alexnet.data.pictures import Source, Unreadable, decode
 from alexnet.data.split import Data, Split
@@ -30,6 +31,7 @@ SAMPLE = 256  # pictures of each split that are looked at without --full
 CHUNK = 64  # pictures a task
 
 REMEDIES = {
+    "structure": "what it touches is not looked at; mend it, then check again",
     "unreadable": "get it again or delete it; it is left out of training and of every count",
     "damaged": "copy the file again, or make the pack again",
     "two classes": "delete the one that is wrong; a network cannot learn both",
@@ -40,21 +42,26 @@ REMEDIES = {
     "metadata": "nothing; its pixels are whole, though some programs fail at it",
     "one split only": "put pictures of the class into the other split",
 }
-BROKEN = ("unreadable", "damaged", "two classes")  # these give exit status 1; the others are odd
+BROKEN = ("structure", "unreadable", "damaged", "two classes")  # these give exit status 1; the others are odd
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something broken or odd: its kind is a key of REMEDIES."""
+    """Something broken or odd: its kind is a key of REMEDIES, whose remedy it has unless it has one of its own."""
 
     kind: str
     split: str
     file: str
     fault: str
+    own: str = ""
 
     @property
     def remedy(self) -> str:
-        return REMEDIES[self.kind]
+        return self.own or REMEDIES[self.kind]
+
+    def facts(self) -> dict[str, str]:
+        """As plain data."""
+        return {"kind": self.kind, "split": self.split, "file": self.file, "fault": self.fault, "remedy": self.remedy}
 
 
 @dataclass
@@ -77,22 +84,36 @@ class Report:
 
     def facts(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self) | {"problems": [asdict(one) | {"remedy": one.remedy} for one in self.problems]}
+        return asdict(self) | {"problems": [one.facts() for one in self.problems]}
+
+    def tell(self, fault: Fault) -> None:
+        """List a fault of structure."""
+        self.problems.append(Problem("structure", "", fault.file, fault.what, fault.remedy))
 
 
 def check(
     path: str | Path, full: bool = False, quick: bool = False, workers: int = 0, quiet: bool = True
 ) -> Report:  # fmt: skip
-    """Look at DATA: layout, counts and a sample; `full` decodes every picture. A pack is verified unless `quick`."""
+    """Look at DATA: layout, counts and a sample; `full` decodes every picture. A pack is verified unless `quick`.
+
+    What is wrong with a layout is listed too; an error is raised only where the layout cannot be told.
+    """
     report, root = Report(str(path)), Path(path)
-    if root.is_dir() and pack.is_pack(root) and not quick:
+    packed = root.is_dir() and pack.is_pack(root)
+    if packed and not quick:
         _verify(report, root, quiet)
         if report.problems:
             return report
-    data = find(path, quiet)
+    try:
+        data = find(path, quiet, report.tell)
+    except AlexNetError as error:
+        if not packed:
+            raise
+        report.problems.append(Problem("damaged", "", pack.HEADER, str(error)))
+        return report
     report.layout, report.classes = data.layout, len(data.classes)
     for name, split in data.splits.items():
-        counts = np.bincount(split.labels, minlength=len(data.classes))
+        counts = np.bincount(split.labels, minlength=max(1, len(data.classes)))
         report.splits[name] = {
             "pictures": len(split), "origin": split.origin, "fewest": int(counts.min()), "most": int(counts.max()),
         }  # fmt: skip
@@ -122,7 +143,8 @@ def text(report: Report, shown: int = 20) -> Iterator[str]:
         if those:
             yield f"{'broken' if kind in BROKEN else 'odd'}: {len(those):,} × {kind}; {remedy}"
             for one in those[:shown]:
-                yield f"  {one.split + ': ' if one.split else ''}{one.file}: {one.fault}"
+                todo = f"; {one.own}" if one.own else ""
+                yield f"  {one.split + ': ' if one.split else ''}{one.file}: {one.fault}{todo}"
             if len(those) > shown:
                 yield f"  and {len(those) - shown:,} more; --json names all"
     yield "something is broken" if report.broken else "nothing is broken"
@@ -148,13 +170,15 @@ class _Seen:
     kind: str = ""
     size: tuple[int, int] = (0, 0)
     digest: bytes = b""
-    problems: tuple[tuple[str, str], ...] = ()
+    problems: tuple[tuple[str, ...], ...] = ()  # kind, fault, and a remedy where it has one of its own
 
 
 def _look(report: Report, data: Data, full: bool, workers: int, quiet: bool) -> None:
     """Decode all or a sample, and find those that are broken, odd, or there twice."""
     rows = {
-        name: np.arange(len(s)) if full else np.unique(np.linspace(0, len(s) - 1, SAMPLE).round().astype(int))
+        name: np.arange(len(s))
+        if full or not len(s)
+        else np.unique(np.linspace(0, len(s) - 1, SAMPLE).round().astype(int))
         for name, s in data.splits.items()
     }
     sizes: list[tuple[int, int]] = []
@@ -169,7 +193,7 @@ def _look(report: Report, data: Data, full: bool, workers: int, quiet: bool) -> 
             for start in range(0, len(rows[name]), CHUNK * workers):
                 some_rows = rows[name][start : start + CHUNK * workers].tolist()
                 for row, seen in zip(some_rows, pool.map(partial(_see, split, said), some_rows), strict=True):
-                    report.problems += [Problem(kind, name, split.name(row), fault) for kind, fault in seen.problems]
+                    report.problems += [Problem(kind, name, _name(split, row), *what) for kind, *what in seen.problems]
                     if seen.digest:
                         sizes.append(seen.size)
                         kinds[seen.kind] += 1
@@ -191,7 +215,10 @@ def _twice(data: Data, name: str, row: int, other_name: str, other: int) -> Prob
 
 
 def _see(split: Split, said: Callable[[], list[str]], row: int) -> _Seen:
-    source = split.read(row)
+    try:
+        source = split.read(row)
+    except Fault as fault:
+        return _Seen(problems=(("structure", f"{fault.file} {fault.what}", fault.remedy),))
     try:
         with _opened(source) as picture:
             kind, mode, size, xmp = picture.format, picture.mode, picture.size, picture.info.get("xmp")
@@ -214,6 +241,13 @@ def _see(split: Split, said: Callable[[], list[str]], row: int) -> _Seen:
     digest = hashlib.blake2b(np.asarray(pixels).tobytes(), digest_size=16, person=repr(pixels.size).encode()[:16])
     words = f"{kind or 'array'} {mode or pixels.mode}"
     return _Seen(words, size if kind else pixels.size, digest.digest(), tuple(problems))
+
+
+def _name(split: Split, row: int) -> str:
+    try:
+        return split.name(row)
+    except Fault:  # the name lies in what cannot be read
+        return f"row {row}"
 
 
 def _opened(source: Source) -> Image.Image:

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.data.split import VALID, Data, Split, difference, some
-from alexnet.errors import AlexNetError
 
 LITTER = {"Thumbs.db", "desktop.ini"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
-def class_folders(root: Path) -> Data:
+def class_folders(root: Path, tell: Tell = refuse) -> Data:
     """root/CLASS/* or root/{train,val}/CLASS/*: classes are the folders' names, sorted."""
     if flat := [name for name in VALID[:-1] if _holds_files_only(root / name) and subfolders(root / "train")]:
-        raise AlexNetError(
-            f"{root / flat[0]} has pictures but no class folders, so nothing says what they show; sort them into "
-            "folders as in train/."
-        )
+        what = "has pictures but no class folders, so nothing says what they show"
+        tell(Fault(root / flat[0], what, "sort them into folders as in train/"))
     if not _split_folders(root):
-        classes, split = folder_split(root, "whole folder")
+        classes, split = folder_split(root, "whole folder", tell=tell)
         return Data(str(root), "class folders", classes, {"train": split})
-    found = {folder: folder_split(root / folder, f"{folder}/") for folder in _split_folders(root)}
-    splits = {("train" if folder == "train" else "valid"): split for folder, (_, split) in found.items()}
-    classes = next(iter(found.values()))[0]
-    for other, (names, _) in found.items():
-        if names != classes:
-            first = next(iter(found))
-            raise AlexNetError(
-                f"{root} has other classes in {other}/ than in {first}/ ({difference(names, classes)}); "
-                "make the class folders of both the same."
-            )
+    found = {folder: folder_split(root / folder, f"{folder}/", tell=tell) for folder in _split_folders(root)}
+    first, *others = found
+    for other in others:
+        if found[other][0] != found[first][0] and found[other][0] and found[first][0]:
+            what = f"has other classes in {other}/ than in {first}/ ({difference(found[other][0], found[first][0])})"
+            tell(Fault(root, what, "make the class folders of both the same"))
+    classes = sorted({name for names, _ in found.values() for name in names})
+    splits = {}
+    for folder, (names, split) in found.items():
+        places = np.searchsorted(classes, names).astype(np.int64)
+        splits["train" if folder == "train" else "valid"] = replace(split, labels=places[split.labels])
     return Data(str(root), "class folders", classes, splits)
 
 
@@ -74,11 +74,13 @@ def files_below(folder: Path) -> list[Path]:
     return list(walk(folder))
 
 
-def folder_split(root: Path, origin: str, suffixes: Collection[str] = ()) -> tuple[list[str], Split]:
+def folder_split(
+    root: Path, origin: str, suffixes: Collection[str] = (), tell: Tell = refuse
+) -> tuple[list[str], Split]:
     """Class names and pictures of a folder of class folders; with `suffixes`, of files of those kinds only."""
     folders = subfolders(root)
     if not folders:
-        raise AlexNetError(f"{root} has no class folders; give folders of pictures, one a class.")
+        tell(Fault(root, "has no class folders", "give folders of pictures, one a class"))
     paths: list[Path] = []
     labels: list[int] = []
     empty = []
@@ -89,9 +91,8 @@ def folder_split(root: Path, origin: str, suffixes: Collection[str] = ()) -> tup
         paths += found
         labels += [label] * len(found)
     if empty:
-        raise AlexNetError(
-            f"{root} has class folders without a picture ({some(empty)}); put pictures there or remove them."
-        )
+        what = f"has class folders without a picture ({some(empty)})"
+        tell(Fault(root, what, "put pictures there or remove them"))
     split = Split(origin, np.array(labels, np.int64), lambda i: paths[i], lambda i: str(paths[i].relative_to(root)))
     return [folder.name for folder in folders], split
 

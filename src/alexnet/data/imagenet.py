@@ -11,21 +11,23 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from alexnet import labels
 from alexnet.data import tars
+from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.data.folders import files_below, folder_split, subfolders, visible
 from alexnet.data.split import VALID, Data, Split, some
-from alexnet.errors import AlexNetError
 from alexnet.progress import Progress
 
 TRAIN_TAR, VALID_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 VALID_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 WORDNET = re.compile(r"n\d{8}")
 KAGGLE, SOLUTION, MAPPING = Path("ILSVRC/Data/CLS-LOC"), "LOC_val_solution.csv", "LOC_synset_mapping.txt"
-ANNOTATIONS = "val_annotations.txt"
+ANNOTATIONS, IMAGES = "val_annotations.txt", "images"  # in Tiny ImageNet's val/
+T = TypeVar("T")
 
 
 def human(ids: Sequence[str], words: dict[str, str] | None = None) -> list[str]:
@@ -35,33 +37,33 @@ def human(ids: Sequence[str], words: dict[str, str] | None = None) -> list[str]:
     return [name if counts[name] == 1 else f"{name} ({one})" for name, one in zip(names, ids, strict=True)]
 
 
-def _indices(ids: Sequence[str], classes: Sequence[str], what: str) -> np.ndarray:
-    """Class indices of WordNet ids; ids that are no class of the training pictures are an error."""
+def _labelled(
+    pictures: Sequence[T], ids: Sequence[str], classes: Sequence[str], what: object, tell: Tell
+) -> tuple[list[T], np.ndarray]:
+    """Those pictures whose WordNet id is a class of the training pictures, and their indices; '' is no id at all."""
     place = {one: number for number, one in enumerate(classes)}
-    if unknown := sorted(set(ids) - place.keys()):
-        raise AlexNetError(
-            f"{what} has pictures of classes that are not trained on ({some(unknown)}); give those classes to the "
-            "training pictures, or leave these out."
-        )
-    return np.array([place[one] for one in ids], np.int64)
+    if unknown := sorted({one for one in ids if one} - place.keys()):
+        fault = f"has pictures of classes that are not trained on ({some(unknown)})"
+        tell(Fault(what, fault, "give those classes to the training pictures, or leave these out"))
+    kept = [(picture, place[one]) for picture, one in zip(pictures, ids, strict=True) if one in place]
+    return [picture for picture, _ in kept], np.array([index for _, index in kept], np.int64)
 
 
-def _by_name(names: Sequence[str], what: str) -> list[str]:
-    """WordNet ids of ImageNet's validation pictures by their file names."""
+def _by_name(names: Sequence[str], what: object, tell: Tell) -> list[str]:
+    """WordNet ids of ImageNet's validation pictures by their file names, '' where a name is none of theirs."""
     known, table = list(labels.imagenet()), labels.validation()
     found = []
     for name in names:
         match = VALID_NAME.fullmatch(Path(name).name)
-        if match is None or not 1 <= int(match[1]) <= len(table):
-            raise AlexNetError(
-                f"{what} has a file {name} that is none of ImageNet's validation pictures, "
-                "ILSVRC2012_val_00000001.JPEG to 00050000; take it away, or sort the pictures into class folders."
-            )
-        found.append(known[table[int(match[1]) - 1]])
+        right = match is not None and 1 <= int(match[1]) <= len(table)
+        found.append(known[table[int(match[1]) - 1]] if match and right else "")
+        if not right:
+            fault = f"has a file {name} that is none of ImageNet's validation pictures, ILSVRC2012_val_00000001.JPEG"
+            tell(Fault(what, f"{fault} to 00050000", "take it away, or sort the pictures into class folders"))
     return found
 
 
-def _files(origin: str, paths: list[Path], root: Path, indices: np.ndarray) -> Split:
+def _files(origin: str, root: Path, paths: list[Path], indices: np.ndarray) -> Split:
     return Split(origin, indices, lambda i: paths[i], lambda i: str(paths[i].relative_to(root)))
 
 
@@ -82,13 +84,14 @@ def is_flat(root: Path) -> bool:
     return root.is_dir() and flat_folder(root) is not None and bool(subfolders(root / "train"))
 
 
-def flat(root: Path) -> Data:
+def flat(root: Path, tell: Tell = refuse) -> Data:
     """train/CLASS/*, and a validation folder as it was unpacked, labelled by the pictures' names."""
     folder = root / (flat_folder(root) or "val")
-    classes, train = folder_split(root / "train", "train/")
+    classes, train = folder_split(root / "train", "train/", tell=tell)
     paths = files_below(folder)
-    ids = _by_name([path.name for path in paths], str(folder))
-    valid = _files(f"{folder.name}/, flat, labelled by name", paths, folder, _indices(ids, classes, str(folder)))
+    ids = _by_name([path.name for path in paths], folder, tell)
+    labelled = _labelled(paths, ids, classes, folder, tell)
+    valid = _files(f"{folder.name}/, flat, labelled by name", folder, *labelled)
     return Data(str(root), "ImageNet with a flat validation folder", classes, {"train": train, "valid": valid})
 
 
@@ -97,31 +100,35 @@ def is_kaggle(root: Path) -> bool:
     return (root / KAGGLE / "train").is_dir()
 
 
-def kaggle(root: Path) -> Data:
+def kaggle(root: Path, tell: Tell = refuse) -> Data:
     """ILSVRC/Data/CLS-LOC/{train,val}; validation labels of LOC_val_solution.csv, else by the pictures' names."""
-    classes, train = folder_split(root / KAGGLE / "train", "train/")
+    classes, train = folder_split(root / KAGGLE / "train", "train/", tell=tell)
     folder, solution = root / KAGGLE / "val", root / SOLUTION
     splits = {"train": train}
     if folder.is_dir():
         paths = files_below(folder)
         if solution.is_file():
-            found = _solution(solution)
-            if missing := [p.name for p in paths if p.stem not in found]:
-                raise AlexNetError(f"{solution} has no line for {some(missing)}; get the file again.")
-            ids, how = [found[path.stem] for path in paths], SOLUTION
+            found = _solution(solution, tell)
+            if missing := [p.name for p in paths if p.stem not in found] if found else []:
+                tell(Fault(solution, f"has no line for {some(missing)}", "get the file again"))
+            ids, how = [found.get(path.stem, "") for path in paths], SOLUTION
         else:
-            ids, how = _by_name([path.name for path in paths], str(folder)), "labelled by name"
-        splits["valid"] = _files(f"val/, {how}", paths, folder, _indices(ids, classes, str(folder)))
+            ids, how = _by_name([path.name for path in paths], folder, tell), "labelled by name"
+        splits["valid"] = _files(f"val/, {how}", folder, *_labelled(paths, ids, classes, folder, tell))
     return Data(str(root), "ImageNet as on Kaggle", human(classes, _words(root / MAPPING, " ")), splits)
 
 
-def _solution(path: Path) -> dict[str, str]:
+def _solution(path: Path, tell: Tell) -> dict[str, str]:
     """Picture -> WordNet id: the first word of its line's second column."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (ValueError, csv.Error):
+        rows = []
     found = {row[0]: row[1].split()[0] for row in rows[1:] if len(row) >= 2 and row[1].split()}
     if not found or not all(WORDNET.fullmatch(one) for one in found.values()):
-        raise AlexNetError(f"{path} is not Kaggle's table (ImageId,PredictionString); get the file again.")
+        tell(Fault(path, "is not Kaggle's table (ImageId,PredictionString)", "get the file again"))
+        return {}
     return found
 
 
@@ -134,20 +141,30 @@ def _words(path: Path, gap: str) -> dict[str, str]:
 
 
 def is_tiny(root: Path) -> bool:
-    """Whether this is Tiny ImageNet as Stanford packs it."""
-    return (root / "train").is_dir() and (root / "val" / ANNOTATIONS).is_file()
+    """Whether this is Tiny ImageNet as Stanford packs it, the file of annotations there or lost."""
+    if not (root / "train").is_dir() or not (root / "val").is_dir():
+        return False
+    lone = [one.name for one in subfolders(root / "val")] == [IMAGES]
+    return (root / "val" / ANNOTATIONS).is_file() or (lone and not (root / "train" / IMAGES).exists())
 
 
-def tiny(root: Path) -> Data:
+def tiny(root: Path, tell: Tell = refuse) -> Data:
     """train/CLASS/images/*, val/images/* with val_annotations.txt, names in words.txt."""
-    classes, train = folder_split(root / "train", "train/", {".jpeg", ".jpg", ".png"})
-    lines = (root / "val" / ANNOTATIONS).read_text("utf-8").splitlines()
+    classes, train = folder_split(root / "train", "train/", {".jpeg", ".jpg", ".png"}, tell)
+    file, folder = root / "val" / ANNOTATIONS, root / "val" / IMAGES
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        fault = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        tell(Fault(file, f"{fault}, and nothing else says what the pictures beside it show", "get the file again"))
+        lines = []
     rows = [line.split("\t") for line in lines if line.strip()]
     if not all(len(row) >= 2 for row in rows):
-        raise AlexNetError(f"{root / 'val' / ANNOTATIONS} has lines without a file and a class; get the file again.")
-    paths = [root / "val" / "images" / Path(row[0]).name for row in rows]
-    indices = _indices([row[1] for row in rows], classes, f"{root}/val")
-    valid = _files(f"val/, {ANNOTATIONS}", paths, root / "val" / "images", indices)
+        tell(Fault(file, "has lines without a file and a class", "get the file again"))
+        rows = [row for row in rows if len(row) >= 2]
+    paths = [folder / Path(row[0]).name for row in rows]
+    labelled = _labelled(paths, [row[1] for row in rows], classes, root / "val", tell)
+    valid = _files(f"val/, {ANNOTATIONS}", folder, *labelled)
     names = human(classes, _words(root / "words.txt", "\t"))
     return Data(str(root), "Tiny ImageNet", names, {"train": train, "valid": valid})
 
@@ -166,31 +183,33 @@ def is_official(root: Path) -> bool:
     return bool(_archives(root))
 
 
-def official(root: Path, quiet: bool = True) -> Data:
+def official(root: Path, tell: Tell = refuse, quiet: bool = True) -> Data:
     """ILSVRC2012_img_train.tar, a tar of a tar a class, and ILSVRC2012_img_val.tar, flat; neither is unpacked."""
     archives, splits, classes = _archives(root), {}, list(labels.imagenet())
     if "train" in archives:
-        classes, splits["train"] = _train_archive(archives["train"], quiet)
+        classes, splits["train"] = _train_archive(archives["train"], tell, quiet)
     if "valid" in archives:
         path = archives["valid"]
-        found = tars.listed(path)
-        ids = _by_name([one.name for one in found], str(path))
-        splits["valid"] = _in_archive(path, found, _indices(ids, classes, str(path)))
+        found = tars.listed(path, tell)
+        ids = _by_name([one.name for one in found], path, tell)
+        splits["valid"] = _in_archive(path, *_labelled(found, ids, classes, path, tell))
     words = "ImageNet's official archives"
     return Data(str(root), words, classes, splits, list(archives.values()))
 
 
-def _train_archive(path: Path, quiet: bool) -> tuple[list[str], Split]:
+def _train_archive(path: Path, tell: Tell, quiet: bool) -> tuple[list[str], Split]:
     with tars.opened(path) as file, Progress(f"listing {path.name}", path.stat().st_size, "bytes", quiet=quiet) as bar:
-        outer = list(tars.members(file, str(path)))
+        outer = list(tars.members(file, str(path), tell=tell))
+        if wrong := sorted(Path(one.name).stem for one in outer if not WORDNET.fullmatch(Path(one.name).stem)):
+            what = f"has members that are no archives of a class ({some(wrong)})"
+            tell(Fault(path, what, "get the original"))
+            outer = [one for one in outer if Path(one.name).stem not in wrong]
         classes = sorted(Path(one.name).stem for one in outer)
-        if wrong := [c for c in classes if not WORDNET.fullmatch(c)]:
-            raise AlexNetError(f"{path} has members that are no archives of a class ({some(wrong)}); get the original.")
         found, numbers = [], []
         for one in sorted(outer, key=lambda one: Path(one.name).stem):
             inner = [
                 tars.Member(f"{Path(one.name).stem}/{picture.name}", picture.start, picture.size)
-                for picture in tars.members(file, f"{path} ({one.name})", one.start, one.size)
+                for picture in tars.members(file, f"{path} ({one.name})", one.start, one.size, tell)
             ]
             found += inner
             numbers += [classes.index(Path(one.name).stem)] * len(inner)

@@ -10,6 +10,7 @@ import numpy as np
 
 from alexnet import labels
 from alexnet.data.cifar import cifar, is_cifar
+from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.data.folders import class_folders, files_below, subfolders, visible
 from alexnet.data.imagenet import flat, human, is_flat, is_kaggle, is_official, is_tiny, kaggle, official, tiny
 from alexnet.data.pack import is_pack, pack
@@ -23,16 +24,22 @@ __all__ = ["VALID", "Data", "Split", "files_below", "find", "stratified"]
 HELD_OUT = 0.1  # share of each class held out where DATA has no validation split
 
 
-def find(path: str | Path, quiet: bool = True) -> Data:
+def find(path: str | Path, quiet: bool = True, tell: Tell = refuse) -> Data:
     """Look at DATA and return what it is; without a validation split a tenth of each class is held out.
 
-    Long listings show progress unless `quiet`.
+    Long listings show progress unless `quiet`. Faults of its structure are told to `tell`; where it returns, what is at
+    fault is left out, and nothing is held out.
     """
-    name, root = str(path), Path(path)
+    name, root, told = str(path), Path(path), list[Fault]()
+
+    def note(fault: Fault) -> None:
+        told.append(fault)
+        tell(fault)
+
     if name == "digits" and not root.exists():
         data = digits()
     elif is_address(name) and not root.exists():
-        data = webdataset(name, quiet)
+        data = webdataset(name, note, quiet)
     elif not root.exists():
         raise AlexNetError(f"DATA {name} does not exist; give {EXPECTED}.")
     else:
@@ -41,12 +48,14 @@ def find(path: str | Path, quiet: bool = True) -> Data:
         layout = next((read for recognises, read in LAYOUTS if recognises(root)), None)
         if layout is None:
             raise AlexNetError(f"DATA {name} is none of the known layouts; give {EXPECTED}.")
-        data = layout(root, quiet) if layout in SHOWING else layout(root)
+        data = layout(root, note, quiet) if layout in SHOWING else layout(root, note)
     if all(one in labels.imagenet() for one in data.classes):
         data = replace(data, classes=human(data.classes))
+    if told:
+        return data
     if set(data.splits) == {"train"}:
         data = _hold_out(data)
-    _check(data)
+    _check(data, tell)
     return data
 
 
@@ -76,21 +85,18 @@ def _hold_out(data: Data) -> Data:
     return replace(data, splits=splits)
 
 
-def _check(data: Data) -> None:
+def _check(data: Data, tell: Tell) -> None:
     if len(data.classes) < 2:
-        raise AlexNetError(
-            f"DATA {data.path} has one class ({data.classes[0]}); a classifier needs two or more: give {EXPECTED}."
-        )
+        what = f"has one class ({some(data.classes)})"
+        tell(Fault(data.path, what, f"a classifier needs two or more: give {EXPECTED}"))
     for name, split in data.splits.items():
         if not len(split):
-            raise AlexNetError(f"DATA {data.path} has no pictures in its split {name}; give {EXPECTED}.")
+            tell(Fault(data.path, f"has no pictures in its split {name}", f"give {EXPECTED}"))
     if {"train", "valid"} <= set(data.splits):
         seen = {name: {data.classes[i] for i in np.unique(s.labels)} for name, s in data.splits.items()}
         if extra := seen["valid"] - seen["train"]:
-            raise AlexNetError(
-                f"DATA {data.path} has other classes in valid than in train ({some(sorted(extra))} only in valid); "
-                "give pictures of every class to both."
-            )
+            what = f"has other classes in valid than in train ({some(sorted(extra))} only in valid)"
+            tell(Fault(data.path, what, "give pictures of every class to both"))
 
 
 EXPECTED = (
@@ -100,7 +106,7 @@ EXPECTED = (
 )
 
 LAYOUTS: list[tuple[Callable[[Path], bool], Callable[..., Data]]] = [
-    (is_pack, pack),
+    (is_pack, lambda root, _: pack(root)),
     (lambda root: bool(parquet_files(root)), parquet),
     (is_official, official),
     (is_kaggle, kaggle),

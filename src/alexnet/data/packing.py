@@ -37,7 +37,7 @@ ENCODINGS = ("raw", "jpeg")
 SIZE, QUALITY = 256, 85
 SHARD = {"raw": 1 << 29, "jpeg": 1 << 31}  # bytes of decoded pictures in one file
 MOST = 1 << 14  # pictures of the source that one file is made from, however small they are
-CHUNK, LEAST = 1 << 21, 16  # a task: so many bytes of decoded pictures, and so many pictures at least
+CHUNK, LEAST = 1 << 21, 4  # a task: so many bytes of decoded pictures, and so many pictures at least
 LOOKED_AT = 10_000  # files whose size and time tell whether the source is still the same
 SPARE = 1 << 26  # bytes that stay free on the disk
 
@@ -224,12 +224,36 @@ def _note(job: _Job, source: str) -> None:
 
 @dataclass
 class _Chunk:
-    """Some pictures in order: their pixels or JPEG files as one, the size of each, their sums, which failed, why."""
+    """Some pictures in order: their pixels or JPEG files as one, the size of each, which failed and why."""
 
     contents: bytes | memoryview
     sizes: list[int]
-    sums: Sums | None
     failed: dict[int, str]
+    pixels: np.ndarray | None = None  # the memory of `contents`
+
+
+class _Spare:
+    """What the threads take, use and give back: fresh memory for each chunk would cost a tenth of the decoding."""
+
+    def __init__(self, side: int, per_chunk: int) -> None:
+        self.side, self.per_chunk = side, per_chunk
+        self.pixels: deque[np.ndarray] = deque()
+        self.sums: deque[Sums] = deque()  # of a file; whole numbers, so it does not matter which has counted what
+
+    def take_pixels(self) -> np.ndarray:
+        """uint8 (n, S, S, 3), with any contents."""
+        try:
+            return self.pixels.pop()
+        except IndexError:
+            return np.empty((self.per_chunk, self.side, self.side, 3), np.uint8)
+
+    def count(self, pixels: np.ndarray) -> None:
+        """Add pictures to the sums."""
+        try:
+            sums = self.sums.pop()
+        except IndexError:
+            sums = Sums(self.side)
+        self.sums.append(sums.add(pixels))
 
 
 def _make_file(
@@ -239,14 +263,15 @@ def _make_file(
     split = job.data.splits[name]
     rows = np.arange(number * job.per_file, min((number + 1) * job.per_file, len(split)))
     file = ShardWriter(job.folder / f"{name}-{number:05}.npy", job.encoding, job.side, len(rows))
-    sums, left_out = Sums(job.side), []
+    left_out = []
     # Large enough that the threads meet seldom: small pictures are decoded in less time than they would wait.
     per_chunk = max(LEAST, CHUNK // (job.side * job.side * 3))
+    spare = _Spare(job.side, per_chunk)
     try:
-        for chunk in _in_order(pool, threads, lambda some: _chunk(job, split, name, some), rows, per_chunk):
+        for chunk in _in_order(pool, threads, lambda some: _chunk(job, split, name, some, spare), rows, per_chunk):
             file.add(chunk.contents, chunk.sizes)
-            if chunk.sums is not None:
-                sums.merge(chunk.sums)
+            if chunk.pixels is not None:
+                spare.pixels.append(chunk.pixels)
             left_out += [
                 {"split": name, "row": row, "file": split.name(row), "error": error}
                 for row, error in chunk.failed.items()
@@ -263,7 +288,8 @@ def _make_file(
         raise
     job.files.append(entry)
     job.shards[name].append(len(file.sizes))
-    job.sums.merge(sums)
+    for sums in spare.sums:
+        job.sums.merge(sums)
     job.left_out += left_out
     if job.encoding == "jpeg":
         job.ends.setdefault(name, []).append(np.cumsum(file.sizes, dtype=np.int64))
@@ -286,13 +312,12 @@ def _in_order(
             future.cancel()
 
 
-def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray) -> _Chunk:
-    pixels = np.empty((len(rows), job.side, job.side, 3), np.uint8)
-    good, failed = 0, {}
+def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) -> _Chunk:
+    memory, good, failed = spare.take_pixels(), 0, {}
     for row in rows.tolist():
         try:
             source = split.read(row)
-            pixels[good] = square(decode(source, 3, job.side), job.side)
+            memory[good] = square(decode(source, 3, job.side), job.side)
             good += 1
         except Unreadable as error:
             if isinstance(source, Path) and not os.path.lexists(source):
@@ -300,12 +325,14 @@ def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray) -> _Chunk:
                     f"{source} has gone since packing began; put it back, then the same command goes on."
                 ) from None
             failed[row] = str(error)
-    pixels = pixels[:good]
-    sums = Sums(job.side).add(pixels) if name == "train" and good else None
+    pixels = memory[:good]
+    if name == "train":
+        spare.count(pixels)
     if job.encoding == "raw":
-        return _Chunk(pixels.reshape(-1).data, [job.side * job.side * 3] * good, sums, failed)
+        return _Chunk(pixels.reshape(-1).data, [job.side * job.side * 3] * good, failed, memory)
     files = [_jpeg(one, job.quality) for one in pixels]
-    return _Chunk(b"".join(files), [len(one) for one in files], sums, failed)
+    spare.pixels.append(memory)
+    return _Chunk(b"".join(files), [len(one) for one in files], failed)
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.data.folders import visible
 from alexnet.data.split import VALID, Data, Split
-from alexnet.errors import AlexNetError
 
 
-def parquet(root: Path) -> Data:
+def parquet(root: Path, tell: Tell = refuse) -> Data:
     """Hugging Face style: image {bytes, path}, label; class names in the schema's metadata; split in the file name."""
     files = parquet_files(root)
     named: dict[str, list[Path]] = {}
@@ -25,23 +25,25 @@ def parquet(root: Path) -> Data:
     for name in ("train", *VALID):
         if name not in named or ("valid" in splits and name in VALID):
             continue
-        split, names = _parquet_split(sorted(named[name]), name)
-        if (split.labels < 0).all() and name in VALID:
+        split, names = _parquet_split(sorted(named[name]), name, tell)
+        if (split.labels < 0).all() and (name in VALID or not len(split)):
             continue  # a test split as published, without labels
         splits["train" if name == "train" else "valid"] = split
         classes = classes or names
     if not splits:
-        raise AlexNetError(f"{root} has parquet files but no labels in them; give a split with labels.")
+        tell(Fault(root, "has parquet files but no labels in them", "give a split with labels"))
     if classes is None:
-        classes = [str(n) for n in range(1 + max(int(s.labels.max()) for s in splits.values()))]
-    for split in splits.values():
-        wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
-        if len(wrong):
-            row = int(wrong[0])
-            raise AlexNetError(
-                f"{root}: label {split.labels[row]} of {split.name(row)} ({split.origin}, row {row}) is outside the "
-                f"class list, 0 to {len(classes) - 1}; mend the label or the class names in the schema."
+        classes = [str(n) for n in range(1 + max([-1, *(int(s.labels.max()) for s in splits.values())]))]
+    for place, split in splits.items():
+        right = (split.labels >= 0) & (split.labels < len(classes))
+        for row in np.flatnonzero(~right).tolist():
+            what = (
+                f"label {split.labels[row]} of {split.name(row)} ({split.origin}, row {row}) is outside the class list"
             )
+            remedy = "mend the label or the class names in the schema"
+            tell(Fault(root, f"{what}, 0 to {len(classes) - 1}", remedy, joint=": "))
+        if not right.all():
+            splits[place] = split.take(np.flatnonzero(right), split.origin)
     return Data(str(root), "parquet", classes, splits, files)
 
 
@@ -54,25 +56,27 @@ def parquet_files(root: Path) -> list[Path]:
     return []
 
 
-def _parquet_split(files: list[Path], origin: str) -> tuple[Split, list[str] | None]:
+def _parquet_split(files: list[Path], origin: str, tell: Tell) -> tuple[Split, list[str] | None]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels, groups, classes = [], [], None
+    labels, groups, classes = [np.empty(0, np.int64)], [], None
     for file in files:
         try:
             opened = pq.ParquetFile(file)
+            column = opened.read(columns=["label"])["label"] if "label" in opened.schema_arrow.names else None
         except (pa.ArrowException, OSError) as error:
-            raise AlexNetError(f"{file} is not a whole parquet file ({error}); copy it again.") from None
+            tell(Fault(file, f"is not a whole parquet file ({error})", "copy it again"))
+            continue
         columns = opened.schema_arrow.names
         image = next((name for name in ("image", "img") if name in columns), None)
-        if image is None or "label" not in columns:
-            raise AlexNetError(
-                f"{file} has the columns {', '.join(columns)}; it needs 'image' (bytes, path) and 'label'."
-            )
-        column = opened.read(columns=["label"])["label"]
+        if image is None or column is None:
+            what = f"has the columns {', '.join(columns)}"
+            tell(Fault(file, what, "it needs 'image' (bytes, path) and 'label'"))
+            continue
         if not pa.types.is_integer(column.type):
-            raise AlexNetError(f"{file}: column label is {column.type}; it must hold whole numbers from 0.")
+            tell(Fault(file, f"column label is {column.type}", "it must hold whole numbers from 0", joint=": "))
+            continue
         labels.append(column.fill_null(-1).to_numpy().astype(np.int64))
         groups += [
             (str(file), image, group, opened.metadata.row_group(group).num_rows)
@@ -85,7 +89,10 @@ def _parquet_split(files: list[Path], origin: str) -> tuple[Split, list[str] | N
     @lru_cache(maxsize=64)
     def group(number: int):
         file, image, index, _ = groups[number]
-        return pq.ParquetFile(file).read_row_group(index, columns=[image])[image].combine_chunks()
+        try:
+            return pq.ParquetFile(file).read_row_group(index, columns=[image])[image].combine_chunks()
+        except (pa.ArrowException, OSError) as error:
+            raise Fault(file, f"has rows that cannot be read ({error})", "copy it again") from None
 
     def cell(i: int) -> dict:
         number = int(np.searchsorted(starts, i, side="right")) - 1

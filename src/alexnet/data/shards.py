@@ -15,6 +15,7 @@ import numpy as np
 from alexnet.errors import AlexNetError
 
 HEADER_BYTES = 128
+SYNCED = 1 << 25  # bytes after which a file that grows is put on the disk, so that its end has little left to wait for
 
 
 class Shard:
@@ -100,7 +101,7 @@ class ShardWriter:
         self.encoding, self.side, self.sizes = encoding, side, list[int]()
         # Most often no picture is broken; then this is the header, and the checksum is ready with the last picture.
         self.header = npy_header((expected, side, side, 3))
-        self.digest = hashlib.sha256(self.header)
+        self.digest, self.unsynced = hashlib.sha256(self.header), 0
         try:
             self.file = open(self.part, "wb")  # noqa: SIM115, closed by close and discard
             self.file.write(self.header)
@@ -111,6 +112,11 @@ class ShardWriter:
         """Append pictures, each of so many bytes."""
         try:
             self.file.write(contents)
+            self.unsynced += sum(sizes)
+            if self.unsynced >= SYNCED:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.unsynced = 0
         except OSError as error:
             raise self._cannot(error) from None
         self.digest.update(contents)

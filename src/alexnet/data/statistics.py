@@ -34,19 +34,30 @@ class Sums:
         self.products = np.zeros((channels, channels), np.int64)
         self.colours = np.zeros(channels, np.int64)
         self.counts = np.zeros(2, np.int64)  # pictures, and pixels of which the colours were taken
+        self._stride = max(1, side // COLOUR_SIDE)
+        chosen = len(range(0, side, self._stride))
+        # Memory for one picture, used again for each: fresh memory costs as much as the sums.
+        self._planes = np.ones((channels + 1, chosen, chosen))
+        self._part = np.empty(self.total.size, np.uint16)
 
     def add(self, pixels: np.ndarray) -> Self:
         """Count those pictures."""
-        side, channels = pixels.shape[1], pixels.shape[3]
-        stride = max(1, side // COLOUR_SIDE)
+        channels = pixels.shape[3]
         for first in range(0, len(pixels), MOST):
             some = pixels[first : first + MOST]
-            # float64 holds the sums, below 2^53, exactly.
-            flat = some[:, ::stride, ::stride].reshape(-1, channels).astype(np.float64)
-            self.products += (flat.T @ flat).astype(np.int64)
-            self.colours += flat.sum(0).astype(np.int64)
-            self.total += some.sum(0, dtype=np.uint16)
-            self.counts += (len(some), len(flat))
+            for one in some:
+                for channel in range(channels):
+                    self._planes[channel] = one[:: self._stride, :: self._stride, channel]
+                # With the plane of ones, one product has the colours' products, their sums and their number; float64
+                # holds all of them, below 2^53, exactly.
+                flat = self._planes.reshape(channels + 1, -1)
+                products = (flat @ flat.T).astype(np.int64)
+                self.products += products[:channels, :channels]
+                self.colours += products[channels, :channels]
+                self.counts[0] += 1
+                self.counts[1] += products[channels, channels]
+            np.sum(some.reshape(len(some), -1), axis=0, dtype=np.uint16, out=self._part)
+            self.total += self._part.reshape(self.total.shape)
         return self
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.errors import AlexNetError
 
 LONGEST_READ = 1 << 20  # bytes; a listing reads headers only
@@ -22,10 +23,12 @@ class Member(NamedTuple):
     size: int
 
 
-def members(file: BinaryIO, origin: str, start: int = 0, size: int | None = None) -> Iterator[Member]:
+def members(
+    file: BinaryIO, origin: str, start: int = 0, size: int | None = None, tell: Tell = refuse
+) -> Iterator[Member]:
     """The files of the uncompressed tar at bytes `start` … `start + size` of `file`, in their order.
 
-    A link, a name that leads out of the archive, an archive that is cut short: each is an error that names `origin`.
+    A link, a name that leads out of the archive, an archive that is cut short: each is a fault that names `origin`.
     """
     if size is None:
         size = file.seek(0, io.SEEK_END) - start
@@ -38,25 +41,28 @@ def members(file: BinaryIO, origin: str, start: int = 0, size: int | None = None
                     continue
                 path = PurePosixPath(one.name)
                 if path.is_absolute() or ".." in path.parts:
-                    raise AlexNetError(f"{origin} has a member that leads out of it ({one.name}); get the original.")
+                    tell(Fault(origin, f"has a member that leads out of it ({one.name})", "get the original"))
+                    continue
                 if not one.isreg() or one.issparse():
-                    raise AlexNetError(f"{origin} has a member that is no plain file ({one.name}); get the original.")
+                    tell(Fault(origin, f"has a member that is no plain file ({one.name})", "get the original"))
+                    continue
                 if one.offset_data + one.size > size:
-                    raise _cut_short(origin)
+                    tell(_cut_short(origin))
+                    return
                 yield Member(one.name, start + one.offset_data, one.size)
             window.seek(tar.offset)
             if window.read(BLOCK) != bytes(BLOCK):  # each archive ends with blocks of zeros
-                raise _cut_short(origin)
+                tell(_cut_short(origin))
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise AlexNetError(f"{origin} is not a whole tar archive ({error}); copy it again.") from None
+        tell(Fault(origin, f"is not a whole tar archive ({error})", "copy it again"))
     except OSError as error:
-        raise AlexNetError(f"{origin} cannot be read ({error.strerror or error}); see to its disk.") from None
+        tell(Fault(origin, f"cannot be read ({error.strerror or error})", "see to its disk"))
 
 
-def listed(path: Path) -> list[Member]:
+def listed(path: Path, tell: Tell = refuse) -> list[Member]:
     """The files of an archive on the disk."""
     with opened(path) as file:
-        return list(members(file, str(path)))
+        return list(members(file, str(path), tell=tell))
 
 
 def opened(path: Path) -> BinaryIO:
@@ -80,8 +86,8 @@ def read(path: Path, start: int, size: int) -> bytes:
     return contents
 
 
-def _cut_short(origin: str) -> AlexNetError:
-    return AlexNetError(f"{origin} is cut short or damaged; copy it again.")
+def _cut_short(origin: str) -> Fault:
+    return Fault(origin, "is cut short or damaged", "copy it again")
 
 
 class _Window(io.RawIOBase):

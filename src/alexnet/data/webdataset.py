@@ -1,25 +1,25 @@
 """WebDataset: tar shards of pictures (.jpg) and class indices (.cls), from a folder, a pattern, or any address that
 fsspec knows.
 
-Each shard is listed once, from its beginning to its end. Pictures asked for in order, as packing does, are then read in
-order too, a block at a time.
+Each shard is listed first: on a disk by its headers alone, from afar by reading it through, for its headers lie between
+the pictures. That listing is kept in the cache folder and taken again while the address gives the same length and
+version. Pictures asked for in order, as packing does, are then read in order too, a block at a time.
 """
 
 from __future__ import annotations
 
 import re
-import threading
-import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from alexnet import labels
 from alexnet.data import tars
+from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.data.folders import subfolders
+from alexnet.data.remote import Listing, Remote, keep, kept_at, recall
 from alexnet.data.split import VALID, Data, Split
 from alexnet.errors import AlexNetError
 from alexnet.progress import Progress
@@ -27,10 +27,8 @@ from alexnet.progress import Progress
 PICTURES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp")
 CLASS = "cls"
 NAMES = ("classnames.txt", "classes.txt")  # a class a line, beside the shards
-BLOCK = 1 << 23  # bytes that are read at once from afar
-ATTEMPTS, PATIENCE, PAUSE = 3, 60.0, 1.0  # tries of a read, seconds that each may take, seconds between them
 MOST_CLASSES = 1_000_000
-T = TypeVar("T")
+REMEDY = "make the shard again"
 
 
 def is_address(name: str) -> bool:
@@ -50,7 +48,7 @@ def _in_folder(root: Path) -> list[str]:
     return [str(path) for folder in plain for path in sorted(folder.glob("*.tar"))]
 
 
-def webdataset(where: str | Path, quiet: bool = True) -> Data:
+def webdataset(where: str | Path, tell: Tell = refuse, quiet: bool = True) -> Data:
     """Splits by the words train, val, valid, validation and test in the shards' names; all are training otherwise."""
     import fsspec
 
@@ -73,9 +71,9 @@ def webdataset(where: str | Path, quiet: bool = True) -> Data:
     splits = {}
     with Progress("listing shards", sum(map(len, chosen.values())), "shards", quiet=quiet) as bar:
         for split, shards in chosen.items():
-            splits["train" if split == "train" else "valid"] = _split(system, shards, split, bar)
+            splits["train" if split == "train" else "valid"] = _split(system, shards, split, bar, tell)
     count = 1 + max(int(split.labels.max(initial=-1)) for split in splits.values())
-    classes = _names(system, paths[0], count)
+    classes = _names(system, paths[0], count, tell)
     files = [Path(path) for shards in chosen.values() for path in shards] if _is_local(system) else []
     return Data(name, f"WebDataset of {sum(map(len, chosen.values()))} shards", classes, splits, files)
 
@@ -122,7 +120,7 @@ def _is_local(system: Any) -> bool:
     return isinstance(system, LocalFileSystem)
 
 
-def _names(system: Any, shard: str, count: int) -> list[str]:
+def _names(system: Any, shard: str, count: int, tell: Tell) -> list[str]:
     """Of a file beside the shards; without one, ImageNet's for 1,000 classes, else numbers."""
     folder = shard.rsplit("/", 1)[0]
     for place in (folder, folder.rsplit("/", 1)[0]):
@@ -131,105 +129,102 @@ def _names(system: Any, shard: str, count: int) -> list[str]:
                 names = system.cat_file(f"{place}/{name}").decode("utf-8").split("\n")
                 names = [one.strip() for one in names if one.strip()]
                 if len(names) < count:
-                    raise AlexNetError(
-                        f"{place}/{name} names {len(names)} classes, the shards have {count}; add the others."
-                    )
+                    what = f"names {len(names)} classes, the shards have {count}"
+                    tell(Fault(f"{place}/{name}", what, "add the others"))
+                    return labels.names(count)
                 return names
     return labels.names(count)
 
 
-def _split(system: Any, shards: list[str], origin: str, bar: Progress) -> Split:
-    names: list[str] = []
-    indices: list[int] = []
-    places: list[tuple[int, int]] = []  # start and size
-    firsts = [0]  # number of the first picture of each shard
+def _split(system: Any, shards: list[str], origin: str, bar: Progress, tell: Tell) -> Split:
+    listings: list[Listing] = []
+    readers: list[Callable[[int, int], bytes]] = []
     for shard in shards:
-        for name, label, place in _patiently(shard, lambda shard=shard: _list(system, shard)):  # type: ignore[misc]
-            names.append(name)
-            indices.append(label)
-            places.append(place)
-        firsts.append(len(names))
+        try:
+            listing, reader = _from_disk(shard, tell) if _is_local(system) else _from_afar(system, shard, tell)
+            listings.append(listing)
+            readers.append(reader)
+        except AlexNetError as error:
+            tell(Fault.of(shard, error))
         bar.update(1)
-    where = np.array(places, np.int64).reshape(-1, 2)
-    blocks = lru_cache(maxsize=16)(lambda shard, number: _block(system, shard, number))
-    local = _is_local(system)
+    firsts = np.cumsum([0, *(len(one.names) for one in listings)])  # number of the first picture of each shard
+
+    def place(i: int) -> tuple[int, int]:
+        number = int(np.searchsorted(firsts, i, side="right")) - 1
+        return number, i - int(firsts[number])
 
     def read(i: int) -> bytes:
-        shard = shards[int(np.searchsorted(firsts, i, side="right")) - 1]
-        start, size = where[i].tolist()
-        if local:
-            return tars.read(Path(shard), start, size)
-        parts = [blocks(shard, n) for n in range(start // BLOCK, (start + size - 1) // BLOCK + 1)]
-        low = start % BLOCK
-        found = b"".join(parts)[low : low + size]
-        if len(found) != size:
-            raise AlexNetError(f"{shard} has become shorter than it was; nothing was counted twice: get it again.")
-        return found
+        number, row = place(i)
+        start, size = listings[number].places[row].tolist()
+        return readers[number](start, size)
 
-    return Split(origin, np.array(indices, np.int64), read, lambda i: names[i])
+    def name(i: int) -> str:
+        number, row = place(i)
+        return listings[number].names[row]
+
+    return Split(origin, np.concatenate([np.empty(0, np.int64), *(one.labels for one in listings)]), read, name)
 
 
-def _list(system: Any, shard: str) -> list[tuple[str, int, tuple[int, int]]]:
-    """Name, class and place of each picture of a shard, in its order."""
-    found: list[tuple[str, int, tuple[int, int]]] = []
+def _from_disk(shard: str, tell: Tell) -> tuple[Listing, Callable[[int, int], bytes]]:
+    path = Path(shard)
+    with tars.opened(path) as file:
+        return _list(file, shard, tell), lambda start, size: tars.read(path, start, size)
+
+
+def _from_afar(system: Any, shard: str, tell: Tell) -> tuple[Listing, Callable[[int, int], bytes]]:
+    """Listed once: what was found is kept for other runs, as long as the shard is the same."""
+    remote = Remote(system, shard)
+    file = kept_at(remote)
+    listing = recall(file) if file else None
+    if listing is None:
+        faults: list[Fault] = []
+        listing = _list(remote, shard, faults.append)
+        for fault in faults:
+            tell(fault)
+        if file and not faults:
+            keep(file, listing)
+    return listing, remote.read_at
+
+
+def _list(file: Any, shard: str, tell: Tell) -> Listing:
+    """Every picture of a shard that has a class."""
+    names: list[str] = []
+    indices: list[int] = []
+    places: list[tuple[int, int]] = []
     waiting: dict[str, dict[str, Any]] = {}
-    with system.open(shard, "rb", block_size=BLOCK, cache_type="readahead") as file:
-        for one in list(tars.members(file, shard)):
-            folder, _, base = one.name.rpartition("/")
-            key, _, kind = base.partition(".")
-            key = f"{folder}/{key}" if folder else key
-            sample = waiting.setdefault(key, {})
-            if kind.lower() in PICTURES:
-                sample["picture"] = one
-            elif kind.lower() == CLASS:
-                sample["label"] = _label(file, one, shard)
-            if len(sample) == 2:
-                picture = sample["picture"]
-                found.append((picture.name, sample["label"], (picture.start, picture.size)))
-                waiting[key] = {}
-    halves = [key for key, sample in waiting.items() if sample]
-    if halves:
-        missing = CLASS if "picture" in waiting[halves[0]] else PICTURES[0]
-        raise AlexNetError(f"{shard} has {halves[0]} without its .{missing}; make the shard again.")
-    return found
+    torn: list[Fault] = []  # a part of the archive is lost, which may hold the other halves
+
+    def note(fault: Fault) -> None:
+        torn.append(fault)
+        tell(fault)
+
+    for one in tars.members(file, shard, tell=note):
+        folder, _, base = one.name.rpartition("/")
+        key, _, kind = base.partition(".")
+        key = f"{folder}/{key}" if folder else key
+        sample = waiting.setdefault(key, {})
+        if kind.lower() in PICTURES:
+            sample["picture"] = one
+        elif kind.lower() == CLASS:
+            sample["label"] = _label(file, one, shard, tell)
+        if len(sample) == 2:
+            picture = sample["picture"]
+            if sample["label"] is not None:
+                names.append(picture.name)
+                indices.append(sample["label"])
+                places.append((picture.start, picture.size))
+            waiting[key] = {}
+    for key, sample in waiting.items():
+        if sample and not torn:
+            tell(Fault(shard, f"has {key} without its .{CLASS if 'picture' in sample else PICTURES[0]}", REMEDY))
+    return Listing(names, np.array(indices, np.int64), np.array(places, np.int64).reshape(-1, 2))
 
 
-def _label(file: Any, one: tars.Member, shard: str) -> int:
+def _label(file: Any, one: tars.Member, shard: str, tell: Tell) -> int | None:
     file.seek(one.start)
     text = file.read(min(one.size, 64)).decode("ascii", "replace").strip()
     if not text.isdigit() or int(text) >= MOST_CLASSES:
-        raise AlexNetError(f"{shard}: {one.name} holds '{text[:20]}'; it must hold a class index, 0, 1, 2 and so on.")
+        remedy = "it must hold a class index, 0, 1, 2 and so on"
+        tell(Fault(f"{shard}: {one.name}", f"holds '{text[:20]}'", remedy))
+        return None
     return int(text)
-
-
-def _block(system: Any, shard: str, number: int) -> bytes:
-    return _patiently(shard, lambda: system.cat_file(shard, number * BLOCK, (number + 1) * BLOCK))
-
-
-def _patiently(shard: str, read: Callable[[], T]) -> T:
-    """What `read` gives, tried ATTEMPTS times; one that fails or stalls each time is an error that names the shard."""
-    fault = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE)
-        answer: list[T] = []
-        faults: list[BaseException] = []
-        # Nothing can stop a read that stalls; its thread ends with the program.
-        thread = threading.Thread(target=_answer, args=(read, answer, faults), daemon=True)
-        thread.start()
-        thread.join(PATIENCE)
-        if answer:
-            return answer[0]
-        if faults and isinstance(faults[0], AlexNetError):
-            raise faults[0]
-        fault = f"{faults[0] or type(faults[0]).__name__}" if faults else f"no answer in {PATIENCE:g} s"
-    raise AlexNetError(
-        f"{shard} cannot be read ({fault}), tried {ATTEMPTS} times; see to it, then go on with --resume."
-    )
-
-
-def _answer(read: Callable[[], T], answer: list[T], faults: list[BaseException]) -> None:
-    try:
-        answer.append(read())
-    except BaseException as error:
-        faults.append(error)

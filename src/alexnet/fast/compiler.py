@@ -20,7 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from alexnet.distributed import is_first
-from alexnet.weights.published import cache_folder
+from alexnet.files import cache_folder
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 ROUNDING = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")  # no -ffast-math: NaN must stay NaN
