@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from alexnet.fast.compiler import call
 from alexnet.layers import LocalResponseNorm, WithinMapNorm
 
-WIDTH = 16  # channels that a pass takes at a time: towers must be a multiple
+WIDTH = 16  # channels that the widest registers hold: towers must be a multiple
 SLOTS = ("relu_before", "norm_before", "within", "pool", "relu_after", "norm_after")
 KINDS: Mapping[type[nn.Module], tuple[str, ...]] = {
     nn.ReLU: ("relu_before", "relu_after"),

@@ -1,19 +1,26 @@
-// Sixteen floats at a time, as the vector extensions of GCC and Clang have them on every processor.
+// As many floats at a time as a register of the processor holds, by the vector extensions of GCC and Clang. Wider ones
+// than that are taken apart value by value, which costs more than the plain layers.
 // Values are float32 (float) or bfloat16 (uint16_t) in memory and float32 in registers.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__)
 constexpr int64_t WIDTH = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint8_t Bytes __attribute__((vector_size(16)));
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int64_t WIDTH = 8;
+#else
+constexpr int64_t WIDTH = 4;
+#endif
+typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
+typedef uint8_t Bytes __attribute__((vector_size(WIDTH)));
 
 static inline Floats load(const float* from) {
     Floats x;
@@ -59,6 +66,8 @@ static inline Floats constant(float x) { return Floats{} + x; }
 static inline Floats fused(Floats a, Floats b, Floats c) {
 #ifdef __AVX512F__
     return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
     Floats r;
     for (int i = 0; i < WIDTH; i++) r[i] = std::fma(a[i], b[i], c[i]);
@@ -66,10 +75,12 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
 #endif
 }
 
-// 1 / sqrt(x) to 14 bits or more.
+// 1 / sqrt(x) to 11 bits or more.
 static inline Floats rough_reciprocal_root(Floats x) {
 #ifdef __AVX512F__
     return (Floats)_mm512_rsqrt14_ps((__m512)x);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (Floats)_mm256_rsqrt_ps((__m256)x);
 #else
     Floats r;
     for (int i = 0; i < WIDTH; i++) r[i] = 1.0f / std::sqrt(x[i]);
@@ -78,7 +89,7 @@ static inline Floats rough_reciprocal_root(Floats x) {
 }
 
 // d^-0.75 as rough · (1 + rest), so that a product with it is rounded once; and 1 / d to within some roundings.
-// From a table of 14 bits and its residual: three times faster than roots and divisions, and closer than pow.
+// From a table of some bits and its residual: three times faster than roots and divisions, and closer than pow.
 struct Power {
     Floats rough, rest, inverse;
     Floats times(Floats x) const { return fused(x, rough, x * rough * rest); }
