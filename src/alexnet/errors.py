@@ -5,6 +5,10 @@ class AlexNetError(Exception):
     """What was given, what was expected and what to do next, in one sentence."""
 
 
+class Diverged(AlexNetError):
+    """Training whose loss became infinite or not a number."""
+
+
 class Interrupted(AlexNetError):
     """A run stopped by a signal after it was saved; `status` is the exit status (130 or 143)."""
 

@@ -58,6 +58,7 @@ class Recipe:
     rate_below: float = 1.0  # learning rate of the layers below the last / of the last; 0: they are frozen
     class_weights: bool = False  # weigh the loss so that each class counts as much, however many pictures it has
     stop_after: int = 0  # epochs without a better validation error that end the run, at its best weights; 0: never
+    stop_error: float = 0.0  # an epoch's training error, a fraction, at which the run ends (Fig. 1); 0: never
 
     dropout: float = 0.5  # share of fc6's and fc7's units dropped; 0: none (§4.2)
     crops: bool = True  # random crops of the stored picture; off: the central one (§4.1)
@@ -189,7 +190,7 @@ def _checked(key: str, value: Any) -> Any:
     if key in CHOICES and value not in CHOICES[key]:
         raise AlexNetError(f"recipe key {key} was given '{value}'; it takes {' or '.join(CHOICES[key])}.")
     low, words = _LEAST.get(key, (0, "0 or more"))
-    high = 1.0 if key in ("dropout", "momentum", "label_smoothing") else float("inf")
+    high = 1.0 if key in ("dropout", "momentum", "label_smoothing", "stop_error") else float("inf")
     numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, int | float) else ()
     for number in numbers:
         if not low <= number < high:

@@ -44,6 +44,7 @@ class Position:
     wrong: float = 0.0
     seen: float = 0.0
     since: int = 0  # epochs since the lowest validation error
+    learned: float = math.inf  # training error of the last whole epoch, a fraction
 
 
 @dataclass
@@ -99,10 +100,15 @@ class Run:
         return stopped or (self.recipe.schedule == "plateau" and self.plateau.over)
 
     @property
+    def learned(self) -> bool:
+        """Whether the training error is down to where the recipe ends."""
+        return self.recipe.stop_error > 0 and self.position.learned <= self.recipe.stop_error
+
+    @property
     def finished(self) -> bool:
         """Whether every step is made and every whole epoch evaluated."""
         evaluated = self.position.epochs >= self.position.step // self.steps_per_epoch
-        return self.stalled or (self.position.step >= self.last_step and evaluated)
+        return self.stalled or self.learned or (self.position.step >= self.last_step and evaluated)
 
     def images(self, step: int) -> int:
         """Pictures in the first `step` steps."""

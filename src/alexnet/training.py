@@ -22,7 +22,7 @@ from alexnet import augment, fast, optimizer
 from alexnet.data.layouts import Data
 from alexnet.data.loader import Batch, batches, order
 from alexnet.distributed import start
-from alexnet.errors import AlexNetError, Interrupted
+from alexnet.errors import Diverged, Interrupted
 from alexnet.evaluation import Evaluation, Member, measure
 from alexnet.progress import Progress
 from alexnet.recipe import Recipe
@@ -112,6 +112,8 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
     if run.stalled:
         since = "after the third drop of the rate" if run.plateau.over else f"for {position.since} epochs"
         say(f"the validation error has stalled {since}: done")
+    elif run.learned:
+        say(f"the training error is down to {100 * position.learned:.1f} %: done")
     return images / seconds if seconds else 0.0
 
 
@@ -185,7 +187,7 @@ def _log(run: Run, progress: Progress) -> None:
     bad = (~torch.isfinite(sums[:, 0])).nonzero().flatten()
     if len(bad):
         step = position.step - len(sums) + int(bad[0]) + 1
-        raise AlexNetError(
+        raise Diverged(
             f"the loss became {sums[bad[0], 0].item()} at step {step}; nothing was saved after that, the last "
             "checkpoint is whole: train with a lower learning_rate, or look for broken labels."
         )
@@ -210,6 +212,7 @@ def _end_epoch(run: Run, progress: Progress) -> None:
     loss, wrong = position.loss / max(1, position.seen), position.wrong / max(1, position.seen)
     better = result.top1_error < position.best
     position.epochs, position.best = position.epochs + 1, min(position.best, result.top1_error)
+    position.learned = wrong
     position.since = 0 if better else position.since + 1
     position.loss = position.wrong = position.seen = 0.0
     run.plateau.update(result.top1_error, run.recipe.patience)

@@ -319,6 +319,44 @@ def _paper() -> tuple[Layer, ...]:
     )
 
 
+SMALL64 = (64, 192, 384, 384, 256)
+
+
+def _small_ablations() -> dict[str, tuple[str, tuple[Layer, ...]]]:
+    """alexnet64 as net 145 was taken apart (spec 7.2), by the suffix of its name; 28, 14, 7 and 3 pixels in all."""
+    whole = _small(SMALL64, 1536, 2)
+    one = {name: {"groups": 1} for name in ("conv2", "conv4", "conv5")} | {f"norm{n}": {"towers": 1} for n in (1, 2)}
+    widths = {f"conv{n}": {"filters": SMALL64[n - 1] // 2} for n in (1, 2, 3, 4)}
+    half = {name: one.get(name, {}) | widths.get(name, {}) for name in {**one, **widths}}
+    pools = {name: {"kernel": 2, "ceil": False} for name in ("pool1", "pool2", "pool5")}
+    return {
+        "half": ("one tower, conv5 and the fully connected layers not halved (paper §3.2)", _changed(whole, half)),
+        "nonorm": ("no normalisation (paper §3.3)", _without(whole, "norm1", "norm2")),
+        "nonoverlap": ("pooling without overlap (paper §3.4)", _changed(whole, pools)),
+        "no_conv3": ("without conv3 (paper §7)", _without(whole, "conv3", "relu3")),
+        "no_conv4": ("without conv4 (paper §7)", _without(whole, "conv4", "relu4")),
+    }
+
+
+def _small_initial() -> dict[str, tuple[str, tuple[Layer, ...]]]:
+    """alexnet64 from three kinds of initial weights in place of He's (spec §3), by the suffix of its name."""
+
+    def begun(below: float, middle: float, bias: float) -> tuple[Layer, ...]:
+        stds = dict.fromkeys(WEIGHTS, below) | dict.fromkeys(("conv3", "conv4", "conv5"), middle)
+        biases = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), bias)
+        fields = {name: {"std": std, "bias": biases.get(name, 0.0)} for name, std in stds.items()}
+        return _changed(_small(SMALL64, 1536, 2), fields)
+
+    return {
+        "sigma03": (
+            "initial weights of the 2012 code: sigma 0.03 in conv3 to conv5, biases of 1",
+            begun(0.01, 0.03, 1.0),
+        ),
+        "sigma01": ("initial weights of the paper's text: sigma 0.01, biases of 1", begun(0.01, 0.01, 1.0)),
+        "bias01": ("initial weights as Caffe's: sigma 0.01, biases of 0.1", begun(0.01, 0.01, 0.1)),
+    }
+
+
 def _bvlc() -> tuple[Layer, ...]:
     """Caffe's bvlc_alexnet (spec §10): LRN over all maps with k = 1, biases of 0.1, inverted dropout."""
     changed = {"norm1": {"towers": 1, "k": 1.0, "divided": True}, "norm2": {"towers": 1, "k": 1.0, "divided": True}}
@@ -439,13 +477,14 @@ VARIANTS: dict[str, Variant] = {
         ),
         # torchvision divides by std ~0.226 of [0, 1] pixels: 57.6 grey levels.
         Variant("alexnet_owt", "OWT as released in 2014 and in torchvision", 256, 224, _owt(), 57.6),
-        Variant(
-            "alexnet64",
-            "the plan for 64-pixel pictures",
-            64,
-            56,
-            _small((64, 192, 384, 384, 256), 1536, 2),
-            64.0,
+        Variant("alexnet64", "the plan for 64-pixel pictures", 64, 56, _small(SMALL64, 1536, 2), 64.0),
+        *(
+            Variant(f"alexnet64_{suffix}", f"alexnet64: {words}", 64, 56, layers, 64.0)
+            for suffix, (words, layers) in _small_ablations().items()
+        ),
+        *(  # the author's sigmas belong to pixels that are not scaled
+            Variant(f"alexnet64_{suffix}", f"alexnet64: {words}", 64, 56, layers)
+            for suffix, (words, layers) in _small_initial().items()
         ),
         Variant(
             "alexnet32",

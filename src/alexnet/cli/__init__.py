@@ -15,6 +15,7 @@ import click
 from alexnet.cli import data as _data  # noqa: F401, these add their commands
 from alexnet.cli import finetuning as _finetuning  # noqa: F401
 from alexnet.cli import pictures as _pictures  # noqa: F401
+from alexnet.cli import reproduction as _reproduction  # noqa: F401
 from alexnet.cli import speed as _speed  # noqa: F401
 from alexnet.cli import weights as _weights  # noqa: F401
 from alexnet.cli.base import Output, commands, json_option, shared

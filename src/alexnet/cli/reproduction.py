@@ -1,0 +1,79 @@
+"""The command that puts the paper's claims to the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.errors import AlexNetError
+
+
+@commands.command()
+@click.argument("name", required=False)
+@click.option("--data", metavar="DIR", help="A data set, or a folder that holds cifar10/ and tiny-imagenet/.")
+@click.option("--seeds", type=click.IntRange(1), help="Networks of each kind.  [default: the claim's, mostly 3]")
+@click.option("--quick", is_flag=True, help="A short run on a part of the data, to see that it works.")
+@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of every recipe; repeatable.")
+@click.option("--out", default="results", show_default=True, metavar="FOLDER", help="Where results and networks go.")
+@click.option("--report", metavar="FILE.md", help="Write a page of all results in FOLDER.")
+@json_option
+@shared
+def reproduce(
+    name: str | None, data: str | None, seeds: int | None, quick: bool, sets: tuple[str, ...], out: str,
+    report: str | None, as_json: bool, device: str,
+) -> int:  # fmt: skip
+    """Put a claim of the paper to the test; without NAME, list the claims and what came of them.
+
+    Networks are kept in FOLDER/work: a run that was stopped goes on, and one that is finished is not run again.
+    """
+    from alexnet.reproduction import results
+    from alexnet.reproduction.claims import CLAIMS, claim
+
+    output = Output(as_json)
+    if name is None:
+        if data is not None or seeds or quick or sets:
+            raise AlexNetError(f"no claim was named; give one of {', '.join(CLAIMS)}.")
+        if report:
+            output.say(f"{report}: {results.report(Path(out), Path(report))} results")
+        else:
+            _list(output, Path(out))
+        return 0
+    chosen = claim(name)
+    if data is None:
+        raise AlexNetError(f"the claim {name} needs pictures; give --data DIR, which holds {chosen.data}/ or is it.")
+    from alexnet.reproduction.measures import measure
+    from alexnet.reproduction.running import Study
+
+    count = seeds or (min(chosen.seeds, 3 if chosen.kind == "ensemble" else 1) if quick else chosen.seeds)
+    study = Study(chosen, Path(data), Path(out), count, quick, sets, device, output.say, quiet=False)
+    output.say(f"{chosen.name} ({chosen.section}): {chosen.text}")
+    outcome = measure(study)
+    facts = results.write(study, outcome)
+    output.say("")
+    for one in facts["comparisons"]:
+        output.say(f"{one['name']}: {results.ours(one)}: {one['verdict']}")
+    for note in facts["notes"]:
+        output.say(note)
+    output.say(f"the paper: {chosen.paper}; ours: {facts['verdict']}{' (quick: decides nothing)' if quick else ''}")
+    output.say(f"{results.folder_of(Path(out), name, quick)} holds runs.jsonl, result.json, figure.png and README.md")
+    if report:
+        output.say(f"{report}: {results.report(Path(out), Path(report))} results")
+    output.end(facts)
+    return 0
+
+
+def _list(output: Output, out: Path) -> None:
+    from alexnet.reproduction import results
+    from alexnet.reproduction.claims import CLAIMS
+
+    verdicts: dict[str, list[str]] = {}
+    for claim, facts, _, _ in results.found(out):
+        verdicts.setdefault(claim.name, []).append(facts["verdict"] + (" (quick)" if facts["quick"] else ""))
+    for claim in CLAIMS.values():
+        said = ", ".join(verdicts.get(claim.name, ["not run"]))
+        output.say(f"{claim.name:<16} {claim.section:<14} {claim.data:<14} {said}")
+        output.say(f"{'':<16} {claim.text} The paper: {claim.paper}.")
+    known = [{"claim": c.name, "data": c.data, "verdicts": verdicts.get(c.name, [])} for c in CLAIMS.values()]
+    output.end({"claims": known})

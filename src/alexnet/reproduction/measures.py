@@ -1,0 +1,300 @@
+"""What is measured for each kind of claim: trained networks in, comparisons with their intervals and verdicts out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet import checkpoint
+from alexnet.checkpoint import load
+from alexnet.errors import AlexNetError
+from alexnet.evaluation import opened
+from alexnet.extraction import outputs
+from alexnet.reproduction.running import Finished, Study, answers
+from alexnet.reproduction.statistics import Interval, Verdict, over_seeds, paired, together, verdict
+from alexnet.similarity import nearest
+
+Runs = dict[str, list[Finished]]  # the networks of each arm, in the order of their seeds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing compared: what is better by how much, its 95 % interval, and what that says."""
+
+    name: str
+    unit: str
+    interval: Interval
+    verdict: Verdict
+
+
+@dataclass
+class Outcome:
+    """What came of a claim: comparisons, remarks, and the networks they are of."""
+
+    runs: Runs
+    comparisons: list[Comparison]
+    notes: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)  # for the figure
+
+    @property
+    def verdict(self) -> Verdict:
+        return together([one.verdict for one in self.comparisons])
+
+
+def measure(study: Study) -> Outcome:
+    """Train what the claim needs, unless it was before, and compare."""
+    return _MEASURES[study.claim.kind](study)
+
+
+def _all(study: Study) -> Runs:
+    runs: Runs = {}
+    for seed in range(study.seeds):  # seed by seed, so that a study that is stopped has something of every arm
+        for arm in study.claim.arms:
+            one = study.trained(arm, seed)
+            if one is None:
+                raise AlexNetError(
+                    f"{study.claim.name}: the loss of '{arm.name}' became infinite, so there is nothing to compare; "
+                    "give a lower rate with --set learning_rate=."
+                )
+            runs.setdefault(arm.name, []).append(one)
+    return runs
+
+
+def _points(name: str, differences: np.ndarray) -> Comparison:
+    """Differences of right answers (seeds, pictures), -1 to 1, as points of error."""
+    interval = paired(100.0 * differences)
+    return Comparison(name, "points", interval, verdict(interval))
+
+
+def _rights(runs: list[Finished], views: int) -> np.ndarray:
+    return np.stack([one.right(views) for one in runs]).astype(float)  # (seeds, 2, pictures)
+
+
+def _errors(study: Study) -> Outcome:
+    """Each other arm's errors against the first's."""
+    runs, views = _all(study), study.claim.views
+    first, *others = runs
+    better = _rights(runs[first], views)
+    found = []
+    for name in others:
+        difference = better - _rights(runs[name], views)
+        found.append(_points(f"{name}, top-1", difference[:, 0]))
+        if len(runs[first][0].data.classes) > 10:
+            found.append(_points(f"{name}, top-5", difference[:, 1]))
+    outcome = Outcome(runs, found)
+    for name, several in runs.items():
+        last = [one.epochs[-1] for one in several]
+        gap = 100 * float(np.mean([line["valid_top1_error"] - line["train_top1_error"] for line in last]))
+        outcome.notes.append(
+            f"{name}: training error of the last epoch, under its own augmentation and dropout, is {gap:+.1f} points "
+            "from the validation error."
+        )
+    return outcome
+
+
+def _stated(study: Study) -> Outcome:
+    """The first arm's error against the one that is stated, which is rounded to whole points."""
+    runs = _all(study)
+    (several,) = runs.values()
+    wrong = 100.0 * (1 - _rights(several, study.claim.views)[:, 0])
+    interval, stated = paired(wrong), study.claim.stated
+    if not stated:
+        return Outcome(runs, [Comparison("top-1 error", "%", interval, "not distinguishable")], [_OTHER_DATA])
+    said: Verdict = "reproduced" if interval.low <= stated + 0.5 else "opposite"
+    return Outcome(runs, [Comparison(f"top-1 error, stated {stated:.0f} %", "%", interval, said)])
+
+
+_OTHER_DATA = "The paper's figure is of other data, so nothing is compared: this is the error to know."
+
+
+def _sooner(study: Study) -> Outcome:
+    """How many times sooner the first arm reaches the training error than the second, each at its best rate."""
+    target = 0.25
+    times: dict[str, list[float]] = {}
+    runs: Runs = {}
+    notes = []
+    for arm in study.claim.arms:
+        tried: dict[float, tuple[float, Finished | None]] = {}
+        for rate in arm.rates:
+            one = study.trained(arm, 0, rate)
+            tried[rate] = (crossing(one.epochs, target) if one else math.inf, one)
+        best = min(tried, key=lambda rate: tried[rate][0])
+        listed = "; ".join(f"{rate:g}: {_epochs(when)}" for rate, (when, _) in tried.items())
+        notes.append(f"{arm.name}, seed 0, epochs to {100 * target:.0f} % training error by learning rate: {listed}.")
+        made = [study.trained(arm, seed, best) for seed in range(study.seeds)]
+        runs[arm.name] = [one for one in made if one]
+        times[arm.name] = [crossing(one.epochs, target) if one else math.inf for one in made]
+        notes.append(f"{arm.name} at {best:g}: {', '.join(map(_epochs, times[arm.name]))} epochs.")
+    first, second = times
+    reached = bool(np.isfinite([*times[first], *times[second]]).all())
+    if not reached:
+        notes.append(
+            "Not every run reached it within its epochs, so no ratio can be given; more may with --set epochs=."
+        )
+        interval = Interval(math.nan, -math.inf, math.inf, study.seeds, 0)
+    else:
+        logs = over_seeds(np.log(np.array(times[second]) / np.array(times[first])))
+        interval = Interval(math.exp(logs.mean), math.exp(logs.low), _exp(logs.high), logs.seeds, 0)
+    found = Comparison(f"{first} sooner than {second}", "times", interval, verdict(interval, 1.0))
+    return Outcome(runs, [found], notes, {"target": target})
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
+
+
+def _epochs(when: float) -> str:
+    return f"{when:.2f}" if math.isfinite(when) else "never"
+
+
+def crossing(epochs: list[dict[str, Any]], target: float) -> float:
+    """When the training error falls to `target`, in epochs; infinity if it never does.
+
+    An epoch's mean belongs to its middle, and between middles it falls along a straight line.
+    """
+    before: tuple[float, float] | None = None
+    for line in epochs:
+        here, error = line["epoch"] - 0.5, line["train_top1_error"]
+        if error <= target:
+            if before is None:
+                return here
+            return before[0] + (here - before[0]) * (before[1] - target) / (before[1] - error)
+        before = here, error
+    return math.inf
+
+
+def _views(study: Study) -> Outcome:
+    """The same networks with one view and with several."""
+    runs = _all(study)
+    (several,) = runs.values()
+    difference = _rights(several, study.claim.views) - _rights(several, 1)
+    names = [f"one view against {study.claim.views}, top-{k}" for k in (1, 5)]
+    return Outcome(runs, [_points(name, difference[:, i]) for i, name in enumerate(names)])
+
+
+def _ensemble(study: Study) -> Outcome:
+    """The networks' mean error against that of their averaged probabilities."""
+    runs = _all(study)
+    (several,) = runs.values()
+    if len(several) < 2:
+        raise AlexNetError("the claim ensemble takes two networks or more: give --seeds 2 or more.")
+    both = answers([one.folder for one in several], several[0].data, study.claim.views, study.device).astype(float)
+    difference = both[None] - _rights(several, study.claim.views)
+    names = [f"one network against {len(several)}, top-{k}" for k in (1, 5)]
+    errors = 100 * (1 - both.mean(1))
+    notes = [f"The {len(several)} together: {errors[0]:.1f} % top-1, {errors[1]:.1f} % top-5."]
+    return Outcome(runs, [_points(name, difference[:, i]) for i, name in enumerate(names)], notes)
+
+
+def _start(study: Study) -> Outcome:
+    """Which initial weights leave the loss of guessing: nats below it that the training loss ends."""
+    runs = _all(study)
+    guess = math.log(len(study.data().classes))
+    found = []
+    for number, (name, several) in enumerate(runs.items()):
+        below = over_seeds(np.array([guess - one.epochs[-1]["train_loss"] for one in several]))
+        flat = below.mean < 0.02 * guess
+        should = number == 1  # the second is the one that stays
+        found.append(
+            Comparison(f"{name}: below guessing", "nats", below, "reproduced" if flat == should else "opposite")
+        )
+    note = f"Guessing costs {guess:.3f} nats; a loss within 2 % of it counts as flat, in the mean of the seeds."
+    return Outcome(runs, found, [note], {"guess": guess})
+
+
+def _neighbours(study: Study) -> Outcome:
+    """Of each validation picture's five nearest others, the share of its class: by fc7 and by pixels."""
+    runs = _all(study)
+    ((one,),) = runs.values()
+    classifier = load(one.folder, "cpu")
+    features, pixels, labels = [], [], []
+    with opened(classifier, one.data, "valid", 0, "cpu", lambda text: None, True) as task:
+        for by_shape, some, _ in task.batches(128):
+            whole = by_shape[classifier.preprocess.shape]
+            crops = classifier.preprocess.central(whole)
+            features.append(outputs(classifier.model, classifier.preprocess.normalise(crops), ["fc7"])["fc7"])
+            pixels.append(whole.flatten(1).float().numpy())
+            labels.append(some)
+    label, fc7, raw = torch.cat(labels), np.concatenate(features), np.concatenate(pixels)
+    shares, shown = [], []
+    for vectors in (fc7, raw):
+        rows = torch.cat([_others(vectors, at) for at in range(0, len(vectors), 500)])
+        shares.append((label[rows] == label[:, None]).double().mean(1).numpy())
+        shown.append(rows)
+    interval = paired(100 * (shares[0] - shares[1])[None])
+    found = Comparison("precision at 5, fc7 above pixels", "points", interval, verdict(interval))
+    words = ", ".join(
+        f"{name} {100 * share.mean():.1f} %" for name, share in zip(("fc7", "pixels"), shares, strict=True)
+    )
+    chance = 100 / len(one.data.classes)
+    first_of_class = [int((label == c).nonzero()[0]) for c in np.linspace(0, len(one.data.classes) - 1, 8).astype(int)]
+    figure = {
+        "pixels": raw.reshape(len(raw), *classifier.preprocess.shape),
+        "queries": first_of_class,
+        "rows": shown[0],
+    }
+    return Outcome(runs, [found], [f"Precision at 5: {words}; chance is {chance:.1f} %."], figure)
+
+
+def _others(vectors: np.ndarray, at: int) -> torch.Tensor:
+    """Rows of the five nearest of all others to each of 500 vectors."""
+    some = torch.from_numpy(vectors[at : at + 500])
+    _, rows = nearest(some, [vectors], 6, "euclidean")
+    own = torch.arange(at, at + len(some))[:, None]
+    rank = torch.where(rows == own, 9, torch.arange(6)[None])  # itself goes last, wherever ties have put it
+    return rows.gather(1, rank.argsort(dim=1, stable=True))[:, :5]
+
+
+def _towers(study: Study) -> Outcome:
+    """By how much the two towers' conv1 filters differ in colourfulness, against filters dealt out at random."""
+    runs = _all(study)
+    (several,) = runs.values()
+    chances, gaps, notes, filters = [], [], [], []
+    for one in several:
+        weight = load(one.folder / checkpoint.LAST).model.get_parameter("conv1.weight").detach()
+        colours = colourfulness(weight)
+        first, second = np.split(colours, 2)
+        chances.append(by_chance(colours))
+        gaps.append(abs(first.mean() - second.mean()))
+        notes.append(
+            f"Seed {one.seed}: colourfulness of the towers {first.mean():.2f} and {second.mean():.2f}; filters dealt "
+            f"out at random differ so much with a probability of {chances[-1]:.3f}."
+        )
+        filters.append(weight)
+    said: Verdict = "reproduced" if max(chances) < 0.05 else "not distinguishable"
+    found = Comparison("difference in colourfulness", "of 1", over_seeds(np.array(gaps)), said)
+    return Outcome(runs, [found], notes, {"filters": filters})
+
+
+def colourfulness(weight: torch.Tensor) -> np.ndarray:
+    """The share of each filter's energy that gray pictures do not see: (F, 3, k, k) -> float64 (F,), 0 to 1."""
+    wide = weight.double()
+    gray = wide.mean(1, keepdim=True).expand_as(wide)
+    return ((wide - gray).square().sum((1, 2, 3)) / wide.square().sum((1, 2, 3)).clamp(min=1e-300)).numpy()
+
+
+def by_chance(values: np.ndarray, deals: int = 10_000) -> float:
+    """The share of random halvings whose means differ at least as much as the two halves' of `values`."""
+    generator = np.random.Generator(np.random.PCG64(2012))
+    half = len(values) // 2
+    true = abs(values[:half].mean() - values[half:].mean())
+    dealt = generator.permuted(np.tile(values, (deals, 1)), axis=1)
+    apart = abs(dealt[:, :half].mean(1) - dealt[:, half:].mean(1))
+    return float((1 + (apart >= true - 1e-12).sum()) / (1 + deals))
+
+
+_MEASURES: dict[str, Callable[[Study], Outcome]] = {
+    "errors": _errors,
+    "stated": _stated,
+    "sooner": _sooner,
+    "views": _views,
+    "ensemble": _ensemble,
+    "start": _start,
+    "neighbours": _neighbours,
+    "towers": _towers,
+}

@@ -1,0 +1,148 @@
+"""What a study leaves in results/NAME: a line of JSON a network, a figure, the verdict; and one page of them all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from alexnet.errors import AlexNetError
+from alexnet.files import write_whole
+from alexnet.reproduction import figures
+from alexnet.reproduction.claims import CLAIMS, Claim
+from alexnet.reproduction.measures import Outcome
+from alexnet.reproduction.running import Study
+
+RUNS, RESULT, FIGURE, PAGE = "runs.jsonl", "result.json", "figure.png", "README.md"
+
+
+def folder_of(out: Path, name: str, quick: bool) -> Path:
+    """Where a claim's results are; a quick study has a folder of its own, so that it never replaces a whole one."""
+    return out / (f"{name}-quick" if quick else name)
+
+
+def write(study: Study, outcome: Outcome) -> dict[str, Any]:
+    """Write everything; gives the contents of result.json."""
+    claim, folder = study.claim, folder_of(study.out, study.claim.name, study.quick)
+    folder.mkdir(parents=True, exist_ok=True)
+    views = sorted({1, claim.views})
+    lines = [one.line(v) for several in outcome.runs.values() for one in several for v in views]
+    write_whole(folder / RUNS, lambda file: file.write("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    facts: dict[str, Any] = {
+        "claim": claim.name, "quick": study.quick, "verdict": outcome.verdict, "seeds": study.seeds,
+        "sets": list(study.sets), "views": claim.views, "notes": outcome.notes,
+        "comparisons": [
+            {"name": one.name, "unit": one.unit, "mean": _number(one.interval.mean), "low": _number(one.interval.low),
+             "high": _number(one.interval.high), "seeds": one.interval.seeds, "pictures": one.interval.pictures,
+             "verdict": one.verdict}
+            for one in outcome.comparisons
+        ],
+    }  # fmt: skip
+    write_whole(folder / RESULT, lambda file: file.write((json.dumps(facts, indent=1) + "\n").encode()))
+    title = f"{claim.name} ({claim.section}): {outcome.verdict}" + (", quick" if study.quick else "")
+    figures.draw(outcome, title, folder / FIGURE)
+    text = page(facts, lines, FIGURE)
+    write_whole(folder / PAGE, lambda file: file.write(text.encode()))
+    return facts
+
+
+def _number(x: float) -> float | None:
+    return round(x, 4) if math.isfinite(x) else None
+
+
+def ours(one: dict[str, Any]) -> str:
+    """A comparison in words: 1.23 points (0.45 to 2.01)."""
+    if one["mean"] is None:
+        return "–"
+    low, high = one["low"], one["high"]
+    sure = f"{low:.2f} to {high:.2f}" if None not in (low, high) else "one seed: no interval"
+    return f"{one['mean']:.2f} {one['unit']} ({sure})"
+
+
+def page(facts: dict[str, Any], lines: list[dict[str, Any]], figure: str) -> str:
+    """The claim, the paper's figure, ours, the verdict, and the networks, in Markdown."""
+    claim = CLAIMS[facts["claim"]]
+    quick = " --quick" if facts["quick"] else ""
+    sets = "".join(f" --set {one}" for one in facts["sets"])
+    text = [f"## {claim.name} ({claim.section}){', quick' if facts['quick'] else ''}", "", claim.text, ""]
+    if facts["quick"]:
+        epochs, classes, each = claim.quick
+        text += [
+            f"A quick study, which shows that the command works and cannot decide the claim: {epochs} epochs of at "
+            f"most {classes} classes with at most {each} pictures each.",
+            "",
+        ]
+    text += [f"**{facts['verdict']}**; the paper: {claim.paper}.", ""]
+    text += ["| compared | ours (95 % interval) | verdict |", "| --- | --- | --- |"]
+    text += [f"| {one['name']} | {ours(one)} | {one['verdict']} |" for one in facts["comparisons"]]
+    text += ["", *[f"- {note}" for note in facts["notes"]], *([""] if facts["notes"] else [])]
+    if claim.kind == "neighbours":
+        text += ["Its figure shows the data set's own photographs, so it is made where they are and not kept here.", ""]
+    else:
+        text += [f"![{claim.name}]({figure})", ""]
+    text += ["| network | variant | data | seed | epochs | views | top-1 error, % | top-5 error, % | minutes |"]
+    text += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for line in lines:
+        text.append(
+            f"| {line['arm']} | `{line['variant']}` | {line['images']:,} pictures, {line['classes']} classes | "
+            f"{line['seed']} | {line['epochs']} | {line['views']} | {100 * line['top1_error']:.2f} | "
+            f"{100 * line['top5_error']:.2f} | {line['seconds'] / 60:.0f} |"
+        )
+    devices = sorted({line["device"] for line in lines})
+    commits = sorted({str(line["commit"]) for line in lines})
+    versions = lines[0]["versions"] if lines else {}
+    text += [
+        "",
+        f"`alexnet reproduce {claim.name} --data DIR --seeds {facts['seeds']}{quick}{sets}`; {', '.join(devices)}; "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; commit {', '.join(commits)}.",
+        "",
+    ]
+    return "\n".join(text)
+
+
+def found(out: Path) -> Iterable[tuple[Claim, dict[str, Any], list[dict[str, Any]], Path]]:
+    """Every result in a folder of results, in the order of the claims, whole studies before quick ones."""
+    for quick in (False, True):
+        for claim in CLAIMS.values():
+            folder = folder_of(out, claim.name, quick)
+            if not (folder / RESULT).exists():
+                continue
+            try:
+                facts = json.loads((folder / RESULT).read_text("utf-8"))
+                lines = [json.loads(line) for line in (folder / RUNS).read_text("utf-8").splitlines()]
+            except (OSError, ValueError) as error:
+                raise AlexNetError(
+                    f"{folder} holds a damaged result ({error}); delete it and run alexnet reproduce {claim.name} anew."
+                ) from None
+            yield claim, facts, lines, folder
+
+
+def report(out: Path, file: Path) -> int:
+    """Write one page of all results in `out`; their number."""
+    rows, parts = [], []
+    for claim, facts, lines, folder in found(out):
+        quick = facts["quick"]
+        said = "; ".join(f"{one['name']}: {ours(one)}" for one in facts["comparisons"])
+        anchor = f"{claim.name} ({claim.section}){', quick' if quick else ''}"
+        rows.append(f"| {anchor} | {claim.paper} | {said} | {'quick: ' if quick else ''}{facts['verdict']} |")
+        parts.append(page(facts, lines, os.path.relpath(folder / FIGURE, file.parent)))
+    if not rows:
+        raise AlexNetError(f"--out {out} holds no results; run alexnet reproduce NAME --data DIR first.")
+    text = "\n".join([HEAD, *rows, "", *parts])
+    write_whole(file, lambda out: out.write(text.encode()))
+    return len(rows)
+
+
+HEAD = """# The paper's claims, put to the test
+
+Written by `alexnet reproduce --report`, from the results in `results/`; each is made by the command under it. A verdict
+is by the 95 % interval of the difference, paired over validation pictures and seeds: *reproduced* if all of it is on
+the paper's side, *opposite* if all of it is on the other, else *not distinguishable*. Rows marked quick are short runs
+on a part of the data, which show that the command works and decide nothing. Points are of error, positive where the
+paper's choice is the better one.
+
+| claim | the paper | ours | verdict |
+| --- | --- | --- | --- |"""

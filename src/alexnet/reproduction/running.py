@@ -1,0 +1,235 @@
+"""Training what claims need: each network once, in a folder named by all that decides it, going on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet import __version__, checkpoint, metrics
+from alexnet import recipe as recipes
+from alexnet.data.layouts import Data, find
+from alexnet.data.split import Split
+from alexnet.device import choose_device, describe
+from alexnet.errors import AlexNetError, Diverged, Interrupted
+from alexnet.evaluation import log_probabilities, opened
+from alexnet.files import write_whole
+from alexnet.finetuning import recipe_for
+from alexnet.recipe import Recipe
+from alexnet.reproduction.claims import CIFAR, TINY, Arm, Claim
+from alexnet.training import train
+from alexnet.variants import VARIANTS
+
+PLACES = {  # what a data set's folder or archive may be called inside DIR
+    CIFAR: ("cifar10", "cifar-10", "cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    TINY: ("tiny-imagenet", "tiny-imagenet-200", "tiny_imagenet", "imagenet"),
+}
+WORK, MADE = "work", "made.json"
+
+
+@dataclass
+class Study:
+    """A claim being put to the test: its data, and how much of it. `sets` change the recipe of every arm alike."""
+
+    claim: Claim
+    place: Path
+    out: Path
+    seeds: int
+    quick: bool = False
+    sets: tuple[str, ...] = ()  # key=value; variant is that of the networks for Tiny ImageNet
+    device: str = "auto"
+    say: Callable[[str], object] = lambda text: None
+    quiet: bool = True
+    found: dict[str, Data] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for arm in self.claim.arms:
+            self.recipe(arm, 0)  # what cannot be trained is said before anything is
+
+    def data(self, name: str = "") -> Data:
+        """The data of that name, by default the claim's; a part of them in a quick study."""
+        name = name or self.claim.data
+        if name not in self.found:
+            whole = find(located(self.place, name), quiet=self.quiet)
+            self.found[name] = part(whole, *self.claim.quick[1:]) if self.quick else whole
+        return self.found[name]
+
+    def recipe(self, arm: Arm, seed: int, rate: float = 0.0) -> Recipe:
+        """What an arm trains, from scratch."""
+        chosen = recipes.resolve(arm.recipe)
+        asked = recipes.parse_sets(self.sets)
+        if "variant" in asked and not any(one.recipe == "tiny_imagenet" for one in self.claim.arms):
+            raise AlexNetError(f"the claim {self.claim.name} has networks of its own; leave --set variant= out.")
+        variant = asked.pop("variant", chosen.variant)
+        values: dict[str, Any] = {"epochs": self.claim.quick[0]} if self.quick else {}
+        values |= asked
+        if "epochs" in values:
+            values.setdefault("warmup", min(chosen.warmup, values["epochs"] / 10))
+        values |= {"seed": seed, **arm.sets}
+        if arm.recipe == "tiny_imagenet":
+            values["variant"] = variant + arm.form
+            if values["variant"] not in VARIANTS:
+                forms = [name for name in VARIANTS if name + arm.form in VARIANTS]
+                raise AlexNetError(
+                    f"the claim {self.claim.name} needs {values['variant']}, which is no variant; give --set variant= "
+                    f"{' or '.join(forms)}."
+                )
+        if rate:
+            values["learning_rate"] = rate
+        return recipes.override(chosen, values)
+
+    def trained(self, arm: Arm, seed: int, rate: float = 0.0) -> Finished | None:
+        """The arm's network of that seed, trained now unless it was before; None where the loss became infinite."""
+        recipe, data, origin = self.recipe(arm, seed, rate), self.data(), ""
+        if arm.first:
+            before = self._train(self.recipe(Arm("first", "tiny_imagenet"), seed), self.data(arm.first), arm, seed, "")
+            if before is None:
+                return None
+            origin = before.folder.name
+            begun = recipe_for(str((before.folder / checkpoint.LAST).absolute()), recipe)
+            recipe = recipes.override(begun, dict(arm.sets))
+        return self._train(recipe, data, arm, seed, origin)
+
+    def _train(self, recipe: Recipe, data: Data, arm: Arm, seed: int, origin: str) -> Finished | None:
+        folder = self.out / WORK / _name(recipe, data, origin)
+        finished = Finished(self.claim, arm, seed, recipe, data, folder, self.quick, self.device)
+        if finished.whole:
+            return finished
+        if (folder / "diverged").exists():
+            return None
+        self.say(f"\n{self.claim.name}: {arm.name}, seed {seed}, in {folder}")
+        try:
+            train(data, folder, recipe, (), True, self.device, self.say, self.quiet)
+        except Diverged as error:
+            sentence = str(error)
+            self.say(sentence)
+            write_whole(folder / "diverged", lambda file: file.write(sentence.encode()))
+            return None
+        except Interrupted as stop:
+            raise Interrupted(f"stopped and saved in {folder}: give the same command to go on", stop.status) from None
+        made = {"device": describe(choose_device(self.device)), "versions": versions(), "commit": commit()}
+        write_whole(folder / MADE, lambda file: file.write(json.dumps(made).encode()))
+        return finished
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trained network of a study."""
+
+    claim: Claim
+    arm: Arm
+    seed: int
+    recipe: Recipe
+    data: Data
+    folder: Path
+    quick: bool
+    device: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is trained to its end, and what trained it is noted."""
+        lines = metrics.read(self.folder / checkpoint.METRICS)
+        return (self.folder / MADE).exists() and any(line["kind"] == "final" for line in lines)
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """A line of metrics for each epoch."""
+        return [line for line in metrics.read(self.folder / checkpoint.METRICS) if line["kind"] == "epoch"]
+
+    def right(self, views: int = 1) -> np.ndarray:
+        """Whether each validation picture's class is the first, and among the first five: bool (2, pictures)."""
+        file = self.folder / f"right_{views}.npy"
+        if not file.exists():
+            found = answers([self.folder], self.data, views, self.device)
+            write_whole(file, lambda out: np.save(out, found, allow_pickle=False))
+        return np.load(file, allow_pickle=False)
+
+    def line(self, views: int = 1) -> dict[str, Any]:
+        """What results hold of this run. `seconds` is training by the logged rates, evaluation left out."""
+        top1, top5 = (1 - self.right(views).mean(1)).tolist()
+        train = len(self.data.split("train"))
+        rates = [line["images_per_second"] for line in self.epochs]
+        return {
+            "claim": self.claim.name, "arm": self.arm.name, "recipe": self.arm.recipe, "variant": self.recipe.variant,
+            "data": self.data.layout, "classes": len(self.data.classes), "images": train, "quick": self.quick,
+            "seed": self.seed, "epochs": len(self.epochs), "learning_rate": self.recipe.learning_rate, "views": views,
+            "top1_error": top1, "top5_error": top5,
+            "seconds": round(sum(train / rate for rate in rates if rate)),
+            **json.loads((self.folder / MADE).read_text("utf-8")),
+        }  # fmt: skip
+
+
+@torch.no_grad()
+def answers(models: Sequence[Path], data: Data, views: int, device: str) -> np.ndarray:
+    """Whether the class of each validation picture is the ensemble's first, and among its first five: bool (2, n)."""
+    rows: list[torch.Tensor] = []
+    with opened(list(models), data, "valid", 0, device, lambda text: None, True) as task:
+        shares = [1 / len(models)] * len(models)
+        for by_shape, labels, _ in task.batches(128):
+            scores = log_probabilities(task.members, shares, by_shape, views)
+            hit = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+            rows.append(torch.stack([hit[:, 0], hit.any(1)]).cpu())
+    return torch.cat(rows, 1).numpy()
+
+
+def located(place: Path, name: str) -> Path:
+    """The data of that name: in DIR under one of its names, or DIR itself."""
+    if not place.exists():
+        raise AlexNetError(
+            f"--data {place} does not exist; give a data set, or a folder with cifar10/ and tiny-imagenet/."
+        )
+    for called in PLACES[name]:
+        if (place / called).exists():
+            return place / called
+    others = [called for other, names in PLACES.items() if other != name for called in names]
+    if any((place / called).exists() for called in others):
+        raise AlexNetError(f"--data {place} holds no {PLACES[name][0]}; put it there, or give that data set itself.")
+    return place
+
+
+def part(data: Data, classes: int, per_class: int) -> Data:
+    """Some of the classes, evenly spaced, and the first so many training pictures of each; of valid at most 100."""
+    kept = np.unique(np.linspace(0, len(data.classes) - 1, min(classes, len(data.classes))).round().astype(int))
+
+    def some(split: Split, count: int) -> Split:
+        rows = np.sort(np.concatenate([np.flatnonzero(split.labels == label)[:count] for label in kept]))
+        taken = split.take(rows, f"{len(rows):,} of {split.origin}")
+        return replace(taken, labels=np.searchsorted(kept, taken.labels))
+
+    splits = {name: some(data.split(name), per_class if name == "train" else 100) for name in ("train", "valid")}
+    return replace(data, classes=[data.classes[i] for i in kept], splits=splits)
+
+
+def _name(recipe: Recipe, data: Data, origin: str) -> str:
+    """A folder's name from all that decides the run: recipe, data by classes and numbers, and what came before."""
+    kept = {k: v for k, v in asdict(recipe).items() if k not in ("weights", "workers", "log_every", "checkpoint_every")}
+    facts = [kept, data.classes, {name: len(split) for name, split in data.splits.items()}, origin]
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
+    return f"{recipe.variant}-{digest}-{recipe.seed}"
+
+
+def versions() -> dict[str, str]:
+    """Of what computed: this package, torch and Python."""
+    return {"alexnet": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is in, with + where it was changed since; None outside one."""
+    folder = Path(__file__).parent
+    try:
+        done = [
+            subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "."])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done[0].stdout.strip() + ("+" if done[1].stdout.strip() else "")

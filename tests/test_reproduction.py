@@ -1,0 +1,268 @@
+"""The claims: statistics against simulation and SciPy, measures against written-out ones, whole studies by command."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet import metrics
+from alexnet.data.layouts import find
+from alexnet.errors import AlexNetError
+from alexnet.evaluation import evaluate
+from alexnet.recipe import shipped
+from alexnet.reproduction import measures, results, running, statistics
+from alexnet.reproduction.claims import CLAIMS, TINY, Arm, claim
+from alexnet.variants import VARIANTS
+from conftest import write_folders
+
+VARIANT = "variant=alexnet32"
+SETS = ["epochs=2", "batch_size=8", "learning_rate=0.002", "precision=float32"]
+
+
+def options(*sets: str) -> list[str]:
+    return [word for one in (*SETS, *sets) for word in ("--set", one)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder that holds both data sets by name, made of coloured pictures."""
+    root = tmp_path_factory.mktemp("place")
+    for name in ("cifar10", "tiny-imagenet"):
+        write_folders(root / name / "train", 6)
+        write_folders(root / name / "val", 4, first=50)
+    return root
+
+
+def test_an_interval_with_one_seed_is_students_over_pictures():
+    from scipy.stats import ttest_1samp
+
+    values = np.random.default_rng(0).normal(0.3, 1, (1, 400))
+    interval, known = statistics.paired(values), ttest_1samp(values[0], 0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((known.low, known.high))
+
+
+def test_an_interval_over_seeds_alone_is_students():
+    from scipy.stats import ttest_1samp
+
+    values = np.array([1.0, 1.4, 0.7, 1.1])
+    interval, known = statistics.over_seeds(values), ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((known.low, known.high))
+
+
+def test_intervals_over_pictures_and_seeds_hold_the_truth_at_least_95_times_of_100():
+    generator, hits, rounds = np.random.default_rng(1), 0, 600
+    for _ in range(rounds):
+        seeds, pictures = generator.normal(0, 0.5, (3, 1)), generator.normal(0, 2, (1, 60))
+        interval = statistics.paired(0.7 + seeds + pictures + generator.normal(0, 1, (3, 60)))
+        hits += interval.low <= 0.7 <= interval.high
+    assert hits / rounds >= 0.94
+    without_seeds = [  # what an interval over pictures alone would hold: far less
+        abs((x := 0.7 + generator.normal(0, 0.5, (3, 1)) + generator.normal(0, 0.5, (3, 60))).mean() - 0.7)
+        < 1.96 * x.mean(0).std() / math.sqrt(60)
+        for _ in range(rounds)
+    ]
+    assert np.mean(without_seeds) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.1, 2, "reproduced"), (-2, -0.1, "opposite"), (-1, 1, "not distinguishable")]
+)
+def test_a_verdict_is_which_side_of_nothing_the_interval_is_on(low, high, said):
+    assert statistics.verdict(statistics.Interval(0, low, high, 3, 10)) == said
+
+
+def test_several_comparisons_are_as_good_as_their_worst():
+    assert statistics.together(["reproduced", "reproduced"]) == "reproduced"
+    assert statistics.together(["reproduced", "not distinguishable"]) == "not distinguishable"
+    assert statistics.together(["reproduced", "not distinguishable", "opposite"]) == "opposite"
+
+
+def test_epochs_to_an_error_are_read_off_the_line_between_the_epochs_middles():
+    epochs = [{"epoch": i + 1, "train_top1_error": e} for i, e in enumerate([0.6, 0.4, 0.3, 0.1])]
+    assert measures.crossing(epochs, 0.25) == pytest.approx(2.5 + 0.25)
+    assert measures.crossing(epochs, 0.7) == 0.5
+    assert measures.crossing(epochs, 0.05) == math.inf
+
+
+def test_gray_filters_have_no_colour_and_opponent_filters_nothing_else():
+    gray = torch.randn(1, 1, 5, 5).expand(1, 3, 5, 5)
+    opponent = torch.stack([torch.ones(5, 5), -torch.ones(5, 5), torch.zeros(5, 5)])[None]
+    mixed = torch.ones(1, 3, 5, 5) * torch.tensor([3.0, 0.0, 0.0])[:, None, None]  # gray 1,1,1 and colour 2,-1,-1
+    assert measures.colourfulness(torch.cat([gray, opponent, mixed])) == pytest.approx([0, 1, 6 / 9], abs=1e-6)
+
+
+def test_towers_that_differ_are_told_from_those_that_do_not():
+    generator = np.random.default_rng(3)
+    same, apart = generator.random(64), np.concatenate([generator.random(32) * 0.5, 0.4 + generator.random(32) * 0.5])
+    assert measures.by_chance(apart) < 0.001
+    assert measures.by_chance(same) > 0.05
+
+
+def test_every_claim_trains_recipes_and_variants_that_there_are():
+    for one in CLAIMS.values():
+        for arm in one.arms:
+            assert arm.recipe in shipped()
+            assert "alexnet64" + arm.form in VARIANTS
+        study = running.Study(one, Path("x"), Path("y"), 1, quick=True)
+        assert study.recipe(one.arms[0], 4).seed == 4
+    with pytest.raises(AlexNetError, match="did you mean 'towers'"):
+        claim("tower")
+
+
+def test_claims_of_the_2012_network_need_only_another_variant():
+    for name in ("towers", "lrn", "overlap", "depth"):
+        study = running.Study(CLAIMS[name], Path("x"), Path("y"), 1, sets=("variant=alexnet2012",))
+        names = [study.recipe(arm, 0).variant for arm in study.claim.arms]
+        assert names[0] == "alexnet2012"
+        assert len(set(names)) == len(names)
+    with pytest.raises(AlexNetError, match="alexnet32_half, which is no variant; give --set variant="):
+        running.Study(CLAIMS["towers"], Path("x"), Path("y"), 1, sets=("variant=alexnet32",))
+
+
+def test_a_part_of_the_data_is_the_first_pictures_of_some_classes_with_labels_in_order(tmp_path):
+    whole = find(write_folders(tmp_path / "d", 20))
+    some = running.part(whole, 2, 3)
+    assert some.classes == ["blue", "red"]
+    assert some.split("train").labels.tolist() == [0, 0, 0, 1, 1, 1]
+    names = [some.split("train").name(i) for i in range(6)]
+    assert [Path(name).parent.name for name in names] == ["blue"] * 3 + ["red"] * 3
+    read = np.asarray(Image.open(some.split("train").read(5)))
+    assert np.abs(read.mean((0, 1)) - (210, 50, 40)).max() < 15
+
+
+def test_data_are_found_by_name_in_a_folder_or_are_the_folder(place, tmp_path):
+    assert running.located(place, TINY) == place / "tiny-imagenet"
+    assert running.located(place / "cifar10", "cifar10") == place / "cifar10"
+    with pytest.raises(AlexNetError, match="does not exist; give"):
+        running.located(tmp_path / "none", TINY)
+    (tmp_path / "cifar10").mkdir()
+    with pytest.raises(AlexNetError, match="holds no tiny-imagenet; put it there"):
+        running.located(tmp_path, TINY)
+
+
+def test_a_claim_is_tested_by_one_command_and_not_trained_again(alexnet, place, tmp_path):
+    words = ["reproduce", "dropout", "--data", place, "--seeds", "2", "--out", tmp_path / "r", *options(VARIANT)]
+    status, out, _ = alexnet(*words, "--json")
+    assert status == 0
+    facts = json.loads(out.splitlines()[-1])
+    lines = [json.loads(line) for line in (tmp_path / "r/dropout/runs.jsonl").read_text().splitlines()]
+    assert [(line["arm"], line["seed"]) for line in lines] == [
+        ("as in 2012", 0), ("as in 2012", 1), ("without dropout", 0), ("without dropout", 1)
+    ]  # fmt: skip
+    wanted = "claim recipe variant data quick seed epochs top1_error top5_error seconds device versions commit"
+    assert set(wanted.split()) <= set(lines[0])
+    assert [line["epochs"] for line in lines] == [2] * 4
+
+    # Errors are those of `evaluate`, and the difference is that of the errors.
+    folders = {f.name[-1]: f for f in sorted((tmp_path / "r/work").iterdir()) if "dropout = 0.0" in read_recipe(f)}
+    for line in lines[2:]:
+        again = evaluate(folders[str(line["seed"])], place / "tiny-imagenet")
+        assert line["top1_error"] == pytest.approx(again.top1_error)
+    means = [np.mean([line["top1_error"] for line in part]) for part in (lines[:2], lines[2:])]
+    assert facts["comparisons"][0]["mean"] == pytest.approx(100 * (means[1] - means[0]), abs=1e-3)
+    assert facts["verdict"] in ("reproduced", "opposite", "not distinguishable")
+
+    with Image.open(tmp_path / "r/dropout/figure.png") as figure:
+        assert min(figure.size) > 200
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "r/work").rglob("model.safetensors")}
+    assert len(made) == 4
+    _, out, _ = alexnet(*words, "--json")
+    assert json.loads(out.splitlines()[-1]) == facts
+    assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "r/work").rglob("model.safetensors")}
+
+    # A third seed trains only itself; a quick study stands beside the whole one; a page holds both.
+    alexnet(*["3" if word == "2" else word for word in words])
+    assert len(list((tmp_path / "r/work").iterdir())) == 6
+    status, _, _ = alexnet(*words, "--quick", "--report", tmp_path / "page.md")
+    assert status == 0
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("![dropout](r/dropout") == 2
+    assert "| quick: " in page
+    _, out, _ = alexnet("reproduce", "--out", tmp_path / "r")
+    assert "(quick)" in out
+    assert out.count("not run") == len(CLAIMS) - 1
+
+
+def read_recipe(folder: Path) -> str:
+    return (folder / "recipe.toml").read_text()
+
+
+def test_a_study_that_was_stopped_goes_on(alexnet, place, tmp_path):
+    words = ["reproduce", "cifar-18", "--data", place / "cifar10", *options("log_every=1")]
+    alexnet(*words, "--out", tmp_path / "whole")
+    alexnet(*words, "--set", "max_steps=3", "--out", tmp_path / "cut")  # not the same run: another folder
+    (whole,) = (tmp_path / "whole/work").iterdir()
+    lines = metrics.read(whole / "metrics.jsonl")
+    (cut,) = (tmp_path / "cut/work").iterdir()
+    assert cut.name != whole.name
+    # The same folder with its end missing, as a killed process leaves it.
+    (tmp_path / "again/work").mkdir(parents=True)
+    half = tmp_path / "again/work" / whole.name
+    cut.rename(half)
+    recipe = (half / "recipe.toml").read_text().replace("max_steps = 3", "max_steps = 0")
+    (half / "recipe.toml").write_text(recipe)
+    (half / "metrics.jsonl").write_text("")
+    status, _, _ = alexnet(*words, "--out", tmp_path / "again")
+    assert status == 0
+    assert (half / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert lines[-1]["step"] == metrics.read(half / "metrics.jsonl")[-1]["step"]
+
+
+@pytest.mark.parametrize(
+    "name", ["ten-views", "ensemble", "retrieval", "filters", "init-and-bias", "pretrain", "headline"]
+)
+def test_each_kind_of_claim_runs_to_its_end(alexnet, place, tmp_path, name):
+    sets = options() if name == "init-and-bias" else options(VARIANT)
+    seeds = "2" if name == "ensemble" else "1"
+    words = ["reproduce", name, "--data", place, "--seeds", seeds, "--out", tmp_path, "--json", *sets]
+    status, out, err = alexnet(*words)
+    assert status == 0, err
+    assert json.loads(out.splitlines()[-1])["comparisons"]
+    for file in (results.RUNS, results.RESULT, results.FIGURE, results.PAGE):
+        assert (tmp_path / name / file).stat().st_size > 100
+
+
+def test_relu_and_tanh_are_each_given_their_best_rate(place, tmp_path):
+    arms = tuple(replace(arm, rates=(1e-12, 0.003)) for arm in CLAIMS["relu-vs-tanh"].arms)
+    study = running.Study(
+        replace(CLAIMS["relu-vs-tanh"], arms=arms), place, tmp_path, 2, sets=("epochs=12", "batch_size=8")
+    )
+    outcome = measures.measure(study)
+    assert [one.recipe.learning_rate for several in outcome.runs.values() for one in several] == [0.003] * 4
+    assert all(one.epochs[-1]["train_top1_error"] <= 0.25 for several in outcome.runs.values() for one in several)
+    assert all(len(one.epochs) < 12 for several in outcome.runs.values() for one in several)
+    assert "1e-12: never" in " ".join(outcome.notes)
+
+
+def test_a_loss_that_becomes_infinite_is_a_sentence_or_a_rate_that_loses(place, tmp_path):
+    wild = Arm("wild", "cifar10_13", {"batch_size": 8, "epochs": 3}, rates=(1e6, 0.002))
+    study = running.Study(replace(CLAIMS["lrn-cifar"], arms=(wild,)), place, tmp_path, 1)
+    assert study.trained(wild, 0, 1e6) is None
+    assert study.trained(wild, 0, 1e6) is None  # remembered
+    wilder = replace(wild, sets={**wild.sets, "learning_rate": 1e6})
+    with pytest.raises(AlexNetError, match="became infinite, so there is nothing to compare; give a lower rate"):
+        measures.measure(replace(study, claim=replace(study.claim, arms=(wilder,))))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["reproduce", "towers"], "needs pictures; give --data DIR"),
+        (["reproduce", "tower", "--data", "x"], "did you mean 'towers'"),
+        (["reproduce", "towers", "--data", "nowhere"], "--data nowhere does not exist"),
+        (["reproduce", "--quick"], "no claim was named; give one of"),
+        (["reproduce", "--report", "x.md", "--out", "nothing"], "holds no results; run alexnet reproduce NAME"),
+        (["reproduce", "towers", "--data", ".", "--set", "epoch=3"], "did you mean 'epochs'"),
+        (["reproduce", "lrn-cifar", "--data", ".", "--set", "variant=alexnet32"], "has networks of its own"),
+    ],
+)
+def test_bad_input_is_one_sentence(refused, tmp_path, monkeypatch, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(*words)
