@@ -16,6 +16,9 @@ def test_the_demo_reads_97_percent_of_held_out_digits_and_leaves_its_run(alexnet
     assert float(right[1]) >= 97
     assert len(re.findall(r"^ +[\d.]+ %  \d  ", out, re.MULTILINE)) == 15  # three digits, five classes each
     assert "left" in err or "epoch 12/12" in err
+    photographs = out[out.index("scikit-learn's two photographs") :]
+    assert all(f"\n  {name}.jpg\n" in photographs for name in ("china", "flower"))
+    assert len(re.findall(r"^ +[\d.]+ %  [A-Za-z]", photographs, re.MULTILINE)) == 10
     for name in (checkpoint.LAST, checkpoint.METRICS, "curves.png", "filters.png"):
         assert (tmp_path / "runs" / "demo" / name).stat().st_size > 1000
 

@@ -202,3 +202,61 @@ def test_the_entries_name_an_address_a_hash_and_a_licence():
         assert len(bytes.fromhex(digest)) == hashlib.new(kind).digest_size
         assert entry.licence
         assert entry.filename in entry.url
+
+
+def test_the_shipped_weights_answer_on_a_fresh_machine_without_a_cache(alexnet, tmp_path, monkeypatch):
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("nothing is to be fetched"))
+    Image.fromarray(load_sample_images().images[0]).save(tmp_path / "china.png")
+    status, _, err = alexnet("predict", "tiny", tmp_path / "china.png", "--topk", 3)
+    assert status == 0, err
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_shipped_weights_are_small_and_their_card_names_their_hash():
+    entry = published.PUBLISHED["tiny"]
+    file = published.fetch("tiny")
+    assert file.stat().st_size <= min(entry.size, 10_000_000)
+    card = file.with_suffix(".md").read_text("utf-8")
+    assert entry.hash.partition(":")[2] in card
+    assert "non-commercial" in card
+
+
+# -- weights of 8 bits ------------------------------------------------------------------------------------------
+
+
+def test_weights_of_8_bits_are_off_by_half_a_step_of_their_unit_and_answer_alike(tiny_run, tmp_path, alexnet, folders):
+    from alexnet.checkpoint import load
+
+    small = tmp_path / "small.safetensors"
+    assert alexnet("convert", tiny_run, small, "--int8")[0] == 0
+    whole = tiny_run / "model.safetensors"
+    assert small.stat().st_size < 0.27 * whole.stat().st_size
+    one, other = load(whole), load(small)
+    for (name, a), b in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
+        step = a.detach().flatten(1).abs().amax(1) / 127 if a.dim() > 1 else torch.zeros(len(a))
+        off = (a - b).detach().flatten(1).abs().amax(1) if a.dim() > 1 else (a - b).detach().abs()
+        assert (off <= step * 0.5001).all(), name
+    pictures = sorted(map(str, (folders / "val").rglob("*.png")))
+    best = [[answer.classes[0].label for answer in model.predict(pictures)] for model in (one, other)]
+    assert best[0] == best[1]
+
+
+def test_8_bits_are_for_safetensors_and_a_missing_scale_is_a_sentence(tiny_run, tmp_path, refused):
+    from safetensors.torch import load_file, save_file
+
+    assert "--int8 is for .safetensors files" in refused("convert", tiny_run, tmp_path / "x.onnx", "--int8")
+    from safetensors import safe_open
+
+    from alexnet.conversion import convert
+
+    convert(tiny_run, tmp_path / "small.safetensors", eight_bits=True)
+    tensors = load_file(tmp_path / "small.safetensors")
+    del tensors["fc7.weight.scale"]
+    with safe_open(tmp_path / "small.safetensors", "pt") as opened:
+        save_file(tensors, tmp_path / "broken.safetensors", opened.metadata())
+    sentence = refused("predict", tmp_path / "broken.safetensors", "cat.jpg")
+    assert "is not a whole file of AlexNet weights" in sentence

@@ -1,4 +1,5 @@
-"""`alexnet demo`: the whole path on scikit-learn's handwritten digits, in front of the reader's eyes."""
+"""`alexnet demo`: the whole path on scikit-learn's handwritten digits, in front of the reader's eyes; then the shipped
+network on two photographs."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from alexnet.checkpoint import load
+from alexnet.checkpoint import Classifier, load
 from alexnet.data.layouts import find
 from alexnet.evaluation import evaluate
 from alexnet.training import train
 
 
 def demo(out: str | None, device: str, say: Callable[[str], object]) -> None:
-    """Train on the digits, evaluate on those held out, classify a few; the run stays in the folder `out`."""
+    """Train on the digits, evaluate on those held out, classify a few; the run stays in the folder `out`.
+
+    Ends with the weights `tiny` on two photographs that scikit-learn ships.
+    """
     began = time.monotonic()
     out = out or _free_folder()
     data = find("digits")
@@ -35,12 +39,30 @@ def demo(out: str | None, device: str, say: Callable[[str], object]) -> None:
         say("")
         say(f"a held-out {data.classes[held_out.labels[row]]}, and what the network takes it for:")
         say(_drawn(np.asarray(picture)))
-        for answer in classifier.predict(picture)[0].classes:
-            say(f"  {100 * answer.probability:6.2f} %  {answer.label}  {'█' * round(30 * answer.probability)}")
+        _show(classifier, picture, say)
+    _photographs(say)
 
     say("")
     say(f"{out} holds the model (model.safetensors), metrics.jsonl, curves.png and filters.png")
     say(f"done in {time.monotonic() - began:.0f} s; next: alexnet predict {out} PICTURE, alexnet train --help")
+
+
+def _photographs(say: Callable[[str], object]) -> None:
+    """What the shipped network makes of two photographs, which are none of its 200 classes' own."""
+    from sklearn.datasets import load_sample_images
+
+    classifier, bunch = load("tiny"), load_sample_images()
+    say("")
+    say("scikit-learn's two photographs, and what the shipped network `tiny` (200 classes of ImageNet) takes them for:")
+    for file, pixels in zip(bunch.filenames, bunch.images, strict=True):
+        say("")
+        say(f"  {Path(file).name}")
+        _show(classifier, pixels, say)
+
+
+def _show(classifier: Classifier, picture: Image.Image | np.ndarray, say: Callable[[str], object]) -> None:
+    for answer in classifier.predict(picture)[0].classes:
+        say(f"  {100 * answer.probability:6.2f} %  {answer.label}  {'█' * round(30 * answer.probability)}")
 
 
 def _free_folder() -> str:

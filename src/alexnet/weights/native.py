@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
+from alexnet.weights import int8
 from alexnet.weights.base import Weights, check_finite, facts, first_line, from_facts
 
 KEY = "alexnet"  # of the header's metadata; one alone, because safetensors writes several in any order
@@ -31,23 +32,25 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
                     f"MODEL {file} was written by another program; give a file that alexnet train has made."
                 )
             tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        weights = from_facts(json.loads(metadata[KEY]), tensors)
+            check_finite(file, tensors)
+        weights = from_facts(json.loads(metadata[KEY]), int8.widened(tensors))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise AlexNetError(
             f"MODEL {file} is not a whole file of AlexNet weights ({first_line(error)}); copy it again or train anew."
         ) from None
-    check_finite(file, tensors)
     return weights
 
 
-def write(weights: Weights, file: Path) -> list[Path]:
+def write(weights: Weights, file: Path, eight_bits: bool = False) -> list[Path]:
     """Write a file; the files made."""
-    write_whole(file, lambda out: out.write(to_bytes(weights)))
+    write_whole(file, lambda out: out.write(to_bytes(weights, eight_bits)))
     return [file]
 
 
-def to_bytes(weights: Weights) -> bytes:
-    """The contents of a file."""
+def to_bytes(weights: Weights, eight_bits: bool = False) -> bytes:
+    """The contents of a file; with `eight_bits` its weights are whole numbers (int8.py)."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     tensors["mean"] = weights.preprocess.mean.cpu().contiguous()
+    if eight_bits:
+        tensors = int8.narrowed(tensors)
     return save(tensors, {KEY: json.dumps(facts(weights))})
