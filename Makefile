@@ -8,6 +8,9 @@ demo: .venv/installed
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@echo "once more what the compiled layers stand for, with the compiler hidden"
+	CXX=hidden OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py \
+	  tests/test_evaluation.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import cv2
@@ -311,6 +312,8 @@ def test_opencv_gives_the_same_answer_to_a_written_caffemodel(tmp_path, thin, na
 def test_what_caffe_holds_comes_back_bit_for_bit(tmp_path, thin, name):
     plan = variant(name)
     input = 227 if plan.stored == 256 and name != "alexnet_owt" else plan.input
+    if name == "alexnet64_nonoverlap":
+        input = 48  # its poolings leave nothing over there, as Caffe's never do
     found = made(name, input=input, mean=torch.rand(3, plan.stored, plan.stored) * 255, dropout=0.25, activation="tanh")
     file = tmp_path / "net.caffemodel"
     cannot = {"alexnet_bn": "norm1", "alexnet2012_apart": "fc6", "cifar10_13": "local3", "cifar10_11": "local3"}
@@ -323,7 +326,8 @@ def test_what_caffe_holds_comes_back_bit_for_bit(tmp_path, thin, name):
         return
     weights.write(found, file)
     got = weights.read(file)
-    like = "bvlc_alexnet" if name == "bvlc_alexnet_zoo" else name  # at 227 there is no difference
+    # At 227 the zoo's net is Caffe's; initial weights make no other network.
+    like = {"bvlc_alexnet_zoo": "bvlc_alexnet"}.get(name, re.sub("_(sigma|bias)0[13]$", "", name))
     assert (got.variant, got.preprocess.input) == (like, input)
     assert same_tensors(found, got)
     assert torch.equal(got.preprocess.mean, found.preprocess.mean)

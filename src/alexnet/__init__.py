@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AlexNetError", "build", "evaluate", "features", "finetune", "load", "predict", "similar", "train"]
+__all__ = [
+    "AlexNetError", "build", "evaluate", "export", "features", "finetune", "load", "predict", "realtime", "similar",
+    "train",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import load
     from alexnet.errors import AlexNetError
     from alexnet.evaluation import evaluate
+    from alexnet.exporting import export
     from alexnet.extraction import features
     from alexnet.finetuning import finetune
+    from alexnet.latency import realtime
     from alexnet.model import build
     from alexnet.prediction import predict
     from alexnet.similarity import similar
@@ -22,10 +27,12 @@ _HOMES = {
     "AlexNetError": "errors",
     "build": "model",
     "evaluate": "evaluation",
+    "export": "exporting",
     "features": "extraction",
     "finetune": "finetuning",
     "load": "checkpoint",
     "predict": "prediction",
+    "realtime": "latency",
     "similar": "similarity",
     "train": "training",
 }

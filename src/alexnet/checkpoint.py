@@ -22,8 +22,9 @@ from alexnet.weights import native, published
 from alexnet.weights.base import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from alexnet.engines.base import Engine
     from alexnet.extraction import Features
     from alexnet.prediction import Prediction
 
@@ -42,12 +43,15 @@ class Classifier:
     """A network with its preprocessing and class names.
 
     `.model` is in eval mode: preprocessed float32 pictures (N, C, input, input) -> float32 logits (N, classes).
+    `.engine`, where there is one, answers in its stead; `.exported` names the engine of an export without layers.
     """
 
     model: AlexNet
     preprocess: Preprocess
     classes: list[str]
     origin: str = ""  # where the weights come from, in words
+    engine: Engine | None = None
+    exported: str = ""
 
     def predict(self, pictures, topk: int = 5, batch_size: int = 64) -> list[Prediction]:
         """The `topk` most probable classes of each picture (paths, bytes, PIL images or uint8 arrays), in order."""
@@ -63,7 +67,7 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return torch.device("cpu") if self.exported else next(self.model.parameters()).device
 
 
 def find(path: str | Path) -> Path:
@@ -88,10 +92,21 @@ def find(path: str | Path) -> Path:
     return file
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
-    """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name."""
+def load(
+    path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
+    say: Callable[[str], object] = lambda text: None,
+) -> Classifier:  # fmt: skip
+    """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name.
+
+    Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
+    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
+    """
+    from alexnet import engines
+    from alexnet.engines import exported
+
     file = find(path)
-    return built(weights.read(file), device, file)
+    found = exported.load(file) if exported.recognises(file) else built(weights.read(file), device, file)
+    return engines.attach(found, engine, batch_size, say)
 
 
 def built(found: weights.Weights, device: str | torch.device = "cpu", file: str | Path = "") -> Classifier:
@@ -110,8 +125,16 @@ def built(found: weights.Weights, device: str | torch.device = "cpu", file: str 
 
 def weights_bytes(model: AlexNet, preprocess: Preprocess, classes: list[str], origin: str) -> bytes:
     """The contents of a file of weights; `origin` says in words where they come from."""
-    found = weights.Weights(model.variant.name, dict(model.state_dict()), classes, preprocess, model.changes, origin)
-    return native.to_bytes(found)
+    return native.to_bytes(weights_of(Classifier(model, preprocess, classes, origin)))
+
+
+def weights_of(classifier: Classifier) -> weights.Weights:
+    """The classifier's weights with all that belongs to them, as files hold them."""
+    model, preprocess = classifier.model, classifier.preprocess
+    tensors: dict[str, torch.Tensor] = dict(model.state_dict())
+    return weights.Weights(
+        model.variant.name, tensors, classifier.classes, preprocess, model.changes, classifier.origin
+    )
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

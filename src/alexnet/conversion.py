@@ -30,11 +30,13 @@ def convert(
     mean: str | Path | None = None,
     input: int | None = None,
     preprocessing: bool = False,
+    eight_bits: bool = False,
 ) -> list[Path]:
     """Read MODEL `source`, write `target` in the format of its ending; the files made.
 
     `variant` and `mean` say what a format does not carry; `input` makes it a net for crops of another side, in
-    pixels, of the same pictures; `preprocessing` puts crop, mean and scale inside an .onnx.
+    pixels, of the same pictures; `preprocessing` puts crop, mean and scale inside an .onnx;
+    `eight_bits` rounds a .safetensors' weights to int8, the one thing that is not exact.
     """
     found = weights.read(find(source), Path(mean) if mean else None, variant)
     if input:
@@ -42,7 +44,7 @@ def convert(
         check_sizes(found.preprocess.stored, input)
         found = replace(found, preprocess=replace(found.preprocess, input=input))
     built(found, file=source)  # it must be a whole network, whatever it is written as
-    return weights.write(found, Path(target), preprocessing)
+    return weights.write(found, Path(target), preprocessing, eight_bits)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ def _made_up(model: Classifier) -> list[np.ndarray]:
 @torch.no_grad()
 def _outputs(classifier: Classifier, picture: Any) -> dict[str, Tensor]:
     """What every layer makes of a picture: float32 on the CPU, by name, and `logits` for the last before softmax."""
+    if classifier.engine is not None:
+        pixels = classifier.preprocess.pixels(picture)[None]
+        return {"logits": classifier.engine.logits(classifier.preprocess.central(pixels))[0]}
     found: dict[str, Tensor] = {}
     model = classifier.model
     hooks = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,14 @@ from alexnet.checkpoint import Classifier, load
 from alexnet.data.layouts import Data, Split, find
 from alexnet.data.loader import Pictures, batches
 from alexnet.distributed import World, start
+from alexnet.engines import attach, device_for
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
 from alexnet.progress import Progress
 from alexnet.tally import Tally, check_outputs
+
+if TYPE_CHECKING:
+    from alexnet.engines.base import Engine
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 
@@ -48,11 +52,20 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Member:
-    """A network of an ensemble: its preprocessing, and the columns of its outputs in the order of the labels."""
+    """A network of an ensemble: its preprocessing, its outputs' columns in the order of the labels, its engine."""
 
     model: nn.Module
     preprocess: Preprocess
     columns: Tensor | None = None
+    engine: Engine | None = None
+
+    def logits(self, crops: Tensor, autocast: torch.dtype = torch.float32) -> Tensor:
+        """Logits float32 (n, classes) of crops (n, C, input, input) of any type, as they were cut."""
+        if self.engine is not None:
+            return self.engine.logits(crops)
+        images = self.preprocess.normalise(crops).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
+            return self.model(images).float()
 
 
 @dataclass(frozen=True)
@@ -78,17 +91,25 @@ def opened(
     device: str,
     say: Callable[[str], object],
     quiet: bool,
+    engine: str | None = None,
+    batch_size: int = 128,
 ) -> Iterator[Task]:
     """The models and a split of DATA, with labels in the order of the first model's classes."""
     models = [model] if isinstance(model, str | Path | Classifier) else list(model)
-    with start(device) as world:
-        classifiers = [one if isinstance(one, Classifier) else load(one, world.device) for one in models]
+    with start(device_for(engine, device)) as world:
+        told = say if world.first else lambda text: None
+        classifiers = [
+            attach(one, engine, batch_size, told)
+            if isinstance(one, Classifier)
+            else load(one, world.device, engine, batch_size, told)
+            for one in models
+        ]
         found = data if isinstance(data, Data) else find(data, quiet or not world.first)
         if world.first:
             say(found.summary())
         classes = classifiers[0].classes
         labelled = match_classes(found, found.split(split), classes)
-        members = [Member(one.model, one.preprocess, _columns(one.classes, classes)) for one in classifiers]
+        members = [Member(one.model, one.preprocess, _columns(one.classes, classes), one.engine) for one in classifiers]
         shapes = {(one.preprocess.stored, one.preprocess.channels) for one in classifiers}
         pictures = [Pictures(labelled, *shape, workers) for shape in sorted(shapes)]
         for note in dict.fromkeys(note for one in pictures for note in one.notes()) if world.first else ():
@@ -114,13 +135,15 @@ def evaluate(
     quiet: bool = True,
     per_class: str | Path | None = None,
     confusion: str | Path | None = None,
+    engine: str | None = None,
 ) -> Evaluation:
     """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
 
     `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets; their probabilities
     are averaged. Several models are an ensemble: the sum of their probabilities times `weights` (default: 1 / models).
     `ties` among scores give the label to one class (`first`) or a share to each (`fraction`, spec 2.9). `per_class`
-    and `confusion` name files for errors by class and the confusion matrix. Under torchrun each picture is still
+    and `confusion` name files for errors by class and the confusion matrix. `engine` is auto, torch (default), onnx or
+    openvino. Under torchrun each picture is still
     counted exactly once.
     """
     count_of_models = 1 if isinstance(model, str | Path | Classifier) else len(model)
@@ -131,7 +154,7 @@ def evaluate(
     if weights is not None and len(weights) != count_of_models:
         raise AlexNetError(f"{len(weights)} weights were given for {count_of_models} models; give one for each.")
     check_outputs(per_class, confusion)
-    with opened(model, data, split, workers, device, say, quiet) as task:
+    with opened(model, data, split, workers, device, say, quiet, engine, batch_size) as task:
         tally = Tally(task.classifiers[0].classes) if per_class or confusion else None
         quiet = quiet or not task.world.first
         result = measure(
@@ -247,9 +270,7 @@ def log_probabilities(
         preprocess = member.preprocess
         whole = by_shape[preprocess.shape]
         for crop in preprocess.views(whole, views):
-            images = preprocess.normalise(crop).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
-                logits = member.model(images).float()
+            logits = member.logits(crop, autocast)
             if member.columns is not None:
                 logits = logits[:, member.columns.to(logits.device)]
             if views == len(members) == 1:

@@ -20,6 +20,7 @@ from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
 from alexnet.device import choose_device
+from alexnet.engines import attach, device_for
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import VIEWS, Member, log_probabilities
 from alexnet.files import write_whole
@@ -62,9 +63,10 @@ def predict(
     device: str = "auto",
     views: int = 1,
     quiet: bool = True,
+    engine: str | None = None,
 ) -> list[Prediction]:
     """The `topk` most probable classes of each picture, in order; `stream` as a list."""
-    return list(stream(model, pictures, topk, batch_size, device, views, quiet=quiet))
+    return list(stream(model, pictures, topk, batch_size, device, views, quiet=quiet, engine=engine))
 
 
 def stream(
@@ -76,19 +78,24 @@ def stream(
     views: int = 1,
     workers: int = 0,
     quiet: bool = True,
+    engine: str | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Prediction]:
     """The `topk` most probable classes of each picture, one by one in order, in float32.
 
     Pictures are whatever `Sources` takes: paths, folders, patterns, archives, encoded bytes, PIL images or uint8
     arrays (H, W[, 3]), one or an iterable of any length; a few batches are held at a time. One that cannot be read
     gives a Prediction with `error` and no classes. `views` is 1, the central crop, or 10, the paper's ten, whose
-    probabilities are averaged.
+    probabilities are averaged. `engine` is auto, torch (default), onnx or openvino; `say` gets why auto chose what.
     """
     if topk < 1:
         raise AlexNetError(f"topk was given {topk}; it takes 1 or more.")
     if views not in VIEWS:
         raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
-    classifier = model if isinstance(model, Classifier) else load(model, choose_device(device))
+    if isinstance(model, Classifier):
+        classifier = attach(model, engine, batch_size, say)
+    else:
+        classifier = load(model, choose_device(device_for(engine, device)), engine, batch_size, say)
     sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
     return _stream(classifier, sources, topk, batch_size, views, workers, quiet)
 
@@ -108,7 +115,7 @@ def _stream(
 
 @torch.inference_mode()
 def _classify(classifier: Classifier, pixels: Tensor, topk: int, views: int) -> list[list[ClassProbability]]:
-    member = Member(classifier.model, classifier.preprocess)
+    member = Member(classifier.model, classifier.preprocess, engine=classifier.engine)
     whole = {pixels.shape[1:]: pixels.to(classifier.device, non_blocking=True)}
     probabilities = log_probabilities([member], [1.0], whole, views).exp()
     best = probabilities.topk(min(topk, probabilities.shape[1]), dim=1)

@@ -18,7 +18,7 @@ from alexnet.cli import pictures as _pictures  # noqa: F401
 from alexnet.cli import reproduction as _reproduction  # noqa: F401
 from alexnet.cli import speed as _speed  # noqa: F401
 from alexnet.cli import weights as _weights  # noqa: F401
-from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.cli.base import Output, commands, engine_option, json_option, shared
 from alexnet.errors import AlexNetError, Interrupted
 
 
@@ -118,13 +118,15 @@ def train(
 )
 @click.option("--per-class", metavar="FILE.csv", help="Also write the errors of each class.")
 @click.option("--confusion", metavar="FILE.csv|.npy", help="Also write the confusion matrix.")
+@engine_option
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
 @shared
 def evaluate(
     models: tuple[str, ...], data: str, split: str, views: str, weights: str | None, fit_weights: bool, ties: str,
-    per_class: str | None, confusion: str | None, batch_size: int, workers: int, as_json: bool, device: str,
+    per_class: str | None, confusion: str | None, engine: str | None, batch_size: int, workers: int, as_json: bool,
+    device: str,
 ) -> int:  # fmt: skip
     """Print MODEL's top-1 and top-5 error and loss on DATA, in float32; several MODELs are an ensemble."""
     from alexnet.evaluation import evaluate as run_evaluation
@@ -140,7 +142,7 @@ def evaluate(
         output.say(f"weights {','.join(map(str, shares))}; on another split give them with --weights")
     result = run_evaluation(
         models, data, split, batch_size, workers, device, int(views), shares, ties, output.say, False, per_class,
-        confusion,
+        confusion, engine,
     )  # fmt: skip
     output.say(
         f"top-1 error {100 * result.top1_error:.2f} %, top-5 error {100 * result.top5_error:.2f} %, "

@@ -13,6 +13,7 @@ from typing import IO, Any
 import click
 
 from alexnet import __version__
+from alexnet.engines import ENGINES
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SHOWN_FAILURES = 20
@@ -71,6 +72,9 @@ def shared(command: Callable) -> Callable:
     return click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")(command)
 
 
+engine_option = click.option(
+    "--engine", type=click.Choice(ENGINES), help="What computes the answers.  [default: torch; of an export, its own]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object.")
 
 
@@ -82,5 +86,6 @@ def commands() -> None:
     DATA is a folder of class folders (with or without train/ and val/), ImageNet as downloaded or unpacked, a folder
     of parquet files, CIFAR's archives, WebDataset shards, a pack made by alexnet pack, or the word digits; alexnet
     check says which. MODEL is a run folder, a file of weights (.safetensors, .pth, .caffemodel, .onnx,
-    .npy, a checkpoint of cuda-convnet), or published weights by name.
+    .npy, a checkpoint of cuda-convnet), or published weights by name; predict, evaluate and compare also take what
+    alexnet export makes (.onnx, .xml).
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.cli.base import Output, commands, engine_option, json_option, shared
 
 if TYPE_CHECKING:
     from alexnet.prediction import Prediction
@@ -30,13 +30,14 @@ workers_option = click.option(
 @click.option("--topk", default=5, show_default=True, type=click.IntRange(1), help="Classes a picture.")
 @click.option("--output", "table", metavar="FILE", help="Also write a table: .csv, .jsonl or .parquet.")
 @views_option
+@engine_option
 @batch_option
 @workers_option
 @json_option
 @shared
 def predict(
-    model: str, images: tuple[str, ...], topk: int, table: str | None, views: str, batch_size: int, workers: int,
-    as_json: bool, device: str,
+    model: str, images: tuple[str, ...], topk: int, table: str | None, views: str, engine: str | None, batch_size: int,
+    workers: int, as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Classify pictures: the most probable classes of each, with probabilities.
 
@@ -49,7 +50,7 @@ def predict(
         prediction.check_output(Path(table), prediction.TABLES)
     output = Output(as_json)
     failed: list[dict[str, str]] = []
-    answers = prediction.stream(model, images, topk, batch_size, device, int(views), workers, quiet=False)
+    answers = prediction.stream(model, images, topk, batch_size, device, int(views), workers, False, engine, output.say)
 
     def told() -> Iterator[Prediction]:
         for one in answers:

@@ -31,15 +31,15 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
     )
 
 
-def write(weights: Weights, file: Path, preprocessing: bool = False) -> list[Path]:
+def write(weights: Weights, file: Path, preprocessing: bool = False, eight_bits: bool = False) -> list[Path]:
     """Write a file in the format that its ending names; the files made. Nothing that exists is overwritten.
 
-    `preprocessing` puts crop, mean and scale inside an .onnx.
+    `preprocessing` puts crop, mean and scale inside an .onnx; `eight_bits` rounds weights to int8 in a .safetensors.
     """
     from alexnet.weights import caffe_writer, native, onnx_writer, torchvision
 
     writers: dict[str, Callable[[Weights, Path], list[Path]]] = {
-        ".safetensors": native.write,
+        ".safetensors": partial(native.write, eight_bits=eight_bits),
         ".pth": torchvision.write,
         ".caffemodel": caffe_writer.write,
         ".onnx": partial(onnx_writer.write, preprocessing=preprocessing),
@@ -48,6 +48,8 @@ def write(weights: Weights, file: Path, preprocessing: bool = False) -> list[Pat
         raise AlexNetError(f"{file} has no ending that names a format; give one of {', '.join(writers)}.")
     if preprocessing and file.suffix != ".onnx":
         raise AlexNetError(f"--preprocessing is for .onnx files; {file.name} is none.")
+    if eight_bits and file.suffix != ".safetensors":
+        raise AlexNetError(f"--int8 is for .safetensors files; {file.name} is none.")
     for path in [file, *(caffe_writer.beside(file) if file.suffix == ".caffemodel" else ())]:
         if path.exists():
             raise AlexNetError(f"{path} exists already; give another name, or move it away.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from alexnet.shapes import layer_facts
 from alexnet.weights import caffe, torchvision
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, check_finite, check_shapes, from_facts
-from alexnet.weights.onnx_writer import FLOAT, INT64, KEY, MEAN_KEY, UINT8
+from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
 
-FLOAT16, DOUBLE = 10, 11  # of TensorProto.DataType
+DOUBLE = 11  # of TensorProto.DataType
 KINDS = {FLOAT: "<f4", UINT8: "u1", INT64: "<i8", FLOAT16: "<f2", DOUBLE: "<f8"}
 # Operators that only pass their input on, in inference and at the shapes that are checked.
 PASSING = {"Identity", "Dropout", "Flatten", "Reshape", "Softmax", "LogSoftmax", "Cast", "Squeeze"}
@@ -57,6 +58,7 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
     try:
         model = pb.whole(file)
         metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
+        _check_form(file, metadata)
         graphs = model.messages(7)
         if not graphs:
             raise pb.WireError("it holds no graph")
@@ -119,13 +121,31 @@ def _input_side(graph: pb.Message, tensors: dict[str, np.ndarray]) -> int:
     return 0
 
 
+def facts_and_mean(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
+    """What `onnx_writer.metadata` wrote. Raises KeyError, TypeError, ValueError."""
+    given = json.loads(metadata[KEY])
+    mean = np.frombuffer(base64.b64decode(metadata[MEAN_KEY], validate=True), "<f4").reshape(given["mean"])
+    return given, torch.from_numpy(mean.copy())
+
+
+def _check_form(file: Path, metadata: Mapping[str, str]) -> None:
+    """Refuse an export whose weights are no longer those of layers."""
+    try:
+        form = json.loads(metadata.get(KEY, "{}")).get("form")
+    except (AttributeError, ValueError):
+        return
+    if form:
+        raise AlexNetError(
+            f"MODEL {file} is an export ({form}), which predict, evaluate and compare take; here give the model it "
+            "was exported from."
+        )
+
+
 def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> Weights:
     try:
-        given = json.loads(metadata[KEY])
-        mean = np.frombuffer(base64.b64decode(metadata[MEAN_KEY], validate=True), "<f4").reshape(given["mean"])
-        found = {name: torch.from_numpy(array.copy()) for name, array in tensors.items() if "." in name}
-        found["mean"] = torch.from_numpy(mean.copy())
-        weights = from_facts(given, found)
+        given, mean = facts_and_mean(metadata)
+        found = {name.removesuffix(HALF): torch.from_numpy(x.copy()) for name, x in tensors.items() if "." in name}
+        weights = from_facts(given, {**found, "mean": mean})
     except (KeyError, TypeError, ValueError) as error:
         raise AlexNetError(
             f"MODEL {file} carries facts of this project that do not fit together ({error}); convert it anew."

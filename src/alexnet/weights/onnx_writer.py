@@ -20,8 +20,9 @@ from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, facts
 
 OPSET, IR_VERSION = 17, 8
-FLOAT, UINT8, INT64 = 1, 2, 7  # of TensorProto.DataType
+FLOAT, UINT8, INT64, FLOAT16 = 1, 2, 7, 10  # of TensorProto.DataType
 KEY, MEAN_KEY = "alexnet", "alexnet.mean"  # of the file's metadata
+HALF = "_half"  # after the name of a weight that is stored in 16 bits
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Graph:
     def tensor(self, name: str, values: Any) -> str:
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
-        kind = {"float32": FLOAT, "int64": INT64, "uint8": UINT8}[str(array.dtype)]
+        kind = {"float32": FLOAT, "int64": INT64, "uint8": UINT8, "float16": FLOAT16}[str(array.dtype)]
         dims = b"".join(pb.integer(1, side) for side in array.shape)
         body = dims + pb.integer(2, kind) + pb.block(8, name) + pb.block(9, np.ascontiguousarray(array).tobytes())
         self.tensors.append(pb.block(5, body))
@@ -58,15 +59,25 @@ def _attribute(key: str, value: Any) -> bytes:
     return name + pb.integer(3, value) + pb.integer(20, 2)
 
 
-def write(weights: Weights, file: Path, preprocessing: bool = False) -> list[Path]:
-    """Write the network: float32 `pictures` (batch, C, input, input) -> `logits` and `prob`, (batch, classes) each.
+def write(weights: Weights, file: Path, preprocessing: bool = False, half: bool = False) -> list[Path]:
+    """Write the network to a file, as `to_bytes` says; the files made."""
+    contents = to_bytes(weights, preprocessing, half)
+    write_whole(file, lambda out: out.write(contents))
+    return [file]
+
+
+def to_bytes(weights: Weights, preprocessing: bool = False, half: bool = False, form: str = "") -> bytes:
+    """The network: float32 `pictures` (batch, C, input, input) -> `logits` and `prob`, (batch, classes) each.
 
     With `preprocessing`, `pictures` are uint8 (batch, stored, stored, C) as stored: crop, mean and scale are inside.
+    `half` stores weights in 16 bits; the arithmetic stays in 32. `form` notes what weights are about to become.
     """
     variant, preprocess, graph = weights.built(), weights.preprocess, Graph()
     side, channels, classes = preprocess.input, preprocess.channels, len(weights.classes)
     for name, tensor in weights.tensors.items():
-        if not name.endswith("num_batches_tracked"):
+        if half and name.endswith(".weight"):
+            graph.add("Cast", [graph.tensor(f"{name}{HALF}", tensor.half())], name, to=FLOAT)
+        elif not name.endswith("num_batches_tracked"):
             graph.tensor(name, tensor)
     at = _preprocessing(graph, preprocess) if preprocessing else "pictures"
     shape: tuple[int, ...] = (channels, side, side)
@@ -85,15 +96,16 @@ def write(weights: Weights, file: Path, preprocessing: bool = False) -> list[Pat
         pb.block(12, _value("logits", FLOAT, [classes])),
         *([pb.block(12, _value("prob", FLOAT, [classes]))] if at == "prob" else []),
     ])  # fmt: skip
-    mean = preprocess.mean.cpu().contiguous()
-    metadata = {
-        KEY: json.dumps({**facts(weights), "mean": list(mean.shape)}),
-        MEAN_KEY: base64.b64encode(mean.numpy().astype("<f4").tobytes()).decode(),
-    }
     parts = [pb.integer(1, IR_VERSION), pb.block(2, "alexnet"), pb.block(7, body), pb.block(8, pb.integer(2, OPSET))]
-    parts += [pb.block(14, pb.block(1, key) + pb.block(2, text)) for key, text in metadata.items()]
-    write_whole(file, lambda out: out.writelines(parts))
-    return [file]
+    parts += [pb.block(14, pb.block(1, key) + pb.block(2, text)) for key, text in metadata(weights, form).items()]
+    return b"".join(parts)
+
+
+def metadata(weights: Weights, form: str = "") -> dict[str, str]:
+    """Everything but the weights, for a file's metadata; `form` names how an export departs from them."""
+    mean = weights.preprocess.mean.cpu().contiguous()
+    known = {**facts(weights), "mean": list(mean.shape), **({"form": form} if form else {})}
+    return {KEY: json.dumps(known), MEAN_KEY: base64.b64encode(mean.numpy().astype("<f4").tobytes()).decode()}
 
 
 def _value(name: str, kind: int, sides: list[int]) -> bytes:
@@ -105,10 +117,10 @@ def _value(name: str, kind: int, sides: list[int]) -> bytes:
 def _preprocessing(graph: Graph, preprocess: Preprocess) -> str:
     low, high = preprocess.border // 2, preprocess.border // 2 + preprocess.input
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
-    at = graph.add("Transpose", ["pictures"], "planes", perm=[0, 3, 1, 2])
-    bounds = [graph.tensor(f"crop_{name}", np.array([x, x])) for name, x in (("from", low), ("to", high), ("axes", 2))]
-    graph.tensor("crop_on", np.array([2, 3]))
-    at = graph.add("Slice", [at, *bounds[:2], "crop_on"], "crop")
+    bounds = [graph.tensor(f"crop_{name}", np.array([x, x])) for name, x in (("from", low), ("to", high))]
+    # The crop comes first: it is a view of rows, and what follows has less to move.
+    at = graph.add("Slice", ["pictures", *bounds, graph.tensor("crop_on", np.array([1, 2]))], "crop")
+    at = graph.add("Transpose", [at], "planes", perm=[0, 3, 1, 2])
     at = graph.add("Cast", [at], "crop_float", to=FLOAT)
     at = graph.add("Sub", [at, graph.tensor("crop_mean", mean)], "crop_minus_mean")
     scale = np.array(preprocess.scale, np.float32).reshape(-1, 1, 1)
@@ -146,16 +158,21 @@ def _node(graph: Graph, record: v.Layer, at: str, name: str, shape: tuple[int, .
             numbers: dict[str, Any] = {"size": record.size, "alpha": alpha, "beta": record.beta, "bias": record.k}
             if record.towers == 1:
                 return graph.add("LRN", [at], name, **numbers)
-            sizes = graph.tensor(f"{name}_sizes", np.full(record.towers, shape[0] // record.towers))
-            part = graph.add("Split", [at, sizes], f"{name}_tower", outputs=record.towers, axis=1)
-            towers = [graph.add("LRN", [f"{part}_{t}"], f"{name}_{t}", **numbers) for t in range(record.towers)]
-            return graph.add("Concat", towers, name, axis=1)
+            # Towers as if they were pictures: a view of the same values, where splitting and joining would copy them.
+            apart = graph.tensor(f"{name}_apart", np.array([-1, shape[0] // record.towers, *shape[1:]]))
+            whole = graph.tensor(f"{name}_whole", np.array([-1, *shape]))
+            towers = graph.add("LRN", [graph.add("Reshape", [at, apart], f"{name}_in")], f"{name}_towers", **numbers)
+            return graph.add("Reshape", [towers, whole], name)
         case v.WithinMapNorm():
             square, half = graph.add("Mul", [at, at], f"{name}_square"), record.size // 2
             mean = graph.add("AveragePool", [square], f"{name}_mean", kernel_shape=[record.size] * 2,
                              pads=[half] * 4, strides=[1, 1], count_include_pad=1)  # fmt: skip
             scaled = graph.add("Mul", [mean, constant("alpha", record.alpha)], f"{name}_scaled")
             inner = graph.add("Add", [scaled, constant("one", 1.0)], f"{name}_inner")
+            if record.beta == 0.75:  # two square roots cost a tenth of a power
+                root = graph.add("Sqrt", [inner], f"{name}_root")
+                divisor = graph.add("Mul", [root, graph.add("Sqrt", [root], f"{name}_fourth_root")], f"{name}_divisor")
+                return graph.add("Div", [at, divisor], name)
             power = graph.add("Pow", [inner, constant("power", -record.beta)], f"{name}_power_of")
             return graph.add("Mul", [at, power], name)
         case v.BatchNorm():

@@ -1,0 +1,88 @@
+"""Files of `alexnet export` as MODEL: OpenVINO's .xml with .bin, and .onnx with 8-bit weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from torch import Tensor, nn
+
+from alexnet.checkpoint import Classifier
+from alexnet.engines import onnx, openvino
+from alexnet.engines.base import Engine
+from alexnet.errors import AlexNetError
+from alexnet.model import AlexNet
+from alexnet.weights import onnx as onnx_file
+from alexnet.weights import protobuf as pb
+from alexnet.weights.base import first_line, from_facts
+from alexnet.weights.onnx_writer import KEY, MEAN_KEY
+
+XML = (b"<?xml", b"<net ")
+FORM = b'"form": "'  # in the facts of an .onnx that was quantised
+
+
+class Absent(nn.Module):
+    """Stands where an export has no network in torch: whoever asks it for layers is told so."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.__dict__["file"] = file
+
+    def forward(self, *given: Any) -> Tensor:
+        self._refuse()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise AlexNetError(
+            f"MODEL {self.__dict__['file']} is an export, which answers but has no layers; here give the model that it "
+            "was exported from."
+        )
+
+
+def recognises(file: Path) -> bool:
+    """Whether a file is an export that weights cannot be read from, by what is in it."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(16)
+            if head.startswith(XML):
+                return True
+            if len(head) < 16 or not onnx_file.recognises(head, file):
+                return False
+            return FORM in head + opened.read()
+    except OSError:
+        return False
+
+
+def load(file: Path) -> Classifier:
+    """The classifier in an export, answering by the engine that it was made for."""
+    try:
+        if file.read_bytes()[:5] in XML:
+            metadata, start = _openvino(file)
+            name = "openvino"
+        else:
+            model = pb.whole(file)
+            metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
+            name, start = "onnx", None
+        facts, mean = onnx_file.facts_and_mean(metadata)
+        found = from_facts(facts, {"mean": mean})
+    except (KeyError, TypeError, ValueError, pb.WireError) as error:
+        raise AlexNetError(
+            f"MODEL {file} is not a whole export of this project ({first_line(error)}); export it anew."
+        ) from None
+    form = facts.get("form", "float32")
+    engine: Engine = (
+        onnx.start(file, found.preprocess, form) if start is None else openvino.start(start, found.preprocess, form)
+    )
+    return Classifier(cast(AlexNet, Absent(file)), found.preprocess, found.classes, found.origin, engine, name)
+
+
+def _openvino(file: Path) -> tuple[dict[str, str], Any]:
+    try:
+        graph = openvino.read(file)
+        return {key: graph.get_rt_info([key]).astype(str) for key in (KEY, MEAN_KEY)}, graph
+    except RuntimeError as error:
+        raise ValueError(first_line(error)) from None

@@ -1,0 +1,72 @@
+"""OpenVINO: runs .onnx files and its own .xml with .bin, and has them quantised by NNCF."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet.engines.base import Engine, package, quiet
+from alexnet.preprocess import Preprocess
+
+ASKED = "--engine openvino"
+
+
+def read(model: bytes | Path) -> Any:
+    """OpenVINO's graph of the contents of an .onnx file, or of a file by its path."""
+    return _package().Core().read_model(str(model) if isinstance(model, Path) else model)
+
+
+def start(graph: Any, preprocess: Preprocess, form: str, bfloat16: bool = False) -> Engine:
+    """A graph compiled for this CPU, with as many threads as torch has, for one caller at a time."""
+    openvino = _package()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+    }
+    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    request, outputs = compiled.create_infer_request(), {name: compiled.output(name) for name in ("logits", "prob")}
+
+    def run(pictures: np.ndarray, output: str) -> np.ndarray:
+        return request.infer([pictures], share_inputs=True)[outputs[output]]
+
+    return Engine(f"openvino {openvino.__version__.split('-')[0]}, {form}", preprocess, run)
+
+
+def weights8(graph: Any) -> Any:
+    """The graph with 8-bit weights and the arithmetic as before."""
+    nncf = _nncf()
+    with quiet():
+        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
+
+
+def int8(graph: Any, batches: Iterable[np.ndarray]) -> Any:
+    """The graph with 8-bit weights and activations, whose ranges are those on `batches` of pictures."""
+    nncf, pictures = _nncf(), [picture[None] for batch in batches for picture in batch]
+    with quiet():
+        return nncf.quantize(
+            graph, nncf.Dataset(pictures), subset_size=len(pictures), preset=nncf.QuantizationPreset.MIXED
+        )
+
+
+def write(graph: Any, file: Path, half: bool, facts: Mapping[str, str]) -> None:
+    """Write .xml and .bin, `half` with weights in 16 bits; `facts` stand in the .xml."""
+    for key, text in facts.items():
+        graph.set_rt_info(text, key)
+    _package().save_model(graph, str(file), compress_to_fp16=half)
+
+
+def _package() -> Any:
+    return package("openvino", "openvino", ASKED)
+
+
+def _nncf() -> Any:
+    _package()
+    nncf = package("nncf", "openvino", "8-bit weights for openvino")
+    nncf.set_log_level(logging.ERROR)
+    return nncf
