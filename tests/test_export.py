@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -84,7 +86,9 @@ def answers(engine: str, file: Path, pictures: np.ndarray) -> np.ndarray:
             return torch.export.load(str(file)).module()(torch.from_numpy(pictures))[1].numpy()
     with base.quiet():
         import openvino
-    return openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([pictures])["prob"]
+    with ThreadPoolExecutor(1) as apart:  # it changes its thread's stack for signals
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        return apart.submit(openvino.Core().compile_model, str(file), "CPU", settings).result()([pictures])["prob"]
 
 
 @pytest.mark.parametrize("name", ["alexnet2012", "alexnet_owt", "cifar10_13", "alexnet_bn"])
@@ -328,6 +332,30 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
 def test_engines_on_other_devices_are_refused(refused, tiny_run, folders):
     said = refused("predict", tiny_run, folders / "val", "--engine", "onnx", "--device", "cuda")
     assert "computes on the CPU" in said
+
+
+class SignalStack(ctypes.Structure):
+    """stack_t of <signal.h> on Linux."""
+
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+    @classmethod
+    def now(cls) -> tuple[int | None, int, int]:
+        """This thread's."""
+        one = cls()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(one)) == 0
+        return one.start, one.flags, one.size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stack for signals is asked for as Linux has it")
+def test_openvino_leaves_the_stack_on_which_signals_are_handled_as_it_was(tmp_path, tiny_run, folders):
+    needs("openvino", "nncf")
+    before = SignalStack.now()
+    engine = package.load(tiny_run, engine="openvino").engine
+    assert SignalStack.now() == before
+    del engine
+    package.export(tiny_run, tmp_path / "net", "openvino", "int8", folders)
+    assert SignalStack.now() == before
 
 
 def test_packages_of_engines_change_neither_logging_nor_stdout_nor_send_word_of_use(capfd, monkeypatch):

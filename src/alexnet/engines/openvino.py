@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from alexnet.engines.base import Engine, package, quiet
 from alexnet.preprocess import Preprocess
 
 ASKED = "--engine openvino"
+T = TypeVar("T")
 
 
 def read(model: bytes | Path) -> Any:
@@ -29,7 +31,7 @@ def start(graph: Any, preprocess: Preprocess, form: str, bfloat16: bool = False)
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
     }
-    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    compiled = _apart(lambda: openvino.Core().compile_model(graph, "CPU", settings))
     request, outputs = compiled.create_infer_request(), {name: compiled.output(name) for name in ("logits", "prob")}
 
     def run(pictures: np.ndarray, output: str) -> np.ndarray:
@@ -42,16 +44,15 @@ def weights8(graph: Any) -> Any:
     """The graph with 8-bit weights and the arithmetic as before."""
     nncf = _nncf()
     with quiet():
-        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
+        return _apart(lambda: nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM))
 
 
 def int8(graph: Any, batches: Iterable[np.ndarray]) -> Any:
     """The graph with 8-bit weights and activations, whose ranges are those on `batches` of pictures."""
     nncf, pictures = _nncf(), [picture[None] for batch in batches for picture in batch]
+    preset = nncf.QuantizationPreset.MIXED
     with quiet():
-        return nncf.quantize(
-            graph, nncf.Dataset(pictures), subset_size=len(pictures), preset=nncf.QuantizationPreset.MIXED
-        )
+        return _apart(lambda: nncf.quantize(graph, nncf.Dataset(pictures), subset_size=len(pictures), preset=preset))
 
 
 def write(graph: Any, file: Path, half: bool, facts: Mapping[str, str]) -> None:
@@ -59,6 +60,16 @@ def write(graph: Any, file: Path, half: bool, facts: Mapping[str, str]) -> None:
     for key, text in facts.items():
         graph.set_rt_info(text, key)
     _package().save_model(graph, str(file), compress_to_fp16=half)
+
+
+def _apart(work: Callable[[], T]) -> T:
+    """Do in a thread of its own what loads OpenVINO's plugin for CPUs.
+
+    The plugin gives the thread that loads it another stack for signals and unmaps that when it is let go of, by
+    whichever thread; the main thread's next Ctrl-C would then end in a segmentation fault.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def _package() -> Any:
