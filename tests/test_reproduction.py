@@ -238,7 +238,26 @@ def test_relu_and_tanh_are_each_given_their_best_rate(place, tmp_path):
     assert [one.recipe.learning_rate for several in outcome.runs.values() for one in several] == [0.003] * 4
     assert all(one.epochs[-1]["train_top1_error"] <= 0.25 for several in outcome.runs.values() for one in several)
     assert all(len(one.epochs) < 12 for several in outcome.runs.values() for one in several)
-    assert "1e-12: never" in " ".join(outcome.notes)
+    assert "1e-12: not in 12; 0.003: " in " ".join(outcome.notes)
+
+
+def test_a_rate_that_is_later_than_the_soonest_is_given_up_and_one_that_never_gets_there_bounds_the_ratio(
+    place, tmp_path
+):
+    relu, tanh = CLAIMS["relu-vs-tanh"].arms
+    arms = (replace(relu, rates=(0.003, 1e-12)), replace(tanh, rates=(1e-12,)))
+    claim = replace(CLAIMS["relu-vs-tanh"], arms=arms)
+    outcome = measures.measure(running.Study(claim, place, tmp_path, 2, sets=("epochs=12", "batch_size=8")))
+    sooner = [len(one.epochs) for one in outcome.runs["ReLU"]]
+    assert max(sooner) < 11
+    recipes = {file.parent: file.read_text() for file in tmp_path.glob("work/*/recipe.toml")}
+    (given_up,) = (run for run, text in recipes.items() if "rate = 1e-12" in text and '"relu"' in text)
+    epochs = [line for line in metrics.read(given_up / "metrics.jsonl") if line["kind"] == "epoch"]
+    assert len(epochs) == math.ceil(measures.crossing(outcome.runs["ReLU"][0].epochs, 0.25) + 1)
+    (found,) = outcome.comparisons
+    assert found.name == "ReLU sooner than tanh, at least"
+    times = [measures.crossing(one.epochs, 0.25) for one in outcome.runs["ReLU"]]
+    assert found.interval.mean == pytest.approx(11.5 / math.sqrt(times[0] * times[1]))
 
 
 def test_a_loss_that_becomes_infinite_is_a_sentence_or_a_rate_that_loses(place, tmp_path):

@@ -120,19 +120,26 @@ def _sooner(study: Study) -> Outcome:
     notes = []
     for arm in study.claim.arms:
         tried: dict[float, tuple[float, Finished | None]] = {}
+        soonest = math.inf
         for rate in arm.rates:
-            one = study.trained(arm, 0, rate)
+            one = study.trained(arm, 0, rate, soonest + 1)  # later than the soonest by an epoch, it has lost
             tried[rate] = (crossing(one.epochs, target) if one else math.inf, one)
+            soonest = min(soonest, tried[rate][0])
         best = min(tried, key=lambda rate: tried[rate][0])
-        listed = "; ".join(f"{rate:g}: {_epochs(when)}" for rate, (when, _) in tried.items())
+        listed = "; ".join(f"{rate:g}: {_when(*tried[rate])}" for rate in tried)
         notes.append(f"{arm.name}, seed 0, epochs to {100 * target:.0f} % training error by learning rate: {listed}.")
-        made = [study.trained(arm, seed, best) for seed in range(study.seeds)]
+        made = [tried[best][1], *(study.trained(arm, seed, best) for seed in range(1, study.seeds))]
         runs[arm.name] = [one for one in made if one]
         times[arm.name] = [crossing(one.epochs, target) if one else math.inf for one in made]
         notes.append(f"{arm.name} at {best:g}: {', '.join(map(_epochs, times[arm.name]))} epochs.")
     first, second = times
-    reached = bool(np.isfinite([*times[first], *times[second]]).all())
-    if not reached:
+    name = f"{first} sooner than {second}"
+    late = not np.isfinite(times[second]).all() and len(runs[second]) == study.seeds
+    if late:
+        ends = [len(one.epochs) - 0.5 for one in runs[second]]  # the middle of the last epoch, where it was above still
+        times[second] = [min(when, end) for when, end in zip(times[second], ends, strict=True)]
+        name += ", at least"
+    if not np.isfinite([*times[first], *times[second]]).all():
         notes.append(
             "Not every run reached it within its epochs, so no ratio can be given; more may with --set epochs=."
         )
@@ -140,8 +147,17 @@ def _sooner(study: Study) -> Outcome:
     else:
         logs = over_seeds(np.log(np.array(times[second]) / np.array(times[first])))
         interval = Interval(math.exp(logs.mean), math.exp(logs.low), _exp(logs.high), logs.seeds, 0)
-    found = Comparison(f"{first} sooner than {second}", "times", interval, verdict(interval, 1.0))
+        if late:
+            notes.append(f"Where {second} did not reach it, its last epoch counts: the ratio is greater than that.")
+    found = Comparison(name, "times", interval, verdict(interval, 1.0))
     return Outcome(runs, [found], notes, {"target": target})
+
+
+def _when(crossed: float, one: Finished | None) -> str:
+    """In words, with how long it was waited for."""
+    if math.isfinite(crossed):
+        return _epochs(crossed)
+    return f"not in {len(one.epochs)}" if one else "infinite loss"
 
 
 def _exp(x: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
@@ -87,9 +88,14 @@ class Study:
             values["learning_rate"] = rate
         return recipes.override(chosen, values)
 
-    def trained(self, arm: Arm, seed: int, rate: float = 0.0) -> Finished | None:
-        """The arm's network of that seed, trained now unless it was before; None where the loss became infinite."""
+    def trained(self, arm: Arm, seed: int, rate: float = 0.0, most: float = math.inf) -> Finished | None:
+        """The arm's network of that seed, trained now unless it was before; None where the loss became infinite.
+
+        `most` ends it after so many epochs, for arms whose rate of learning does not depend on how many there are.
+        """
         recipe, data, origin = self.recipe(arm, seed, rate), self.data(), ""
+        if most < recipe.epochs:
+            recipe = replace(recipe, epochs=max(1, math.ceil(most)))
         if arm.first:
             before = self._train(self.recipe(Arm("first", "tiny_imagenet"), seed), self.data(arm.first), arm, seed, "")
             if before is None:
