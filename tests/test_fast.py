@@ -50,6 +50,8 @@ CASES = {
     "alexnet2012's conv5": (48, 13, [pool(), relu()]),
     "pooling without overlap": (32, 7, [pool(2, 2), relu()]),
     "windows of other sizes": (48, 9, [maps_norm(48, 1, 9), WithinMapNorm(3, 0.05, 0.75), pool(5, 3)]),
+    "the 18 % net's, a norm alone": (32, 16, [WithinMapNorm(3, 0.05, 0.75)]),
+    "LRN alone": (48, 6, [maps_norm(48, 1)]),
     "no pooling": (32, 5, [relu(), maps_norm(32, 2, 3), WithinMapNorm(7, 0.05, 0.75)]),
     "everything": (32, 9, [relu(), maps_norm(32, 2), WithinMapNorm(5, 0.05, 0.75), pool(), relu(), maps_norm(32, 2)]),
 }

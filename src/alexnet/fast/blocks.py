@@ -18,6 +18,7 @@ from alexnet.fast.compiler import call
 from alexnet.layers import LocalResponseNorm, WithinMapNorm
 
 WIDTH = 16  # channels that the widest registers hold: towers must be a multiple
+NORMS = (LocalResponseNorm, WithinMapNorm)
 SLOTS = ("relu_before", "norm_before", "within", "pool", "relu_after", "norm_after")
 KINDS: Mapping[type[nn.Module], tuple[str, ...]] = {
     nn.ReLU: ("relu_before", "relu_after"),
@@ -64,7 +65,7 @@ def _able(layer: nn.Module) -> bool:
 
 
 def passes(layers: Iterable[tuple[str, nn.Module]]) -> list[Run]:
-    """The runs of two layers and more among a model's."""
+    """The runs among a model's layers that gain by it: of two layers and more, and a normalisation alone."""
     found = [Run()]
     for name, layer in layers:
         slot = found[-1].slot(layer)
@@ -74,7 +75,7 @@ def passes(layers: Iterable[tuple[str, nn.Module]]) -> list[Run]:
         if slot is not None:
             found[-1].names.append(name)
             found[-1].slots[slot] = layer
-    return [run for run in found if len(run.names) > 1]
+    return [run for run in found if len(run.names) > 1 or isinstance(next(iter(run.layers), None), NORMS)]
 
 
 class _MapsNorm(ctypes.Structure):
