@@ -90,10 +90,17 @@ class LocalConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(filters, *sides))
 
     def forward(self, x: Tensor) -> Tensor:
-        columns = F.unfold(x, self.kernel, padding=self.pad, stride=self.stride)  # (N, C·k·k, H'·W')
-        weight = self.weight.flatten(3).flatten(1, 2)  # (F, H'·W', C·k·k)
-        y = torch.bmm(columns.permute(2, 0, 1), weight.permute(1, 2, 0))  # one product a position: (H'·W', N, F)
-        return y.permute(1, 2, 0).unflatten(2, self.sides) + self.bias
+        (height, width), stride, pad = self.sides, self.stride, self.pad
+        padded = F.pad(x, (pad, pad, pad, pad)).permute(2, 3, 0, 1)  # (H, W, N, C): a position's pictures are a matrix
+        taps = [
+            padded[dy : dy + stride * height : stride, dx : dx + stride * width : stride]
+            for dy in range(self.kernel)
+            for dx in range(self.kernel)
+        ]
+        columns = torch.cat(taps, 3).flatten(0, 1)  # (H'·W', N, k·k·C)
+        weight = self.weight.permute(1, 2, 4, 5, 3, 0).flatten(2, 4).flatten(0, 1)  # (H'·W', k·k·C, F)
+        y = torch.bmm(columns, weight).unflatten(0, self.sides) + self.bias.permute(1, 2, 0)[:, :, None]
+        return y.permute(2, 3, 0, 1)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, stride={self.stride}, pad={self.pad}"
