@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from alexnet import checkpoint
-from alexnet.checkpoint import load
+from alexnet.checkpoint import Classifier, load
+from alexnet.data.layouts import Data
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import opened
 from alexnet.extraction import outputs
@@ -223,13 +224,21 @@ def _start(study: Study) -> Outcome:
     return Outcome(runs, found, [note], {"guess": guess})
 
 
-def _neighbours(study: Study) -> Outcome:
-    """Of each validation picture's five nearest others, the share of its class: by fc7 and by pixels."""
-    runs = _all(study)
-    ((one,),) = runs.values()
-    classifier = load(one.folder, "cpu")
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Of validation pictures: pixels (n, C·H·W), labels, rows of the five nearest others by fc7, and the share of those
+    that has the picture's class, by fc7 and by pixels, float64 (n,) each."""
+
+    pixels: np.ndarray
+    labels: torch.Tensor
+    rows: torch.Tensor
+    shares: dict[str, np.ndarray]
+
+
+def neighbourhood(classifier: Classifier, data: Data) -> Neighbourhood:
+    """The five nearest others of each validation picture by Euclidean distance, in fc7 and in stored pixels (§6.1)."""
     features, pixels, labels = [], [], []
-    with opened(classifier, one.data, "valid", 0, "cpu", lambda text: None, True) as task:
+    with opened(classifier, data, "valid", 0, "cpu", lambda text: None, True) as task:
         for by_shape, some, _ in task.batches(128):
             whole = by_shape[classifier.preprocess.shape]
             crops = classifier.preprocess.central(whole)
@@ -237,24 +246,31 @@ def _neighbours(study: Study) -> Outcome:
             pixels.append(whole.flatten(1).float().numpy())
             labels.append(some)
     label, fc7, raw = torch.cat(labels), np.concatenate(features), np.concatenate(pixels)
-    shares, shown = [], []
-    for vectors in (fc7, raw):
+    shares, shown = {}, {}
+    for name, vectors in (("fc7", fc7), ("pixels", raw)):
         rows = torch.cat([_others(vectors, at) for at in range(0, len(vectors), 500)])
-        shares.append((label[rows] == label[:, None]).double().mean(1).numpy())
-        shown.append(rows)
-    interval = paired(100 * (shares[0] - shares[1])[None])
+        shares[name] = (label[rows] == label[:, None]).double().mean(1).numpy()
+        shown[name] = rows
+    return Neighbourhood(raw, label, shown["fc7"], shares)
+
+
+def _neighbours(study: Study) -> Outcome:
+    """Of each validation picture's five nearest others, the share of its class: by fc7 and by pixels."""
+    runs = _all(study)
+    ((one,),) = runs.values()
+    classifier = load(one.folder, "cpu")
+    seen = neighbourhood(classifier, one.data)
+    interval = paired(100 * (seen.shares["fc7"] - seen.shares["pixels"])[None])
     found = Comparison("precision at 5, fc7 above pixels", "points", interval, verdict(interval))
-    words = ", ".join(
-        f"{name} {100 * share.mean():.1f} %" for name, share in zip(("fc7", "pixels"), shares, strict=True)
-    )
-    chance = 100 / len(one.data.classes)
-    first_of_class = [int((label == c).nonzero()[0]) for c in np.linspace(0, len(one.data.classes) - 1, 8).astype(int)]
+    words = ", ".join(f"{name} {100 * share.mean():.1f} %" for name, share in seen.shares.items())
+    classes = len(one.data.classes)
+    first_of_class = [int((seen.labels == c).nonzero()[0]) for c in np.linspace(0, classes - 1, 8).astype(int)]
     figure = {
-        "pixels": raw.reshape(len(raw), *classifier.preprocess.shape),
+        "pixels": seen.pixels.reshape(len(seen.pixels), *classifier.preprocess.shape),
         "queries": first_of_class,
-        "rows": shown[0],
+        "rows": seen.rows,
     }
-    return Outcome(runs, [found], [f"Precision at 5: {words}; chance is {chance:.1f} %."], figure)
+    return Outcome(runs, [found], [f"Precision at 5: {words}; chance is {100 / classes:.1f} %."], figure)
 
 
 def _others(vectors: np.ndarray, at: int) -> torch.Tensor:
