@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/alexnet demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0 --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0
 	@echo "once more what the compiled layers stand for, with the compiler hidden"
 	CXX=hidden OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py \
 	  tests/test_evaluation.py
