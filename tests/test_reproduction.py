@@ -258,6 +258,15 @@ def test_a_rate_that_is_later_than_the_soonest_is_given_up_and_one_that_never_ge
     assert found.name == "ReLU sooner than tanh, at least"
     times = [measures.crossing(one.epochs, 0.25) for one in outcome.runs["ReLU"]]
     assert found.interval.mean == pytest.approx(11.5 / math.sqrt(times[0] * times[1]))
+    assert found.interval.high == math.inf
+
+
+def test_a_comparison_says_in_words_how_sure_it_is():
+    one = {"mean": 5.0, "unit": "times", "low": 4.0, "high": 6.0}
+    assert results.ours(one) == "5.00 times (4.00 to 6.00)"
+    assert results.ours(one | {"high": None}) == "5.00 times (4.00 or more)"
+    assert results.ours(one | {"low": None, "high": None}) == "5.00 times (one seed: no interval)"
+    assert results.ours(one | {"mean": None}) == "–"
 
 
 def test_a_loss_that_becomes_infinite_is_a_sentence_or_a_rate_that_loses(place, tmp_path):

@@ -147,7 +147,8 @@ def _sooner(study: Study) -> Outcome:
         interval = Interval(math.nan, -math.inf, math.inf, study.seeds, 0)
     else:
         logs = over_seeds(np.log(np.array(times[second]) / np.array(times[first])))
-        interval = Interval(math.exp(logs.mean), math.exp(logs.low), _exp(logs.high), logs.seeds, 0)
+        high = math.inf if late else _exp(logs.high)  # a bound from below cannot say that it is no sooner
+        interval = Interval(math.exp(logs.mean), math.exp(logs.low), high, logs.seeds, 0)
         if late:
             notes.append(f"Where {second} did not reach it, its last epoch counts: the ratio is greater than that.")
     found = Comparison(name, "times", interval, verdict(interval, 1.0))

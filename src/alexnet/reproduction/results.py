@@ -58,7 +58,10 @@ def ours(one: dict[str, Any]) -> str:
     if one["mean"] is None:
         return "–"
     low, high = one["low"], one["high"]
-    sure = f"{low:.2f} to {high:.2f}" if None not in (low, high) else "one seed: no interval"
+    if low is None:
+        sure = "one seed: no interval"
+    else:
+        sure = f"{low:.2f} or more" if high is None else f"{low:.2f} to {high:.2f}"
     return f"{one['mean']:.2f} {one['unit']} ({sure})"
 
 
