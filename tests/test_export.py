@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -359,8 +360,6 @@ def test_openvino_leaves_the_stack_on_which_signals_are_handled_as_it_was(tmp_pa
 
 
 def test_packages_of_engines_change_neither_logging_nor_stdout_nor_send_word_of_use(capfd, monkeypatch):
-    import logging
-
     monkeypatch.setattr(logging.root, "handlers", [])  # as in a program that configures none
     with base.quiet():
         print("progress")
@@ -370,3 +369,13 @@ def test_packages_of_engines_change_neither_logging_nor_stdout_nor_send_word_of_
     assert logging.root.handlers == []
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("alexnet").isEnabledFor(logging.WARNING)
+
+
+def test_handlers_that_a_program_has_on_the_logger_of_an_engines_package_keep_their_levels(tiny_run, tmp_path):
+    handler = logging.NullHandler()
+    logging.getLogger("nncf").addHandler(handler)
+    try:
+        package.export(tiny_run, tmp_path / "net", "openvino", "w8")
+    finally:
+        logging.getLogger("nncf").removeHandler(handler)
+    assert handler.level == logging.NOTSET

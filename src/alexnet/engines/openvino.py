@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,6 +77,4 @@ def _package() -> Any:
 
 def _nncf() -> Any:
     _package()
-    nncf = package("nncf", "openvino", "8-bit weights for openvino")
-    nncf.set_log_level(logging.ERROR)
-    return nncf
+    return package("nncf", "openvino", "8-bit weights for openvino")
