@@ -126,7 +126,7 @@ def _sooner(study: Study) -> Outcome:
             one = study.trained(arm, 0, rate, soonest + 1)  # later than the soonest by an epoch, it has lost
             tried[rate] = (crossing(one.epochs, target) if one else math.inf, one)
             soonest = min(soonest, tried[rate][0])
-        best = min(tried, key=lambda rate: tried[rate][0])
+        best = min(tried, key=lambda rate: (tried[rate][0], _ended(tried[rate][1])))
         listed = "; ".join(f"{rate:g}: {_when(*tried[rate])}" for rate in tried)
         notes.append(f"{arm.name}, seed 0, epochs to {100 * target:.0f} % training error by learning rate: {listed}.")
         made = [tried[best][1], *(study.trained(arm, seed, best) for seed in range(1, study.seeds))]
@@ -155,11 +155,16 @@ def _sooner(study: Study) -> Outcome:
     return Outcome(runs, [found], notes, {"target": target})
 
 
+def _ended(one: Finished | None) -> float:
+    """The training error of the last epoch, a fraction: of rates that all stay above the target, it finds the best."""
+    return one.epochs[-1]["train_top1_error"] if one else math.inf
+
+
 def _when(crossed: float, one: Finished | None) -> str:
-    """In words, with how long it was waited for."""
+    """In words, with how long it was waited for, and the error by then."""
     if math.isfinite(crossed):
         return _epochs(crossed)
-    return f"not in {len(one.epochs)}" if one else "infinite loss"
+    return f"not in {len(one.epochs)}, {100 * _ended(one):.1f} % by then" if one else "infinite loss"
 
 
 def _exp(x: float) -> float:
