@@ -18,7 +18,7 @@ from alexnet.data.layouts import find
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import evaluate
 from alexnet.recipe import shipped
-from alexnet.reproduction import measures, results, running, statistics
+from alexnet.reproduction import figures, measures, results, running, statistics
 from alexnet.reproduction.claims import CLAIMS, TINY, Arm, claim
 from alexnet.variants import VARIANTS
 from conftest import write_folders
@@ -269,6 +269,18 @@ def test_a_comparison_says_in_words_how_sure_it_is():
     assert results.ours(one | {"high": None}) == "5.00 times (4.00 or more)"
     assert results.ours(one | {"low": None, "high": None}) == "5.00 times (one seed: no interval)"
     assert results.ours(one | {"mean": None}) == "–"
+
+
+def test_a_bound_from_below_is_drawn_from_its_lower_end_to_beyond_the_mean():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    interval = statistics.Interval(2.2, 2.1, math.inf, 3, 0)
+    bound = measures.Comparison("a sooner than b, at least", "times", interval, "reproduced")
+    figures._intervals(axes, measures.Outcome({}, [bound]))
+    bar = next(line for line in axes.lines if line.get_marker() == ">")
+    assert bar.get_xdata()[0] == 2.1
+    assert 2.2 < bar.get_xdata()[1] < axes.get_xlim()[1]
 
 
 def test_a_loss_that_becomes_infinite_is_a_sentence_or_a_rate_that_loses(place, tmp_path):

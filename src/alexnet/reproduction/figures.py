@@ -78,6 +78,8 @@ def _intervals(axes: Axes, outcome: Outcome) -> None:
         mean, low, high = one.interval.mean, one.interval.low, one.interval.high
         if np.isfinite([low, high]).all():
             axes.plot([low, high], [y, y], "-", color="C0", lw=2)
+        elif np.isfinite([mean, low]).all():  # a bound from below: an arrow without an end
+            axes.plot([low, mean + 0.3 * abs(mean - 1)], [y, y], "->", color="C0", lw=2, markevery=[1])
         if np.isfinite(mean):
             axes.plot([mean], [y], "o", color="C0")
             axes.annotate(f"{mean:.2f}", (mean, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
