@@ -239,6 +239,7 @@ def test_relu_and_tanh_are_each_given_their_best_rate(place, tmp_path):
     assert [one.recipe.learning_rate for several in outcome.runs.values() for one in several] == [0.003] * 4
     assert all(one.epochs[-1]["train_top1_error"] <= 0.25 for several in outcome.runs.values() for one in several)
     assert all(len(one.epochs) < 12 for several in outcome.runs.values() for one in several)
+    assert "tanh's best rate is the highest tried" in " ".join(outcome.notes)
     assert re.search(r"1e-12: not in 12, \d\d\.\d % by then; 0\.003: ", " ".join(outcome.notes))
 
 

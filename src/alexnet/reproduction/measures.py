@@ -129,6 +129,9 @@ def _sooner(study: Study) -> Outcome:
         best = min(tried, key=lambda rate: (tried[rate][0], _ended(tried[rate][1])))
         listed = "; ".join(f"{rate:g}: {_when(*tried[rate])}" for rate in tried)
         notes.append(f"{arm.name}, seed 0, epochs to {100 * target:.0f} % training error by learning rate: {listed}.")
+        edges = {min(tried): "lowest", max(tried): "highest"}
+        if len(tried) > 1 and best in edges:
+            notes.append(f"{arm.name}'s best rate is the {edges[best]} tried: one beyond it may be sooner.")
         made = [tried[best][1], *(study.trained(arm, seed, best) for seed in range(1, study.seeds))]
         runs[arm.name] = [one for one in made if one]
         times[arm.name] = [crossing(one.epochs, target) if one else math.inf for one in made]
