@@ -1,6 +1,13 @@
-"""The layers that torch.nn lacks or defines otherwise than the 2012 source: ceil convolution, norms, dropout, more."""
+"""The layers that torch.nn lacks or defines otherwise than the 2012 source: ceil convolution, norms, dropout, more.
+
+Each gives back the type it was given, whatever autocast would make of the operators inside: the lists of a CPU and of
+a GPU differ. Norms compute in float32 where they are given less, as a square of 300 is infinite in float16.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +32,21 @@ class CeilConv2d(nn.Conv2d):
             )
         )
         return super().forward(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, all else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@contextmanager
+def as_written(x: Tensor) -> Iterator[None]:
+    """Within it no autocast changes a type on the device of x."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        yield
+        return
+    with torch.autocast(x.device.type, enabled=False):
+        yield
 
 
 class _LRN(torch.autograd.Function):
@@ -71,7 +93,10 @@ class LocalResponseNorm(nn.Module):
         self.towers, self.size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
 
     def forward(self, x: Tensor) -> Tensor:
-        return _LRN.apply(x, self.band.to(x.dtype), self.towers, self.alpha / self.size, self.beta, self.k)
+        wide = at_least_float32(x)
+        with as_written(x):
+            y = _LRN.apply(wide, self.band.to(wide.dtype), self.towers, self.alpha / self.size, self.beta, self.k)
+        return y.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
@@ -99,8 +124,8 @@ class LocalConv2d(nn.Module):
         ]
         columns = torch.cat(taps, 3).flatten(0, 1)  # (H'·W', N, k·k·C)
         weight = self.weight.permute(1, 2, 4, 5, 3, 0).flatten(2, 4).flatten(0, 1)  # (H'·W', k·k·C, F)
-        y = torch.bmm(columns, weight).unflatten(0, self.sides) + self.bias.permute(1, 2, 0)[:, :, None]
-        return y.permute(2, 3, 0, 1)
+        y = torch.bmm(columns, weight).unflatten(0, self.sides)
+        return (y + self.bias.permute(1, 2, 0)[:, :, None].to(y.dtype)).permute(2, 3, 0, 1)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, stride={self.stride}, pad={self.pad}"
@@ -160,7 +185,8 @@ class GroupedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         towers = x.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, N, in / groups)
         weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
-        return torch.bmm(towers, weight).transpose(0, 1).flatten(1) + self.bias
+        y = torch.bmm(towers, weight).transpose(0, 1).flatten(1)
+        return y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
@@ -177,8 +203,10 @@ class WithinMapNorm(nn.Module):
         self.size, self.alpha, self.beta = size, alpha, beta
 
     def forward(self, x: Tensor) -> Tensor:
-        mean_square = F.avg_pool2d(x * x, self.size, stride=1, padding=self.size // 2, count_include_pad=True)
-        return x * (1 + self.alpha * mean_square).pow(-self.beta)
+        wide = at_least_float32(x)
+        with as_written(x):
+            mean_square = F.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2, count_include_pad=True)
+            return (wide * (1 + self.alpha * mean_square).pow(-self.beta)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}"
@@ -187,8 +215,8 @@ class WithinMapNorm(nn.Module):
 class Dropout(nn.Module):
     """Dropout as in 2012: × 0/1 in training, × (1 - rate) otherwise; `inverted` rescales in training instead.
 
-    float (N, units) -> same. `mask` (N, units), 1 where a unit stays, makes the draw the caller's; without it
-    torch's generator draws. Spec 2.7, 4.6.
+    float (N, units) or (N, C, H, W) -> same. `mask` (N, units), 1 where a unit stays, makes the draw the caller's;
+    without it torch's generator draws. Spec 2.7, 4.6.
     """
 
     def __init__(self, rate: float, inverted: bool) -> None:
@@ -201,7 +229,7 @@ class Dropout(nn.Module):
             return x if self.inverted else x * keep
         if mask is None:
             mask = torch.rand(x.shape, device=x.device) < keep
-        x = x * mask.to(x.dtype)
+        x = x * mask.reshape(x.shape).to(x.dtype)
         return x / keep if self.inverted else x
 
     def extra_repr(self) -> str:
