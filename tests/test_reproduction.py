@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from alexnet import metrics
 from alexnet.data.layouts import find
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import evaluate
-from alexnet.recipe import shipped
+from alexnet.recipe import Recipe, resolve, shipped
 from alexnet.reproduction import figures, measures, results, running, statistics
 from alexnet.reproduction.claims import CLAIMS, TINY, Arm, claim
 from alexnet.variants import VARIANTS
@@ -189,6 +189,23 @@ def test_a_claim_is_tested_by_one_command_and_not_trained_again(alexnet, place, 
     _, out, _ = alexnet("reproduce", "--out", tmp_path / "r")
     assert "(quick)" in out
     assert out.count("not run") == len(CLAIMS) - 1
+
+
+def test_a_finished_network_keeps_its_folders_name_when_recipes_get_a_key(tmp_path):
+    """The names are those that were given when recipes had 44 keys."""
+    data = find(write_folders(tmp_path / "d", 5))
+    known = {
+        "alexnet32-552a4fb06d-0": resolve("cifar10"),
+        "alexnet64-b6bc0ce8b3-2": resolve("tiny_imagenet", ["seed=2", "weights=x", "workers=3"]),
+    }
+    longer = make_dataclass("Longer", [("a_key", int, 5)], bases=(Recipe,), frozen=True)
+    for name, recipe in known.items():
+        assert running._name(recipe, data, "") == name
+        values = asdict(recipe)
+        assert running._name(longer(**values), data, "") == name
+        assert running._name(longer(**values, a_key=6), data, "") != name
+        assert running._name(replace(recipe, stop_error=0.5), data, "") != name
+    assert set(running.NAMED) | running.UNNAMED <= {one.name for one in fields(Recipe)}
 
 
 def read_recipe(folder: Path) -> str:

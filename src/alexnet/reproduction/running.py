@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ PLACES = {  # what a data set's folder or archive may be called inside DIR
     TINY: ("tiny-imagenet", "tiny-imagenet-200", "tiny_imagenet", "imagenet"),
 }
 WORK, MADE = "work", "made.json"
+NAMED = (  # keys that are in every folder's name; a later key is in it where it departs from its default
+    "variant channels stored input epochs max_steps batch_size seed learning_rate bias_rate momentum weight_decay "
+    "bias_decay label_smoothing schedule warmup schedule_epochs drops drop_factor bias_drops conv1_slow conv1_frozen "
+    "colour_noise_off patience activation ties rate_below class_weights stop_after stop_error dropout crops crop_area "
+    "chunk flips colour_noise precision compile deterministic neighbours"
+).split()
+UNNAMED = {"weights", "workers", "log_every", "checkpoint_every"}  # keys that are in none
 
 
 @dataclass
@@ -216,8 +223,14 @@ def part(data: Data, classes: int, per_class: int) -> Data:
 
 
 def _name(recipe: Recipe, data: Data, origin: str) -> str:
-    """A folder's name from all that decides the run: recipe, data by classes and numbers, and what came before."""
-    kept = {k: v for k, v in asdict(recipe).items() if k not in ("weights", "workers", "log_every", "checkpoint_every")}
+    """A folder's name from all that decides the run: recipe, data by classes and numbers, and what came before.
+
+    Networks that were trained before a recipe had one key more are found under the names that they were given.
+    """
+    values = asdict(recipe)
+    later = {one.name: one.default for one in fields(recipe) if one.name not in UNNAMED.union(NAMED)}
+    kept = {key: values[key] for key in NAMED}
+    kept |= {key: values[key] for key in sorted(later) if values[key] != later[key]}
     facts = [kept, data.classes, {name: len(split) for name, split in data.splits.items()}, origin]
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
     return f"{recipe.variant}-{digest}-{recipe.seed}"
