@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -12,12 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alexnet import checkpoint, load, training
-from alexnet.errors import AlexNetError, Interrupted
+from alexnet import checkpoint, evaluate, load, training
+from alexnet import recipe as recipes
+from alexnet.data.layouts import find
+from alexnet.distributed import World
+from alexnet.errors import AlexNetError, Diverged, Interrupted
 from alexnet.metrics import read
 from alexnet.recipe import resolve
+from alexnet.reproduction.running import part
+from alexnet.run import open_run
 from alexnet.training import train
-from conftest import TINY, write_folders
+from conftest import TINY, coloured, write_folders
 
 LAST = checkpoint.LAST
 
@@ -70,8 +76,6 @@ def test_the_checkpoint_knows_size_mean_order_and_classes(tiny_run, folders):
 
 
 def test_best_holds_the_weights_of_the_lowest_validation_error(tmp_path, folders):
-    from alexnet import evaluate
-
     train(folders, tmp_path / "run", None, [*TINY, "epochs=4", "learning_rate=0.004"])
     epochs = [line for line in read(tmp_path / "run" / checkpoint.METRICS) if line["kind"] == "epoch"]
     best = evaluate(tmp_path / "run" / checkpoint.BEST, folders, device="cpu")
@@ -231,9 +235,56 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_step_and_keeps_the_checkpoin
     assert kept == {name: (run / name).read_bytes() for name in kept}
 
 
-def test_a_loss_that_stays_at_guessing_says_so(tmp_path, folders, capfd):
+def test_a_loss_that_is_not_finite_before_the_first_checkpoint_speaks_of_none(tmp_path, folders):
+    with pytest.raises(Diverged, match=r"at step \d+; there is no checkpoint yet: train with a lower learning_rate"):
+        train(folders, tmp_path / "run", None, [*TINY, "learning_rate=1e30"])
+
+
+@pytest.fixture(scope="module")
+def dozen(tmp_path_factory) -> Path:
+    """Twelve classes of two noisy pictures."""
+    root = tmp_path_factory.mktemp("dozen")
+    for n in range(12):
+        (root / f"class {n}").mkdir()
+        for k in range(2):
+            coloured("red", 10 * n + k).save(root / f"class {n}" / f"{k}.png")
+    return root
+
+
+@pytest.mark.parametrize(("sets", "epochs"), [((), [1]), (("warmup=2",), [3]), (("warmup=3",), [])])
+def test_a_loss_that_stays_at_guessing_says_so_once_after_the_warm_up(tmp_path, dozen, capfd, sets, epochs):
+    train(dozen, tmp_path / "run", None, [*TINY, "learning_rate=1e-9", "epochs=3", *sets], quiet=False)
+    lines = [line for line in capfd.readouterr().err.splitlines() if re.match("epoch |the loss has stayed at ln", line)]
+    said = [number for number, line in enumerate(lines) if line.startswith("the loss has stayed at ln(12) = 2.485")]
+    assert said == epochs  # each stands after its epoch's line
+
+
+def test_a_loss_near_guessing_of_few_classes_says_nothing(tmp_path, folders, capfd):
     train(folders, tmp_path / "run", None, [*TINY, "learning_rate=1e-9", "epochs=1"], quiet=False)
-    assert "the loss has stayed at ln(3) = 1.099" in capfd.readouterr().err
+    assert "stayed at ln" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "probe"])
+def test_a_recipe_for_trained_layers_is_refused_on_initial_weights(refused, folders, tmp_path, recipe):
+    words = ["train", folders, "--out", tmp_path / "run", "--recipe", recipe]
+    assert "use alexnet finetune MODEL DATA" in refused(*words)
+    assert not (tmp_path / "run").exists()
+    trained = recipes.resolve(recipe, ["rate_below=1"])  # at one rate for all layers it trains from scratch
+    assert open_run(tmp_path, trained, [], False, World(0, 1, torch.device("cpu")), print) == (trained, None)
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_there_is_no_top_five_of_five_classes_or_fewer(tmp_path, dozen, capfd, classes):
+    data = part(find(dozen), classes, 2)
+    said: list[str] = []
+    train(data, tmp_path / "run", None, [*TINY, "epochs=1"], say=said.append, quiet=False)
+    lines = [line for line in (*said, *capfd.readouterr().err.splitlines()) if "validation error top-1" in line]
+    assert len(lines) == 2
+    noted = read(tmp_path / "run" / checkpoint.METRICS)[-2:]
+    values = [noted[0]["valid_top5_error"], noted[1]["top5_error"]]
+    values += [evaluate(tmp_path / "run", data, device="cpu").top5_error]
+    assert all(("top-5" in line) == (classes > 5) for line in lines)
+    assert all((value is not None) == (classes > 5) for value in values)
 
 
 def test_unreadable_pictures_are_left_out_of_training_and_named(tmp_path, folders):
@@ -249,7 +300,6 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
     import numpy as np
 
     from alexnet import augment
-    from alexnet.data.layouts import find
     from alexnet.data.loader import order
     from alexnet.model import seeded_build
 
@@ -274,8 +324,6 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
 
 
 def test_the_final_error_is_that_of_evaluate(tmp_path, folders, tiny_run):
-    from alexnet import evaluate
-
     final = read(tiny_run / checkpoint.METRICS)[-1]
     result = evaluate(tiny_run, folders, device="cpu")
     assert (final["top1_error"], final["images"]) == (result.top1_error, result.images)

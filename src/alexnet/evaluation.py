@@ -29,15 +29,19 @@ if TYPE_CHECKING:
     from alexnet.engines.base import Engine
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
+PLACES = 5  # of top-5 error
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors as fractions, loss in nats a picture, over `images` pictures; unreadable ones are in `failed`."""
+    """Errors as fractions, loss in nats a picture, over `images` pictures; unreadable ones are in `failed`.
+
+    `top5_error` is None where there are five classes or fewer: it would be 0 whatever the network says.
+    """
 
     images: int
     top1_error: float
-    top5_error: float
+    top5_error: float | None
     loss: float
     seconds: float
     images_per_second: float
@@ -48,6 +52,11 @@ class Evaluation:
         facts = asdict(self)
         del facts["failed"]
         return facts
+
+    def words(self) -> str:
+        """The errors for people."""
+        top5 = "" if self.top5_error is None else f", top-5 {100 * self.top5_error:.2f} %"
+        return f"error top-1 {100 * self.top1_error:.2f} %{top5}"
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,7 @@ def measure(
     began = time.monotonic()
     training = [one.model.training for one in members]
     shares = [1 / len(members)] * len(members) if weights is None else weights
+    many = False  # classes, more than top-5 error has places
     sums: Tensor | float = 0.0  # pictures, wrong in the first place, not in the first five, loss
     total = len(pictures[0])
     try:
@@ -228,7 +238,7 @@ def measure(
                     return None
                 if len(labels):
                     scores = log_probabilities(members, shares, by_shape, views, autocast)
-                    sums = sums + count(scores, labels, ties)
+                    sums, many = sums + count(scores, labels, ties), scores.shape[1] > PLACES
                     if tally:
                         tally.add(scores, labels)
                 progress.update(size)
@@ -236,15 +246,17 @@ def measure(
         for one, was in zip(members, training, strict=True):
             one.model.train(was)
     # A process that had no picture sums zeros.
-    counted = torch.zeros(4, dtype=torch.float64) + (sums.cpu() if isinstance(sums, Tensor) else sums)
-    images, wrong1, wrong5, loss = world.sum(counted).tolist()
+    counted = torch.zeros(5, dtype=torch.float64)
+    counted[:4] += sums.cpu() if isinstance(sums, Tensor) else sums
+    counted[4] = many
+    images, wrong1, wrong5, loss, any_many = world.sum(counted).tolist()
     if tally:
         tally.confusion, tally.within5 = world.sum(tally.confusion), world.sum(tally.within5)
     if not images:
         raise AlexNetError(f"none of the {total:,} pictures to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
     failed = pictures[0].failures(world)
-    errors = wrong1 / images, wrong5 / images, loss / images
+    errors = wrong1 / images, wrong5 / images if any_many else None, loss / images
     return Evaluation(int(images), *errors, seconds, images / seconds, failed)
 
 
@@ -290,9 +302,9 @@ def count(log_probabilities: Tensor, labels: Tensor, ties: str = "first") -> Ten
     if ties == "fraction":
         own = log_probabilities.gather(1, labels[:, None])
         above, tied = (log_probabilities > own).sum(1), (log_probabilities == own).sum(1).to(wide)
-        right = torch.stack([((k - above) / tied).clamp(0, 1).sum() for k in (1, 5)])
+        right = torch.stack([((k - above) / tied).clamp(0, 1).sum() for k in (1, PLACES)])
     else:
-        top = log_probabilities.topk(min(5, log_probabilities.shape[1]), dim=1).indices
+        top = log_probabilities.topk(min(PLACES, log_probabilities.shape[1]), dim=1).indices
         hit = top == labels[:, None]
         right = torch.stack([hit[:, 0].sum(), hit.any(1).sum()]).to(wide)
     loss = F.nll_loss(log_probabilities, labels, reduction="none").to(wide).sum()

@@ -43,7 +43,7 @@ class Change:
 
     images: int
     top1_error: tuple[float, float]
-    top5_error: tuple[float, float]
+    top5_error: tuple[float | None, float | None]  # None of five classes or fewer
     loss: tuple[float, float]
     same_top1: float  # share of pictures on which both have the same class first
 
@@ -118,6 +118,8 @@ def table(result: Export) -> str:
     if change is None:
         return "\n".join([*lines, "no error was measured; --data measures it"])
     for name, (before, after) in (("top-1 error", change.top1_error), ("top-5 error", change.top5_error)):
+        if before is None or after is None:
+            continue
         lines.append(f"{name} {100 * before:.2f} % -> {100 * after:.2f} % ({100 * (after - before):+.2f} points)")
     lines.append(f"the same class first on {100 * change.same_top1:.2f} % of {change.images:,} pictures")
     return "\n".join(lines)

@@ -37,7 +37,8 @@ def save_curves(folder: Path) -> Path | None:
         left.plot(at, [e["valid_loss"] for e in epochs], color="C1", label="validation")
         right.plot(at, [100 * e["train_top1_error"] for e in epochs], color="C0", label="training top-1")
         right.plot(at, [100 * e["valid_top1_error"] for e in epochs], color="C1", label="validation top-1")
-        right.plot(at, [100 * e["valid_top5_error"] for e in epochs], color="C1", ls=":", label="validation top-5")
+        if epochs[-1]["valid_top5_error"] is not None:
+            right.plot(at, [100 * e["valid_top5_error"] for e in epochs], color="C1", ls=":", label="validation top-5")
     else:
         right.plot(
             [s["epoch"] for s in steps],

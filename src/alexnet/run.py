@@ -71,6 +71,7 @@ class Run:
     control: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))  # of the step, all processes
     rate: float = 0.0  # learning rate of the last layer's weights
     class_weights: Tensor | None = None  # of the loss
+    warned: bool = False  # that the loss is that of guessing
 
     @property
     def probes(self) -> bool:
@@ -135,6 +136,11 @@ def open_run(
     else:
         chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe or "author_2012")
         chosen = recipes.override(chosen, recipes.parse_sets(sets))
+        if chosen.rate_below != 1 and not chosen.weights:
+            raise AlexNetError(
+                f"the recipe trains the layers below the last at {chosen.rate_below:g} of its rate, which needs a "
+                "trained network, and none was given: use alexnet finetune MODEL DATA, or add --set weights=MODEL."
+            )
         if resume:
             say(f"{folder} holds no run yet: starting anew")
     if state is None and recorded is not None:

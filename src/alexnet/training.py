@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet import augment, fast, optimizer
+from alexnet import augment, checkpoint, fast, optimizer
 from alexnet.data.layouts import Data
 from alexnet.data.loader import Batch, batches, order
 from alexnet.distributed import start
@@ -29,6 +29,7 @@ from alexnet.recipe import Recipe
 from alexnet.run import Run, Say, keep_best, open_run, prepare, save
 
 CROPS, DROPOUT = 1, 2  # the kinds of draw, the last part of their keys
+FEW = 10  # classes, fewer than which a loss near guessing says nothing
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,12 @@ def _log(run: Run, progress: Progress) -> None:
     bad = (~torch.isfinite(sums[:, 0])).nonzero().flatten()
     if len(bad):
         step = position.step - len(sums) + int(bad[0]) + 1
+        kept = "nothing was saved after that, the last checkpoint is whole"
+        if not (run.folder / checkpoint.STATE).exists():
+            kept = "there is no checkpoint yet"
         raise Diverged(
-            f"the loss became {sums[bad[0], 0].item()} at step {step}; nothing was saved after that, the last "
-            "checkpoint is whole: train with a lower learning_rate, or look for broken labels."
+            f"the loss became {sums[bad[0], 0].item()} at step {step}; {kept}: train with a lower learning_rate, or "
+            "look for broken labels."
         )
     loss, wrong, seen = sums.sum(0).tolist()
     position.loss += loss
@@ -225,15 +229,23 @@ def _end_epoch(run: Run, progress: Progress) -> None:
         save(run, better)
     progress.say(
         f"epoch {position.epochs}/{run.recipe.epochs}: loss {loss:.3f}, training error {100 * wrong:.1f} %, "
-        f"validation error top-1 {100 * result.top1_error:.2f} %, top-5 {100 * result.top5_error:.2f} %"
+        f"validation {result.words()}"
     )
-    guess = math.log(len(run.data.classes))
-    if abs(loss - guess) < 0.01 * guess:
-        progress.say(
-            f"the loss has stayed at ln({len(run.data.classes)}) = {guess:.3f}, which is guessing: usually the "
-            "learning_rate is too high or too low, the initial weights do not fit (spec: biases of 1 need sigma 0.03), "
-            "or the labels do not belong to the pictures"
-        )
+    _warn_of_guessing(run, loss, progress)
+
+
+def _warn_of_guessing(run: Run, loss: float, progress: Progress) -> None:
+    """Say once that an epoch's training loss is that of guessing: of few classes any hard beginning is near it."""
+    classes, warm = len(run.data.classes), run.position.epochs > run.recipe.warmup
+    guess = math.log(classes)
+    if run.warned or classes < FEW or not warm or abs(loss - guess) >= 0.01 * guess:
+        return
+    run.warned = True
+    progress.say(
+        f"the loss has stayed at ln({classes}) = {guess:.3f}, which is guessing: usually the learning_rate is too "
+        "high or too low, the initial weights do not fit (spec: biases of 1 need sigma 0.03), or the labels do not "
+        "belong to the pictures"
+    )
 
 
 def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None:
@@ -270,8 +282,5 @@ def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
 
         plots.save_curves(run.folder)
         plots.save_filters(run.model, run.folder)
-    say(
-        f"{run.folder}: {run.position.step:,} steps, validation error top-1 {100 * result.top1_error:.2f} %, "
-        f"top-5 {100 * result.top5_error:.2f} % on {result.images:,} pictures"
-    )
+    say(f"{run.folder}: {run.position.step:,} steps, validation {result.words()} on {result.images:,} pictures")
     return result

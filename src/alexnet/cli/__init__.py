@@ -144,8 +144,9 @@ def evaluate(
         models, data, split, batch_size, workers, device, int(views), shares, ties, output.say, False, per_class,
         confusion, engine,
     )  # fmt: skip
+    top5 = "" if result.top5_error is None else f"top-5 error {100 * result.top5_error:.2f} %, "
     output.say(
-        f"top-1 error {100 * result.top1_error:.2f} %, top-5 error {100 * result.top5_error:.2f} %, "
+        f"top-1 error {100 * result.top1_error:.2f} %, {top5}"
         f"loss {result.loss:.4f}, {result.images:,} images, {result.images_per_second:,.0f} images/s"
     )
     status = output.failures(result.failed)

@@ -35,12 +35,13 @@ PLACES = {  # what a data set's folder or archive may be called inside DIR
     TINY: ("tiny-imagenet", "tiny-imagenet-200", "tiny_imagenet", "imagenet"),
 }
 WORK, MADE = "work", "made.json"
-NAMED = (  # keys that are in every folder's name; a later key is in it where it departs from its default
-    "variant channels stored input epochs max_steps batch_size seed learning_rate bias_rate momentum weight_decay "
-    "bias_decay label_smoothing schedule warmup schedule_epochs drops drop_factor bias_drops conv1_slow conv1_frozen "
-    "colour_noise_off patience activation ties rate_below class_weights stop_after stop_error dropout crops crop_area "
-    "chunk flips colour_noise precision compile deterministic neighbours"
-).split()
+NAMED = [  # keys that are in every folder's name; a later key is in it where it departs from its default
+    "variant", "channels", "stored", "input", "epochs", "max_steps", "batch_size", "seed", "learning_rate",
+    "bias_rate", "momentum", "weight_decay", "bias_decay", "label_smoothing", "schedule", "warmup",
+    "schedule_epochs", "drops", "drop_factor", "bias_drops", "conv1_slow", "conv1_frozen", "colour_noise_off",
+    "patience", "activation", "ties", "rate_below", "class_weights", "stop_after", "stop_error", "dropout", "crops",
+    "crop_area", "chunk", "flips", "colour_noise", "precision", "compile", "deterministic", "neighbours",
+]  # fmt: skip
 UNNAMED = {"weights", "workers", "log_every", "checkpoint_every"}  # keys that are in none
 
 
