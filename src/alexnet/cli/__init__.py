@@ -18,7 +18,7 @@ from alexnet.cli import pictures as _pictures  # noqa: F401
 from alexnet.cli import reproduction as _reproduction  # noqa: F401
 from alexnet.cli import speed as _speed  # noqa: F401
 from alexnet.cli import weights as _weights  # noqa: F401
-from alexnet.cli.base import Output, commands, engine_option, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, engine_option, json_option, recipe_options, shared
 from alexnet.errors import AlexNetError, Interrupted
 
 
@@ -55,6 +55,7 @@ def _fail(message: str, status: int) -> int:
 
 @commands.command()
 @click.option("--out", metavar="RUN", help="The run folder to make.  [default: runs/demo, or the next that is free]")
+@device_option
 @shared
 def demo(out: str | None, device: str) -> int:
     """Train on handwritten digits, evaluate, classify: a minute on two cores, nothing to download."""
@@ -68,7 +69,7 @@ def demo(out: str | None, device: str) -> int:
 @click.argument("model", default="alexnet2012", metavar="[MODEL|VARIANT]")
 @json_option
 @shared
-def info(model: str, as_json: bool, device: str) -> int:
+def info(model: str, as_json: bool) -> int:
     """Print a network's layers: kernel, output shape, parameters and multiply-adds."""
     from alexnet.info import describe, table
 
@@ -83,9 +84,10 @@ def info(model: str, as_json: bool, device: str) -> int:
 @click.argument("data")
 @click.option("--out", required=True, metavar="RUN", help="The run folder to make, or to go on with.")
 @click.option("--recipe", metavar="NAME|FILE.toml", help="What to train and how.  [default: author_2012]")
-@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of the recipe; repeatable.")
+@recipe_options
 @click.option("--resume", is_flag=True, help="Go on exactly where the run in RUN stopped.")
 @json_option
+@device_option
 @shared
 def train(
     data: str, out: str, recipe: str | None, sets: tuple[str, ...], resume: bool, as_json: bool, device: str
@@ -122,6 +124,7 @@ def train(
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
+@device_option
 @shared
 def evaluate(
     models: tuple[str, ...], data: str, split: str, views: str, weights: str | None, fit_weights: bool, ties: str,
@@ -163,10 +166,16 @@ def _numbers(text: str) -> list[float]:
 
 @commands.command()
 @click.argument("name", required=False)
+@click.option("--keys", is_flag=True, help="List every key with its value, what it takes and what it means.")
 @shared
-def recipes(name: str | None, device: str) -> int:
+def recipes(name: str | None, keys: bool) -> int:
     """List the recipes, or print one as it resolves, every key with its value."""
     from alexnet import recipe
 
-    click.echo(recipe.to_toml(recipe.resolve(name)).rstrip() if name else "\n".join(recipe.shipped()))
+    if keys:
+        click.echo(recipe.table(recipe.resolve(name or "author_2012")))
+    elif name:
+        click.echo(recipe.to_toml(recipe.resolve(name)).rstrip())
+    else:
+        click.echo("\n".join(f"{one:<14} {recipe.about(one)}" for one in recipe.shipped()))
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from alexnet.cli.base import Output, commands, engine_option, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, engine_option, json_option, shared
 
 if TYPE_CHECKING:
     from alexnet.prediction import Prediction
@@ -34,6 +34,7 @@ workers_option = click.option(
 @batch_option
 @workers_option
 @json_option
+@device_option
 @shared
 def predict(
     model: str, images: tuple[str, ...], topk: int, table: str | None, views: str, engine: str | None, batch_size: int,
@@ -84,6 +85,7 @@ def predict(
 @batch_option
 @workers_option
 @json_option
+@device_option
 @shared
 def features(
     model: str, images: tuple[str, ...], layers: tuple[str, ...], output: str, pool: Literal["mean", "max"] | None,
@@ -121,6 +123,7 @@ def features(
 @batch_option
 @workers_option
 @json_option
+@device_option
 @shared
 def index(
     model: str, images: tuple[str, ...], index: str, layer: str, resume: bool, batch_size: int, workers: int,
@@ -145,6 +148,7 @@ def index(
 @click.option("--model", metavar="MODEL", help="Where the index's model is now.  [default: where it was]")
 @click.option("--output", metavar="FILE", help="Contact sheet, .png or .jpg.  [default: similar.png, or a free name]")
 @json_option
+@device_option
 @shared
 def similar(
     index: str, images: tuple[str, ...], count: int, distance: Literal["euclidean", "cosine"], model: str | None,
