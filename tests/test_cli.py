@@ -271,7 +271,7 @@ def test_training_refusals(refused, folders, tiny_run, tmp_path):
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("*.safetensors"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.cpu
 def test_a_device_that_is_absent_is_refused_not_replaced(refused, folders, tmp_path, tiny_run):
     assert "finds no such device" in refused("train", folders, "--out", tmp_path / "run", "--device", "cuda")
     assert "finds no such device" in refused("evaluate", tiny_run, folders, "--device", "cuda")

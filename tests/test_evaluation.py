@@ -19,6 +19,8 @@ from alexnet.evaluation import count
 from alexnet.model import seeded_build
 from alexnet.preprocess import Preprocess
 
+pytestmark = pytest.mark.device
+
 
 @pytest.fixture(scope="module")
 def data() -> Data:
@@ -52,7 +54,7 @@ def test_errors_and_loss_are_those_of_a_loop_in_float64(untrained, data, batch_s
         wrong1 += ranked[0] != label
         wrong5 += label not in ranked[:5]
         loss += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label]
-    got = evaluate(untrained, data, batch_size=batch_size, device="cpu")
+    got = evaluate(untrained, data, batch_size=batch_size)
     n = len(split)
     assert 0.2 < wrong5 / n < 0.8
     assert (got.images, got.top1_error, got.top5_error) == (n, wrong1 / n, wrong5 / n)
@@ -120,15 +122,15 @@ def test_ten_views_and_ensembles_are_those_of_a_loop_in_float64(untrained, data)
         wrong1 += ranked[0] != label
         wrong5 += label not in ranked[:5]
         loss -= np.log(total[label])
-    got = evaluate([untrained, other], data, device="cpu", views=10, weights=weights)
+    got = evaluate([untrained, other], data, views=10, weights=weights)
     n = len(split)
     assert (got.images, got.top1_error, got.top5_error) == (n, wrong1 / n, wrong5 / n)
     assert got.loss == pytest.approx(loss / n, rel=1e-5)
 
 
 def test_an_ensemble_of_one_network_twice_is_that_network(untrained, data):
-    once = evaluate(untrained, data, device="cpu")
-    twice = evaluate([untrained, untrained], data, device="cpu")
+    once = evaluate(untrained, data)
+    twice = evaluate([untrained, untrained], data)
     assert (once.top1_error, once.top5_error) == (twice.top1_error, twice.top5_error)
     assert once.loss == pytest.approx(twice.loss, rel=1e-5)
 
@@ -140,7 +142,7 @@ def test_views_and_weights_that_do_not_fit_are_refused(untrained, data):
         evaluate([untrained, untrained], data, weights=[1.0])
     stranger = Classifier(untrained.model, untrained.preprocess, [f"class {n}" for n in range(10)])
     with pytest.raises(AlexNetError, match="must know the same classes"):
-        evaluate([untrained, stranger], data, device="cpu")
+        evaluate([untrained, stranger], data)
 
 
 def test_nine_views_are_the_offsets_of_the_cifar_nets_without_mirrors():
@@ -184,8 +186,8 @@ def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained,
             ranked = untrained.model(untrained.preprocess(split.read(i))[None])[0].argsort(descending=True).tolist()
         expected[label, ranked[0]] += 1
         within5[label] += label in ranked[:5]
-    evaluate(untrained, data, device="cpu", batch_size=7, per_class=tmp_path / "c.csv", confusion=tmp_path / "m.npy")
-    evaluate(untrained, data, device="cpu", confusion=tmp_path / "m.csv")
+    evaluate(untrained, data, batch_size=7, per_class=tmp_path / "c.csv", confusion=tmp_path / "m.npy")
+    evaluate(untrained, data, confusion=tmp_path / "m.csv")
     assert np.array_equal(np.load(tmp_path / "m.npy"), expected)
     header, *rows = csv.reader((tmp_path / "m.csv").read_text().splitlines())
     assert header == ["label", *untrained.classes]
@@ -239,8 +241,8 @@ def test_fitting_weights_is_a_part_of_evaluation(untrained, data, tmp_path, caps
         contents = checkpoint.weights_bytes(model, untrained.preprocess, untrained.classes, "made for a test")
         files.append(str(tmp_path / f"{number}.safetensors"))
         write_whole(tmp_path / f"{number}.safetensors", lambda out, contents=contents: out.write(contents))
-    expected = fit_weights(files, data, device="cpu")
-    assert run(["evaluate", *files, "digits", "--fit-weights", "--json", "--device", "cpu"]) == 0
+    expected = fit_weights(files, data)
+    assert run(["evaluate", *files, "digits", "--fit-weights", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(0 <= w <= 1 for w in (*facts["weights"], *expected))
     assert run(["evaluate", files[0], "digits", "--fit-weights"]) == 2

@@ -9,11 +9,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -27,18 +25,13 @@ from alexnet.evaluation import Member, log_probabilities
 from alexnet.model import seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS
-from conftest import coloured
+from conftest import coloured, needs
 from narrow import narrow
 
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.cpu  # the engines compute there alone
+
 FAR = 5e-5  # the greatest difference of probabilities between float32 engines
-
-
-def needs(*modules: str) -> None:
-    """Skip where one is not installed; import each as the package does, so that it tells nobody."""
-    for name in modules:
-        if find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
-        base.package(name, "", "")
 
 
 def pixels(one: Classifier, count: int = 5) -> np.ndarray:
@@ -372,6 +365,7 @@ def test_packages_of_engines_change_neither_logging_nor_stdout_nor_send_word_of_
 
 
 def test_handlers_that_a_program_has_on_the_logger_of_an_engines_package_keep_their_levels(tiny_run, tmp_path):
+    needs("openvino", "nncf")
     handler = logging.NullHandler()
     logging.getLogger("nncf").addHandler(handler)
     try:

@@ -20,6 +20,8 @@ from alexnet.files import write_whole
 from alexnet.metrics import read
 from conftest import write_folders
 
+pytestmark = pytest.mark.cpu
+
 SETS = [
     *("--set", "variant=alexnet32", "--set", "epochs=2", "--set", "batch_size=7", "--set", "learning_rate=0.002"),
     *("--set", "precision=float32", "--set", "log_every=1", "--set", "workers=1"),
