@@ -170,13 +170,13 @@ def test_evaluate_by_another_engine_counts_the_same_errors(tiny_run, folders, en
 def test_engines_see_every_crop_with_the_mean_of_the_central_one(made):
     one = made("alexnet_owt")
     pictures = torch.from_numpy(pixels(one, 3)).permute(0, 3, 1, 2)
-    by_shape = {pictures.shape[1:]: pictures}
+    by_key = {one.preprocess.key: pictures}
     with torch.no_grad():
-        right = log_probabilities([Member(one.model, one.preprocess)], [1.0], by_shape, 10).exp()
+        right = log_probabilities([Member(one.model, one.preprocess)], [1.0], by_key, 10).exp()
     from alexnet.engines import attach
 
     member = Member(one.model, one.preprocess, engine=attach(one, "onnx").engine)
-    assert (log_probabilities([member], [1.0], by_shape, 10).exp() - right).abs().max() < FAR
+    assert (log_probabilities([member], [1.0], by_key, 10).exp() - right).abs().max() < FAR
 
 
 def test_enlarged_views_are_refused_by_engines_in_words(refused, tmp_path, folders, made):

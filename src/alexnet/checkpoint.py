@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from alexnet import weights
+from alexnet.data.pictures import check_square
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 from alexnet.model import AlexNet, seeded_build
@@ -94,18 +95,21 @@ def find(path: str | Path) -> Path:
 
 def load(
     path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
-    say: Callable[[str], object] = lambda text: None,
+    say: Callable[[str], object] = lambda text: None, square: str | None = None,
 ) -> Classifier:  # fmt: skip
     """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name.
 
     Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
-    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
+    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so. `square`
+    overrules how a picture becomes a square (crop, squash, torchvision), which the file of weights says.
     """
     from alexnet import engines
     from alexnet.engines import exported
 
     file = find(path)
     found = exported.load(file) if exported.recognises(file) else built(weights.read(file), device, file)
+    if square is not None:
+        found = replace(found, preprocess=replace(found.preprocess, square=check_square(square)))
     return engines.attach(found, engine, batch_size, say)
 
 

@@ -42,9 +42,9 @@ def fit_weights(
         found: list[list[Tensor]] = [[] for _ in models]
         labels: list[Tensor] = []
         with torch.no_grad(), Progress("probabilities", total, quiet=quiet) as progress:
-            for by_shape, some, size in task.batches(batch_size):
+            for by_key, some, size in task.batches(batch_size):
                 for mine, member in zip(found, task.members, strict=True):
-                    mine.append(log_probabilities([member], [1.0], by_shape, views).exp().cpu())
+                    mine.append(log_probabilities([member], [1.0], by_key, views).exp().cpu())
                 labels.append(some.cpu())
                 progress.update(size)
     if not labels:

@@ -18,6 +18,7 @@ from alexnet import labels
 from alexnet.checkpoint import Classifier, load
 from alexnet.data.layouts import Data, Split, find
 from alexnet.data.loader import Pictures, batches
+from alexnet.data.pictures import Square
 from alexnet.distributed import World, start
 from alexnet.engines import attach, device_for
 from alexnet.errors import AlexNetError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 PLACES = 5  # of top-5 error
+Key = tuple[torch.Size, Square]  # Preprocess.key
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,10 @@ class Task:
     world: World
     classifiers: list[Classifier]
     members: list[Member]
-    pictures: list[Pictures]  # the split, once for every size and number of channels that a member needs
+    pictures: list[Pictures]  # the split, once for every size, number of channels and square that a member needs
 
-    def batches(self, batch_size: int) -> Iterator[tuple[dict[torch.Size, Tensor], Tensor, int]]:
-        """This process' pictures by their shape, their labels, and the size of the whole batch."""
+    def batches(self, batch_size: int) -> Iterator[tuple[dict[Key, Tensor], Tensor, int]]:
+        """This process' pictures by their keys, their labels, and the size of the whole batch."""
         yield from _moved(self.pictures, batch_size, self.world)
 
 
@@ -119,8 +121,8 @@ def opened(
         classes = classifiers[0].classes
         labelled = match_classes(found, found.split(split), classes)
         members = [Member(one.model, one.preprocess, _columns(one.classes, classes), one.engine) for one in classifiers]
-        shapes = {(one.preprocess.stored, one.preprocess.channels) for one in classifiers}
-        pictures = [Pictures(labelled, *shape, workers) for shape in sorted(shapes)]
+        needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}
+        pictures = [Pictures(labelled, *one) for one in sorted(needed)]
         for note in dict.fromkeys(note for one in pictures for note in one.notes()) if world.first else ():
             say(note)
         try:
@@ -221,7 +223,7 @@ def measure(
 ) -> Evaluation | None:
     """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so.
 
-    `pictures` holds the split once for every size and number of channels that a member needs.
+    `pictures` holds the split once for every size, number of channels and square that a member needs.
     """
     began = time.monotonic()
     training = [one.model.training for one in members]
@@ -233,11 +235,11 @@ def measure(
         for one in members:
             one.model.eval()
         with Progress("evaluating", total, quiet=quiet) as progress:
-            for by_shape, labels, size in _moved(pictures, batch_size, world):
+            for by_key, labels, size in _moved(pictures, batch_size, world):
                 if stopped():
                     return None
                 if len(labels):
-                    scores = log_probabilities(members, shares, by_shape, views, autocast)
+                    scores = log_probabilities(members, shares, by_key, views, autocast)
                     sums, many = sums + count(scores, labels, ties), scores.shape[1] > PLACES
                     if tally:
                         tally.add(scores, labels)
@@ -262,17 +264,20 @@ def measure(
 
 def _moved(
     pictures: Sequence[Pictures], batch_size: int, world: World
-) -> Iterator[tuple[dict[torch.Size, Tensor], Tensor, int]]:
+) -> Iterator[tuple[dict[Key, Tensor], Tensor, int]]:
     positions = np.arange(len(pictures[0]))
     for several in zip(*(batches(p, positions, batch_size, world) for p in pictures), strict=True):
-        by_shape = {b.pictures.shape[1:]: b.pictures.to(world.device, non_blocking=True) for b in several}
-        yield by_shape, several[0].labels.to(world.device, non_blocking=True), several[0].size
+        by_key = {
+            (b.pictures.shape[1:], p.square): b.pictures.to(world.device, non_blocking=True)
+            for p, b in zip(pictures, several, strict=True)
+        }
+        yield by_key, several[0].labels.to(world.device, non_blocking=True), several[0].size
 
 
 def log_probabilities(
     members: Sequence[Member],
     shares: Sequence[float],
-    by_shape: Mapping[torch.Size, Tensor],
+    by_key: Mapping[Key, Tensor],
     views: int,
     autocast: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -280,7 +285,7 @@ def log_probabilities(
     total: Tensor | float = 0.0
     for member, share in zip(members, shares, strict=True):
         preprocess = member.preprocess
-        whole = by_shape[preprocess.shape]
+        whole = by_key[preprocess.key]
         for crop in preprocess.views(whole, views):
             logits = member.logits(crop, autocast)
             if member.columns is not None:

@@ -85,7 +85,7 @@ def feature_batches(
 ) -> Iterator[FeatureBatch]:  # fmt: skip
     """`features` by batches; `total` and `done` are for the progress that is shown."""
     preprocess = classifier.preprocess
-    batches = named_batches(named, preprocess.stored, preprocess.channels, batch_size, workers)
+    batches = named_batches(named, preprocess.stored, preprocess.channels, batch_size, workers, preprocess.squared)
     with Progress("features", total, "pictures", done=done, quiet=quiet) as progress:
         for batch in batches:
             crops = preprocess.central(batch.pixels.to(classifier.device, non_blocking=True))

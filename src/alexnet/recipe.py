@@ -53,6 +53,10 @@ class Recipe:
     channels: int = _key(3, "of the input: 3 is RGB, 1 is gray", 1, 3)
     stored: int = _key(0, "pixels, side of a stored picture; 0: the variant's", high=WIDEST)
     input: int = _key(0, "pixels, side of the crop that the network sees; 0: the variant's", high=WIDEST)
+    square: str = _key(
+        "auto", "how pictures become squares; auto: as those of DATA did, else crop",
+        "auto", "crop", "squash", "torchvision",
+    )  # fmt: skip
 
     epochs: int = _key(
         95, "passes over the training set (code; the paper says roughly 90)", low=1, free=True, option="--epochs"

@@ -15,6 +15,7 @@ from alexnet import checkpoint, fast, labels, optimizer
 from alexnet import recipe as recipes
 from alexnet.data.layouts import Data, find
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, statistics, steps
+from alexnet.data.pictures import Square
 from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
 from alexnet.device import choose_precision, describe, make_deterministic
 from alexnet.distributed import World
@@ -200,8 +201,12 @@ def prepare(
         preprocess = Preprocess.from_facts(state["preprocess"], state["mean"])
     stored, side = (preprocess.stored if preprocess else recipe.stored or plan.stored), model.input
     check_sizes(stored, side)
-    pictures = Pictures(found_data.split("train"), stored, recipe.channels, recipe.workers)
-    held_out = Pictures(found_data.split("valid"), stored, recipe.channels, recipe.workers)
+    square = preprocess.square if state is not None and preprocess else _square(recipe, found_data, say)
+    squared = Square.of(square, side)
+    pictures, held_out = (
+        Pictures(found_data.split(name), stored, recipe.channels, recipe.workers, squared)
+        for name in ("train", "valid")
+    )
     for note in pictures.notes(recipe.neighbours):
         say(note)
     position, plateau = Position(), optimizer.Plateau()
@@ -225,7 +230,7 @@ def prepare(
     if preprocess is None:
         order = "L" if recipe.channels == 1 else "RGB"
         preprocess = Preprocess(stored, side, order, (plan.pixel_scale,), found.mean)
-    preprocess = replace(preprocess, mean=found.mean.to(world.device))
+    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=square)
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
         trained = Tail(model)
@@ -244,6 +249,18 @@ def prepare(
         Metrics(folder / checkpoint.METRICS, position.step, write=world.first),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights,
     )  # fmt: skip
+
+
+def _square(recipe: Recipe, data: Data, say: Say) -> str:
+    """How the pictures become squares; those of DATA that are squares already stay as they became it."""
+    if not data.square:
+        return "crop" if recipe.square == "auto" else recipe.square
+    if recipe.square not in ("auto", data.square):
+        say(
+            f"DATA's pictures became squares by {data.square}, not by {recipe.square}: the network is trained on them "
+            f"as they are, and the pictures that it is asked about will become squares by {data.square}"
+        )
+    return data.square
 
 
 def _check_same_data(state: dict[str, Any], data: Data, pictures: Pictures) -> None:

@@ -161,7 +161,7 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     whole = augment.draw(batch.size, border, recipe.flips, deviations, source, recipe.chunk)
     draws, pictures = whole.take(rows, device), pictures.to(device, non_blocking=True)
     if not recipe.crops:
-        draws.offsets.fill_(run.preprocess.border // 2)
+        draws.offsets.fill_(run.preprocess.low)
     axes, resized = run.found.colour_axes.to(device) if noisy else None, recipe.crop_area < 1
     images = None if resized else fast.augmented(pictures, draws, run.preprocess, axes, noisy)
     if images is None:

@@ -22,7 +22,7 @@ from PIL import Image
 from alexnet.data import pack
 from alexnet.data.faults import Fault
 from alexnet.data.layouts import find
-from alexnet.data.pictures import Source, Unreadable, decode
+from alexnet.data.pictures import Unreadable, decode
 from alexnet.data.split import Data, Split
 from alexnet.errors import AlexNetError
 from alexnet.progress import Progress
@@ -250,7 +250,7 @@ def _name(split: Split, row: int) -> str:
         return f"row {row}"
 
 
-def _opened(source: Source) -> Image.Image:
+def _opened(source: Any) -> Image.Image:
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     if isinstance(source, Image.Image):

@@ -166,7 +166,7 @@ def tiny(root: Path, tell: Tell = refuse) -> Data:
     labelled = _labelled(paths, [row[1] for row in rows], classes, root / "val", tell)
     valid = _files(f"val/, {ANNOTATIONS}", folder, *labelled)
     names = human(classes, _words(root / "words.txt", "\t"))
-    return Data(str(root), "Tiny ImageNet", names, {"train": train, "valid": valid})
+    return Data(str(root), "Tiny ImageNet", names, {"train": train, "valid": valid}, square="squash")
 
 
 # -- official archives --------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Data:
     classes: list[str]
     splits: dict[str, Split]
     files: Sequence[Path] = ()  # what it was read from
+    square: str = ""  # how its pictures became squares (data/pictures.py), where all are squares that were stored
 
     def split(self, name: str) -> Split:
         """The split `train` or `valid`, each name of VALID meaning `valid`; `all` is every split, one after another."""

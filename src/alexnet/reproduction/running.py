@@ -188,8 +188,8 @@ def answers(models: Sequence[Path], data: Data, views: int, device: str) -> np.n
     rows: list[torch.Tensor] = []
     with opened(list(models), data, "valid", 0, device, lambda text: None, True) as task:
         shares = [1 / len(models)] * len(models)
-        for by_shape, labels, _ in task.batches(128):
-            scores = log_probabilities(task.members, shares, by_shape, views)
+        for by_key, labels, _ in task.batches(128):
+            scores = log_probabilities(task.members, shares, by_key, views)
             hit = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
             rows.append(torch.stack([hit[:, 0], hit.any(1)]).cpu())
     return torch.cat(rows, 1).numpy()
