@@ -42,7 +42,7 @@ NAMED = [  # keys that are in every folder's name; a later key is in it where it
     "patience", "activation", "ties", "rate_below", "class_weights", "stop_after", "stop_error", "dropout", "crops",
     "crop_area", "chunk", "flips", "colour_noise", "precision", "compile", "deterministic", "neighbours",
 ]  # fmt: skip
-UNNAMED = {"weights", "workers", "log_every", "checkpoint_every"}  # keys that are in none
+UNNAMED = {"weights", "workers", "log_every", "checkpoint_every", "square"}  # keys in none; the data are squares
 
 
 @dataclass
