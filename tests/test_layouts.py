@@ -34,7 +34,8 @@ def test_all_is_every_split_one_after_another(folders):
     whole, train, valid = (data.split(name) for name in ("all", "train", "valid"))
     assert len(whole) == 63
     for i, (split, row) in {0: (train, 0), 47: (train, 47), 48: (valid, 0), 62: (valid, 14)}.items():
-        assert (whole.read(i), whole.name(i), whole.labels[i]) == (split.read(row), split.name(row), split.labels[row])
+        assert (whole.read(i), whole.labels[i]) == (split.read(row), split.labels[row])
+    assert (whole.name(0), whole.name(48)) == ("train/blue/0.png", "valid/blue/100.png")  # no name stands twice
 
 
 def test_class_folders_without_splits_hold_out_the_same_tenth_each_time(tmp_path):

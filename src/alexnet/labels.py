@@ -1,4 +1,7 @@
-"""The 1,000 classes of ILSVRC-2012: WordNet ids and names, in the order of the sorted ids (spec 10, 11 no. 29)."""
+"""The 1,000 classes of ILSVRC-2012: WordNet ids and names, in the order of the sorted ids (spec 10, 11 no. 29).
+
+And how names of any kind can be shown.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,16 @@ def position(classes: list[str]) -> dict[str, int]:
     if all(name in other for name in classes):
         index |= {other[name]: number for number, name in enumerate(classes)}
     return index
+
+
+def printable(text: str) -> str:
+    """The text in one line that any terminal, page or figure can show: what cannot be shown stands as escapes."""
+
+    def shown(character: str) -> str:
+        if character.isprintable():
+            return character
+        if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a name that is not UTF-8
+            return f"\\x{ord(character) - 0xDC00:02x}"
+        return character.encode("unicode_escape").decode()
+
+    return "".join(map(shown, text))

@@ -58,6 +58,12 @@ class Recipe:
         "auto", "crop", "squash", "torchvision",
     )  # fmt: skip
 
+    valid: float = _key(
+        0.0, "share of each class held out for validation; 0: what DATA holds out", high=1, below=True, option="--valid"
+    )
+    folds: int = _key(0, "parts of DATA, one of which is held out for validation; 0: none", option="--folds")
+    fold: int = _key(1, "which of the folds is held out, from 1", low=1, option="--fold")
+
     epochs: int = _key(
         95, "passes over the training set (code; the paper says roughly 90)", low=1, free=True, option="--epochs"
     )

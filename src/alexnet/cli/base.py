@@ -139,6 +139,43 @@ def recipe_options(command: Callable) -> Callable:
     return set_option(call)
 
 
+def held_out_options(command: Callable) -> Callable:
+    """--valid, --folds and --fold, which the command gets as `held`: None where none of them was given."""
+    names = ("valid", "folds", "fold")
+
+    @functools.wraps(command)
+    def call(**given: Any) -> Any:
+        sets = [f"{name}={text}" for name in names if (text := given.pop(name)) is not None]
+        held = None
+        if sets:
+            from alexnet.data.held_out import recipe_held_out
+
+            held = recipe_held_out(recipes.override(recipes.Recipe(), recipes.parse_sets(sets)))
+        return command(held=held, **given)
+
+    for name in reversed(names):
+        meaning = recipes.KEYS[name].meaning
+        call = click.option(recipes.OPTIONS[name], name, metavar="N", help=meaning[0].upper() + meaning[1:] + ".")(call)
+    return call
+
+
+def weights_option(command: Callable) -> Callable:
+    """--weights best|last: the command gets the file of those weights as its MODEL."""
+
+    @functools.wraps(command)
+    def call(weights: str | None, **given: Any) -> Any:
+        if weights is not None:
+            from alexnet.checkpoint import chosen
+
+            given["model"] = chosen(given["model"], weights)
+        return command(**given)
+
+    return which_option(call)
+
+
+which_option = click.option(
+    "--weights", type=click.Choice(["best", "last"]), help="Of a run folder: those of its best epoch, or the last."
+)
 set_option = click.option(
     "--set", "sets", multiple=True, metavar="key=value ...",
     help="Change keys of the recipe; alexnet recipes --keys lists them.",

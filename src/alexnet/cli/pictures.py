@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from alexnet.cli.base import Output, commands, device_option, engine_option, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, engine_option, json_option, shared, weights_option
 
 if TYPE_CHECKING:
     from alexnet.prediction import Prediction
@@ -33,6 +33,7 @@ workers_option = click.option(
 @engine_option
 @batch_option
 @workers_option
+@weights_option
 @json_option
 @device_option
 @shared
@@ -84,6 +85,7 @@ def predict(
 @click.option("--resume", is_flag=True, help="Go on where it stopped.")
 @batch_option
 @workers_option
+@weights_option
 @json_option
 @device_option
 @shared
@@ -122,6 +124,7 @@ def features(
 @click.option("--resume", is_flag=True, help="Go on where it stopped.")
 @batch_option
 @workers_option
+@weights_option
 @json_option
 @device_option
 @shared

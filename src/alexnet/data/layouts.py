@@ -24,8 +24,10 @@ __all__ = ["VALID", "Data", "Split", "files_below", "find", "stratified"]
 HELD_OUT = 0.1  # share of each class held out where DATA has no validation split
 
 
-def find(path: str | Path, quiet: bool = True, tell: Tell = refuse) -> Data:
+def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool = False) -> Data:
     """Look at DATA and return what it is; without a validation split a tenth of each class is held out.
+
+    With `whole` nothing is, and one class or one picture of each is enough: it is for evaluation on every picture.
 
     Long listings show progress unless `quiet`. Faults of its structure are told to `tell`; where it returns, what is at
     fault is left out, and nothing is held out.
@@ -53,6 +55,8 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse) -> Data:
         data = replace(data, classes=human(data.classes))
     if told:
         return data
+    if whole:
+        return data
     if set(data.splits) == {"train"}:
         data = _hold_out(data)
     _check(data, tell)
@@ -74,7 +78,7 @@ def digits() -> Data:
     )
     kept, out = stratified(everything.labels, 0.2)
     splits = {"train": everything.take(kept, "four fifths"), "valid": everything.take(out, "one fifth")}
-    return Data("digits", "handwritten digits", [str(n) for n in range(10)], splits)
+    return Data("digits", "handwritten digits", [str(n) for n in range(10)], splits, whole=everything)
 
 
 def _hold_out(data: Data) -> Data:
@@ -82,7 +86,7 @@ def _hold_out(data: Data) -> Data:
     kept, out = stratified(whole.labels, HELD_OUT) if len(whole) else (np.arange(0), np.arange(0))
     note = f"of {whole.origin}, which has no validation split"
     splits = {"train": whole.take(kept, f"nine tenths {note}"), "valid": whole.take(out, "the other tenth")}
-    return replace(data, splits=splits)
+    return replace(data, splits=splits, whole=whole)
 
 
 def _check(data: Data, tell: Tell) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,12 +47,13 @@ class Data:
     splits: dict[str, Split]
     files: Sequence[Path] = ()  # what it was read from
     square: str = ""  # how its pictures became squares (data/pictures.py), where all are squares that were stored
+    whole: Split | None = None  # all pictures in one, where they stood so and a part of them was held out
 
     def split(self, name: str) -> Split:
-        """The split `train` or `valid`, each name of VALID meaning `valid`; `all` is every split, one after another."""
+        """The split of that name (a name of VALID that it lacks is `valid`); `all` is all, one after another."""
         if name == "all":
-            return joined(list(self.splits.values()))
-        wanted = "valid" if name in VALID else name
+            return joined(self.splits)
+        wanted = "valid" if name in VALID and name not in self.splits else name
         if wanted not in self.splits:
             there = " and ".join(self.splits)
             raise AlexNetError(f"{self.path} has no split '{name}'; it has {there}: name one of those, or other data.")
@@ -76,21 +77,23 @@ def stratified(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
-def joined(splits: list[Split]) -> Split:
-    """Splits one after another."""
+def joined(named: Mapping[str, Split]) -> Split:
+    """Splits one after another; where there are several, each one's name stands before those of its pictures."""
+    names, splits = list(named), list(named.values())
     starts = np.cumsum([0] + [len(split) for split in splits])
 
-    def place(i: int) -> tuple[Split, int]:
+    def place(i: int) -> tuple[int, int]:
         number = int(np.searchsorted(starts, i, side="right")) - 1
-        return splits[number], i - int(starts[number])
+        return number, i - int(starts[number])
 
     def read(i: int) -> Source:
-        split, row = place(i)
-        return split.read(row)
+        number, row = place(i)
+        return splits[number].read(row)
 
     def name(i: int) -> str:
-        split, row = place(i)
-        return split.name(row)
+        number, row = place(i)
+        own = splits[number].name(row)
+        return f"{names[number]}/{own}" if len(splits) > 1 else own
 
     labels = np.concatenate([split.labels for split in splits])
     return Split(" and ".join(split.origin for split in splits), labels, read, name)
