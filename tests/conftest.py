@@ -1,20 +1,62 @@
-"""Small real data made on the spot: coloured pictures in class folders and in parquet files, and a trained run."""
+"""Small real data made on the spot: coloured pictures in class folders and in parquet files, and a trained run.
+
+`TEST_DEVICE=cuda pytest` computes on a GPU wherever a test names no device; `-m device` chooses the tests for which
+that matters. The default is the CPU, on a machine with a GPU too.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alexnet.cli import run as run_command
 
+DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
+if DEVICE.type == "cpu":  # `auto`, in this process and in those that tests start, then finds nothing else
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if torch.backends.mps.is_available():
+        torch.backends.mps.is_available = cache(lambda: False)  # torch asks for what is cached
+else:
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50, 40)}
 TINY = ("variant=alexnet32", "epochs=2", "batch_size=8", "learning_rate=0.002", "precision=float32", "log_every=1")
+if DEVICE.type != "cpu":
+    TINY = (*TINY, "deterministic=true")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from alexnet.device import choose_device
+
+    if choose_device().type != DEVICE.type:
+        raise pytest.UsageError(f"TEST_DEVICE={DEVICE}: torch finds no such device here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if DEVICE.type != "cpu":
+        for item in items:
+            if item.get_closest_marker("cpu"):
+                item.add_marker(pytest.mark.skip(reason="about the CPU alone"))
+
+
+def needs(*modules: str) -> None:
+    """Skip where one is not installed; import each as the package does, so that it tells nobody."""
+    from alexnet.engines.base import package
+
+    for name in modules:
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+        package(name, "", "")
 
 
 def coloured(colour: str, number: int, size: tuple[int, int] = (36, 40)) -> Image.Image:

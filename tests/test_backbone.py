@@ -18,6 +18,8 @@ from alexnet.errors import AlexNetError
 from alexnet.model import seeded_build
 from conftest import coloured
 
+pytestmark = pytest.mark.device
+
 
 @pytest.mark.parametrize("variant", ["alexnet2012", "alexnet_owt", "caffenet", "alexnet_bn", "alexnet64"])
 def test_feature_maps_are_those_of_the_network(variant):

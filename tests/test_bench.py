@@ -12,12 +12,15 @@ from alexnet.bench import made_up, work_of_a_step
 from alexnet.data.pictures import decode
 from alexnet.model import build
 from alexnet.recipe import resolve
+from conftest import DEVICE
+
+pytestmark = pytest.mark.device
 
 SMALL = ("--set", "variant=alexnet32", "--set", "batch_size=8", "--set", "precision=float32")
 
 
 def test_bench_prints_its_contract_and_a_table_for_people(alexnet):
-    status, out, err = alexnet("bench", "--device", "cpu", "--json", *SMALL)
+    status, out, err = alexnet("bench", "--json", *SMALL)
     assert status == 0
     facts = json.loads(out.strip().splitlines()[-1])
     assert set(facts) == {
@@ -25,7 +28,7 @@ def test_bench_prints_its_contract_and_a_table_for_people(alexnet):
         *("floor_images_per_second", "fraction_of_floor", "imagenet_90_epochs_hours"),
     }
     assert (facts["variant"], facts["device"], facts["precision"], facts["batch_size"]) == (
-        *("alexnet32", "cpu", "float32", 8),
+        *("alexnet32", DEVICE.type, "float32", 8),
     )
     step, loader, both = (facts[key]["images_per_second"] for key in ("step", "loader", "both"))
     assert min(step, loader, both) > 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dis
+import inspect
 import json
+import re
 import shutil
 
 import pyarrow.parquet as pq
@@ -11,7 +14,9 @@ import pytest
 import torch
 
 import alexnet as package
-from alexnet import checkpoint
+from alexnet import checkpoint, recipe
+from alexnet.cli import commands
+from alexnet.errors import AlexNetError
 from conftest import COLOURS, TINY, coloured, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)
@@ -34,15 +39,99 @@ def pictures(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("command", ["", "demo", "info", "train", "evaluate", "predict", "recipes"])
+@pytest.mark.parametrize("command", ["", *commands.commands])
 def test_help_and_version_exist_everywhere(alexnet, command):
     words = [command] if command else []
     status, out, _ = alexnet(*words, "--help")
     assert status == 0
     assert out.startswith("Usage: alexnet")
     assert alexnet(*words, "--version")[1] == f"alexnet {package.__version__}\n"
-    if command:
-        assert "--device [auto|cpu|cuda|mps]" in out
+
+
+def test_the_list_of_commands_says_of_each_all_that_its_own_help_begins_with(alexnet):
+    listed = " ".join(alexnet("--help")[1].split())
+    for name, command in commands.commands.items():
+        assert f" {name} {' '.join(command.help.split(chr(10) * 2)[0].split())}" in listed
+
+
+@pytest.mark.parametrize("name", commands.commands)
+def test_every_option_of_a_command_is_used_by_it(name):
+    function = inspect.unwrap(commands.commands[name].callback)
+    used = {one.argval for one in dis.get_instructions(function) if one.opname.startswith("LOAD_")}
+    used |= set(function.__code__.co_cellvars)
+    assert set(inspect.signature(function).parameters) <= {x for y in used for x in (y if type(y) is tuple else (y,))}
+
+
+def test_an_unknown_command_names_the_nearest(refused):
+    assert "there is no command 'trian'; did you mean 'train'?" in refused("trian", "digits")
+
+
+@pytest.fixture
+def given(alexnet, monkeypatch):
+    """What train and finetune are called with by a command line: (recipe keys, positional arguments)."""
+    calls = []
+
+    def called(*arguments, **_):
+        calls.append(arguments)
+        raise AlexNetError("called")
+
+    monkeypatch.setattr("alexnet.training.train", called)
+    monkeypatch.setattr("alexnet.finetuning.finetune", called)
+
+    def call(*words):
+        calls.clear()
+        status, _, err = alexnet(*words)
+        assert (status, err) == (2, "alexnet: called\n"), err
+        (arguments,) = calls
+        places = [x for x in arguments if isinstance(x, str)]
+        return recipe.parse_sets(next(x for x in arguments if isinstance(x, list))), places
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train DATA --out RUN --set epochs=3 seed=7",
+        "train DATA --out RUN --set epochs=3 --set seed=7",
+        "train --set epochs=3 seed=7 DATA --out RUN",
+        "train --set=epochs=3 seed=7 --out RUN DATA",
+        "train --out RUN --set epochs=3 seed=7 -- DATA",
+        "train DATA --out RUN --epochs 3 --seed 7",
+        "train DATA --out RUN --epochs 3 --set seed=7 epochs=3",
+        "finetune MODEL DATA --out RUN --set epochs=3 seed=7",
+        "finetune --set epochs=3 seed=7 MODEL DATA --out RUN",
+        "finetune MODEL --epochs=3 DATA --out RUN --seed 7",
+    ],
+)
+def test_keys_of_the_recipe_are_given_in_any_of_the_fields_ways(given, words):
+    sets, places = given(*words.split())
+    assert sets == {"epochs": 3, "seed": 7}
+    assert " ".join(places).startswith("MODEL DATA RUN" if "MODEL" in words else "DATA RUN")
+
+
+def test_each_option_that_is_another_name_sets_its_key(given):
+    options = {"--epochs": "2", "--batch-size": "5", "--lr": "0.25", "--seed": "9", "--workers": "3"}
+    sets, _ = given("train", "DATA", "--out", "RUN", *(word for pair in options.items() for word in pair))
+    assert sets == {"epochs": 2, "batch_size": 5, "learning_rate": 0.25, "seed": 9, "workers": 3}
+
+
+def test_a_folder_called_like_a_setting_of_no_key_is_an_argument(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "year=2012").mkdir()
+    assert given("train", "--set", "epochs=3", "year=2012", "--out", "RUN")[1][0] == "year=2012"
+
+
+def test_settings_that_contradict_each_other_or_mean_nothing_are_refused(refused):
+    words = ("train", "DATA", "--out", "RUN")
+    assert "--lr was given 0.1 and --set learning_rate=0.2" in refused(
+        *words, "--lr", "0.1", "--set", "learning_rate=.2"
+    )
+    assert "no key 'epoch'; did you mean 'epochs'" in refused(*words, "--set", "seed=1", "epoch=3")
+    assert "epochs was given 'many'; it takes a whole number" in refused(*words, "--epochs", "many")
+    assert "unexpected extra argument (more)" in refused(*words, "--set", "seed=1", "more")
+    assert "Option '--set' requires an argument" in refused(*words, "--set")
+    assert "--epochs" in refused(*words, "--epoch", "3")
 
 
 # -- info -------------------------------------------------------------------------------------------------------
@@ -182,7 +271,7 @@ def test_training_refusals(refused, folders, tiny_run, tmp_path):
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("*.safetensors"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.cpu
 def test_a_device_that_is_absent_is_refused_not_replaced(refused, folders, tmp_path, tiny_run):
     assert "finds no such device" in refused("train", folders, "--out", tmp_path / "run", "--device", "cuda")
     assert "finds no such device" in refused("evaluate", tiny_run, folders, "--device", "cuda")
@@ -318,7 +407,12 @@ def test_python_gives_what_the_command_gives(alexnet, tiny_run, folders):
 # -- recipes, demo ----------------------------------------------------------------------------------------------
 
 
-def test_recipes_are_listed_and_printed(alexnet, refused):
-    assert "author_2012" in alexnet("recipes")[1].split()
+def test_recipes_and_their_keys_are_listed_and_printed(alexnet, refused):
+    listed = alexnet("recipes")[1].splitlines()
+    assert [line.split()[0] for line in listed] == recipe.shipped()
+    assert "digits         alexnet32 on scikit-learn's handwritten digits: the demo" in listed
     assert "learning_rate = 0.01" in alexnet("recipes", "author_2012")[1]
     assert "did you mean 'digits'" in refused("recipes", "digit")
+    keys = alexnet("recipes", "digits", "--keys")[1].splitlines()
+    assert [line.split()[0] for line in keys] == list(recipe.KEYS)
+    assert re.match(r"epochs +12 +passes over the training set .*\(a whole number, 1 to 2,147,483,647\)$", keys[4])

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import warnings
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
 
 from alexnet import evaluate
 from alexnet.checkpoint import Classifier
@@ -18,6 +23,9 @@ from alexnet.errors import AlexNetError
 from alexnet.evaluation import count
 from alexnet.model import seeded_build
 from alexnet.preprocess import Preprocess
+from alexnet.tally import Tally
+
+pytestmark = pytest.mark.device
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,7 @@ def test_errors_and_loss_are_those_of_a_loop_in_float64(untrained, data, batch_s
         wrong1 += ranked[0] != label
         wrong5 += label not in ranked[:5]
         loss += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label]
-    got = evaluate(untrained, data, batch_size=batch_size, device="cpu")
+    got = evaluate(untrained, data, batch_size=batch_size)
     n = len(split)
     assert 0.2 < wrong5 / n < 0.8
     assert (got.images, got.top1_error, got.top5_error) == (n, wrong1 / n, wrong5 / n)
@@ -120,15 +128,15 @@ def test_ten_views_and_ensembles_are_those_of_a_loop_in_float64(untrained, data)
         wrong1 += ranked[0] != label
         wrong5 += label not in ranked[:5]
         loss -= np.log(total[label])
-    got = evaluate([untrained, other], data, device="cpu", views=10, weights=weights)
+    got = evaluate([untrained, other], data, views=10, weights=weights)
     n = len(split)
     assert (got.images, got.top1_error, got.top5_error) == (n, wrong1 / n, wrong5 / n)
     assert got.loss == pytest.approx(loss / n, rel=1e-5)
 
 
 def test_an_ensemble_of_one_network_twice_is_that_network(untrained, data):
-    once = evaluate(untrained, data, device="cpu")
-    twice = evaluate([untrained, untrained], data, device="cpu")
+    once = evaluate(untrained, data)
+    twice = evaluate([untrained, untrained], data)
     assert (once.top1_error, once.top5_error) == (twice.top1_error, twice.top5_error)
     assert once.loss == pytest.approx(twice.loss, rel=1e-5)
 
@@ -140,7 +148,7 @@ def test_views_and_weights_that_do_not_fit_are_refused(untrained, data):
         evaluate([untrained, untrained], data, weights=[1.0])
     stranger = Classifier(untrained.model, untrained.preprocess, [f"class {n}" for n in range(10)])
     with pytest.raises(AlexNetError, match="must know the same classes"):
-        evaluate([untrained, stranger], data, device="cpu")
+        evaluate([untrained, stranger], data)
 
 
 def test_nine_views_are_the_offsets_of_the_cifar_nets_without_mirrors():
@@ -184,8 +192,8 @@ def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained,
             ranked = untrained.model(untrained.preprocess(split.read(i))[None])[0].argsort(descending=True).tolist()
         expected[label, ranked[0]] += 1
         within5[label] += label in ranked[:5]
-    evaluate(untrained, data, device="cpu", batch_size=7, per_class=tmp_path / "c.csv", confusion=tmp_path / "m.npy")
-    evaluate(untrained, data, device="cpu", confusion=tmp_path / "m.csv")
+    evaluate(untrained, data, batch_size=7, per_class=tmp_path / "c.csv", confusion=tmp_path / "m.npy")
+    evaluate(untrained, data, confusion=tmp_path / "m.csv")
     assert np.array_equal(np.load(tmp_path / "m.npy"), expected)
     header, *rows = csv.reader((tmp_path / "m.csv").read_text().splitlines())
     assert header == ["label", *untrained.classes]
@@ -197,11 +205,65 @@ def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained,
         assert float(row["top5_error"]) == pytest.approx(1 - within5[label] / total)
 
 
+def test_precision_recall_and_f1_are_those_of_scikit_learn(tmp_path):
+    source = np.random.default_rng(0)
+    labels, answers = source.integers(0, 6, 90), source.integers(0, 6, 90)
+    labels[labels == 5] = 0  # no picture of class 5,
+    answers[answers == 4] = 1  # and nothing taken for class 4
+    scores = torch.nn.functional.one_hot(torch.from_numpy(answers), 6).float() * 3
+    tally = Tally([f"class {n}" for n in range(6)])
+    tally.add(scores.log_softmax(1), torch.from_numpy(labels), np.arange(90))
+    tally.write_classes(tmp_path / "c.csv")
+    rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
+    known = precision_recall_fscore_support(labels, answers, labels=range(6), zero_division=np.nan)
+    for row, precision, recall, f1, images in zip(rows, *known, strict=True):
+        values = [float(row[key]) if row[key] else math.nan for key in ("precision", "recall", "f1")]
+        assert values == pytest.approx([precision, recall, f1], nan_ok=True)
+        assert int(row["images"]) == images
+    assert [int(row["answers"]) for row in rows] == np.bincount(answers, minlength=6).tolist()
+    assert (rows[4]["precision"], rows[5]["recall"]) == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_the_table_of_pictures_is_that_of_a_loop(untrained, data, tmp_path, suffix):
+    split, file = data.split("valid"), tmp_path / f"t{suffix}"
+    evaluate(untrained, data, device="cpu", batch_size=7, table=file)
+    if suffix == ".csv":
+        rows = list(csv.DictReader(file.read_text().splitlines()))
+    elif suffix == ".jsonl":
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+    else:
+        rows = pq.read_table(file).to_pylist()
+    assert len(rows) == len(split)
+    for i, row in enumerate(rows):
+        with torch.no_grad():
+            probabilities = untrained.model(untrained.preprocess(split.read(i))[None])[0].softmax(0)
+        first = probabilities.argsort(descending=True)[:5].tolist()
+        assert (row["filename"], row["truth"]) == (split.name(i), str(split.labels[i]))
+        assert [row[f"answer{n}"] for n in range(1, 6)] == [str(index) for index in first]
+        expected = [probabilities[index].item() for index in (*first, split.labels[i])]
+        got = [float(row[key]) for key in (*(f"prob{n}" for n in range(1, 6)), "truth_prob")]
+        assert got == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 12, 130])
+def test_the_confusion_matrix_is_drawn_with_names_of_any_kind(tmp_path, classes):
+    odd = ["caf\udce9", "a\nb", "$x$", "<i>", "木", "a very long name indeed, and longer"]
+    tally = Tally([odd[n] if n < len(odd) else f"class {n}" for n in range(classes)])
+    tally.confusion += torch.diag(torch.arange(classes)) + 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tally.write_confusion(tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as picture:
+        assert min(picture.size) > max(200, 2 * classes)
+        assert np.unique(np.asarray(picture.convert("L"))).size > 5
+
+
 def test_tables_are_refused_before_any_work_where_they_cannot_be_written(untrained, data, tmp_path):
     (tmp_path / "there.csv").write_text("mine")
     with pytest.raises(AlexNetError, match="exists already"):
         evaluate(untrained, data, per_class=tmp_path / "there.csv")
-    with pytest.raises(AlexNetError, match=r"writes .csv or .npy"):
+    with pytest.raises(AlexNetError, match=r"it writes .csv, .npy or .png"):
         evaluate(untrained, data, confusion=tmp_path / "m.txt")
 
 
@@ -239,8 +301,8 @@ def test_fitting_weights_is_a_part_of_evaluation(untrained, data, tmp_path, caps
         contents = checkpoint.weights_bytes(model, untrained.preprocess, untrained.classes, "made for a test")
         files.append(str(tmp_path / f"{number}.safetensors"))
         write_whole(tmp_path / f"{number}.safetensors", lambda out, contents=contents: out.write(contents))
-    expected = fit_weights(files, data, device="cpu")
-    assert run(["evaluate", *files, "digits", "--fit-weights", "--json", "--device", "cpu"]) == 0
+    expected = fit_weights(files, data)
+    assert run(["evaluate", *files, "digits", "--fit-weights", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(0 <= w <= 1 for w in (*facts["weights"], *expected))
     assert run(["evaluate", files[0], "digits", "--fit-weights"]) == 2

@@ -9,11 +9,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -27,18 +25,13 @@ from alexnet.evaluation import Member, log_probabilities
 from alexnet.model import seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS
-from conftest import coloured
+from conftest import coloured, needs
 from narrow import narrow
 
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.cpu  # the engines compute there alone
+
 FAR = 5e-5  # the greatest difference of probabilities between float32 engines
-
-
-def needs(*modules: str) -> None:
-    """Skip where one is not installed; import each as the package does, so that it tells nobody."""
-    for name in modules:
-        if find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
-        base.package(name, "", "")
 
 
 def pixels(one: Classifier, count: int = 5) -> np.ndarray:
@@ -177,13 +170,13 @@ def test_evaluate_by_another_engine_counts_the_same_errors(tiny_run, folders, en
 def test_engines_see_every_crop_with_the_mean_of_the_central_one(made):
     one = made("alexnet_owt")
     pictures = torch.from_numpy(pixels(one, 3)).permute(0, 3, 1, 2)
-    by_shape = {pictures.shape[1:]: pictures}
+    by_key = {one.preprocess.key: pictures}
     with torch.no_grad():
-        right = log_probabilities([Member(one.model, one.preprocess)], [1.0], by_shape, 10).exp()
+        right = log_probabilities([Member(one.model, one.preprocess)], [1.0], by_key, 10).exp()
     from alexnet.engines import attach
 
     member = Member(one.model, one.preprocess, engine=attach(one, "onnx").engine)
-    assert (log_probabilities([member], [1.0], by_shape, 10).exp() - right).abs().max() < FAR
+    assert (log_probabilities([member], [1.0], by_key, 10).exp() - right).abs().max() < FAR
 
 
 def test_enlarged_views_are_refused_by_engines_in_words(refused, tmp_path, folders, made):
@@ -372,6 +365,7 @@ def test_packages_of_engines_change_neither_logging_nor_stdout_nor_send_word_of_
 
 
 def test_handlers_that_a_program_has_on_the_logger_of_an_engines_package_keep_their_levels(tiny_run, tmp_path):
+    needs("openvino", "nncf")
     handler = logging.NullHandler()
     logging.getLogger("nncf").addHandler(handler)
     try:

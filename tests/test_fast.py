@@ -19,6 +19,8 @@ from alexnet.preprocess import Preprocess
 from alexnet.training import train
 from conftest import TINY
 
+pytestmark = pytest.mark.cpu
+
 needs_compiler = pytest.mark.skipif(compiler.library()[0] is None, reason="no C++ compiler here")
 
 

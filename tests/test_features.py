@@ -24,6 +24,8 @@ from alexnet import gathering
 from alexnet.errors import AlexNetError
 from conftest import coloured
 
+pytestmark = pytest.mark.device
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
@@ -92,12 +94,12 @@ def test_pooling_is_that_of_numpy_over_positions(tiny_run, pictures, pool, reduc
 
 def test_features_come_while_an_endless_stream_is_read(tiny_run):
     endless = (coloured("red", n) for n in itertools.count())
-    some = list(itertools.islice(package.features(tiny_run, endless, batch_size=4, device="cpu"), 9))
+    some = list(itertools.islice(package.features(tiny_run, endless, batch_size=4), 9))
     assert [s.file for s in some] == [f"picture {n}" for n in range(9)]
 
 
 def test_every_format_holds_the_same_rows_in_the_order_of_the_pictures(alexnet, tiny_run, pictures, tmp_path):
-    import h5py
+    h5py = pytest.importorskip("h5py")
 
     one = package.load(tiny_run)
     expected = [f.values for f in one.features(str(pictures), ["fc7", "conv5"], batch_size=4) if f.error is None]
@@ -179,6 +181,7 @@ def interrupted(monkeypatch, after: int):
 
 
 def test_only_the_same_model_pictures_and_batches_go_on(alexnet, refused, tiny_run, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("h5py")
     words = ["features", tiny_run, pictures, "--batch-size", "4", "--output", tmp_path / "f.h5"]
     whole = interrupted(monkeypatch, 1)
     status, _, err = alexnet(*words)
@@ -211,9 +214,7 @@ def test_rows_that_a_power_cut_took_from_a_file_are_made_again(alexnet, tiny_run
     os.truncate(file, file.stat().st_size - 4)
     monkeypatch.setattr(gathering, "feature_batches", whole)
     assert alexnet(*words, "--resume")[0] == 1
-    expected = [
-        f.values["fc7"] for f in package.features(tiny_run, pictures, batch_size=2, device="cpu") if not f.error
-    ]
+    expected = [f.values["fc7"] for f in package.features(tiny_run, pictures, batch_size=2) if not f.error]
     np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), np.stack(expected))
 
 

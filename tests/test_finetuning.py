@@ -22,6 +22,8 @@ from alexnet.metrics import read
 from alexnet.model import seeded_build
 from conftest import COLOURS, coloured
 
+pytestmark = pytest.mark.device
+
 SETS = ["epochs=3", "batch_size=8", "precision=float32", "workers=1"]
 WORDS = [word for one in SETS for word in ("--set", one)]
 
@@ -90,11 +92,11 @@ def test_a_probe_moves_the_last_layer_alone_and_is_as_good_as_logistic_regressio
         values = one.features([split.read(i) for i in range(len(split))], "relu7")
         rows[name] = np.stack([v.values["relu7"] for v in values]), split.labels
     judge = LogisticRegression(max_iter=1000, class_weight="balanced").fit(*rows["train"])
-    mine = package.evaluate(run, two, split="train", device="cpu")
+    mine = package.evaluate(run, two, split="train")
     assert mine.top1_error <= 1 - judge.score(*rows["train"]) + 1 / 29
     said = read(run / checkpoint.METRICS)
-    assert said[-1]["top1_error"] == package.evaluate(run, two, device="cpu").top1_error
-    assert said[-1]["loss"] == pytest.approx(package.evaluate(run, two, device="cpu").loss, rel=1e-4)
+    assert said[-1]["top1_error"] == package.evaluate(run, two).top1_error
+    assert said[-1]["loss"] == pytest.approx(package.evaluate(run, two).loss, rel=1e-4)
 
 
 def test_a_probe_decodes_and_computes_each_picture_once(tiny_run, two, tmp_path, monkeypatch):
@@ -103,7 +105,7 @@ def test_a_probe_decodes_and_computes_each_picture_once(tiny_run, two, tmp_path,
     seen = []
     whole = probing.outputs
     monkeypatch.setattr(probing, "outputs", lambda m, images, *a: seen.append(len(images)) or whole(m, images, *a))
-    package.finetune(tiny_run, two, tmp_path / "run", "probe", SETS, device="cpu")
+    package.finetune(tiny_run, two, tmp_path / "run", "probe", SETS)
     assert sum(seen) == 32
 
 
@@ -124,7 +126,7 @@ def test_early_stopping_ends_the_run_with_its_best_weights(tiny_run, two, tmp_pa
     """A rate that is far too high makes later epochs worse; the best one's weights are what stays."""
     sets = [*SETS, "epochs=30", "stop_after=3", "learning_rate=0.02", "rate_below=1", "flips=false", "seed=2"]
     said: list[str] = []
-    result = package.finetune(tiny_run, two, tmp_path / "run", "finetune", sets, device="cpu", say=said.append)
+    result = package.finetune(tiny_run, two, tmp_path / "run", "finetune", sets, say=said.append)
     epochs = [line for line in read(tmp_path / "run" / checkpoint.METRICS) if line["kind"] == "epoch"]
     errors = [line["valid_top1_error"] for line in epochs]
     best = errors.index(min(errors))

@@ -6,10 +6,7 @@ import json
 import re
 from dataclasses import replace
 
-import cv2
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -27,6 +24,9 @@ from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS, variant
 from alexnet.weights.base import Weights
 from conftest import coloured, encoded
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 CLASSES = [str(n) for n in range(7)]
 
@@ -236,6 +236,7 @@ def test_torchvisions_export_is_read(tmp_path, thin, monkeypatch):
     torch.manual_seed(2)
     peer = torchvision.models.alexnet(weights=None, num_classes=7).eval()
     x = torch.randn(1, 3, 224, 224)
+    pytest.importorskip("onnxscript")
     torch.onnx.export(peer, (x,), str(tmp_path / "tv.onnx"), dynamo=True, external_data=False, verbose=False)
     classifier = alexnet.load(tmp_path / "tv.onnx")
     assert classifier.model.variant.name == "alexnet_owt"
@@ -303,6 +304,7 @@ def test_a_mean_is_taken_from_beside_the_file_or_named_or_said(tmp_path, thin, c
 def test_opencv_gives_the_same_answer_to_a_written_caffemodel(tmp_path, thin, name, input):
     found = made(name, input=input)
     weights.write(found, tmp_path / "net.caffemodel")
+    cv2 = pytest.importorskip("cv2")
     net = cv2.dnn.readNetFromCaffe(str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel"))
     x = pictures(found)
     net.setInput((x * found.preprocess.scale[0]).flip(1).numpy())

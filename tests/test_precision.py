@@ -1,4 +1,6 @@
-"""Every variant in every precision: types, and a training step, also where autocast has a GPU's list."""
+"""Every variant in every precision: types, and a training step, also where autocast has a GPU's list.
+
+On a GPU the list is its own (TEST_DEVICE=cuda); on a CPU it is imitated."""
 
 from __future__ import annotations
 
@@ -12,10 +14,14 @@ import torch.nn.functional as F
 from alexnet import augment, fast
 from alexnet.model import AlexNet, initialise
 from alexnet.variants import VARIANTS
+from conftest import DEVICE
 from cuda_autocast import cuda_autocast
 from narrow import narrow
 
-CASTS = {"float32": nullcontext, "bfloat16": nullcontext, "bfloat16, as on a GPU": cuda_autocast}
+pytestmark = pytest.mark.device
+CASTS = {"float32": nullcontext, "bfloat16": nullcontext}
+if DEVICE.type == "cpu":
+    CASTS["bfloat16, as on a GPU"] = cuda_autocast
 
 
 def net(name: str, classes: int = 7) -> AlexNet:
@@ -23,7 +29,7 @@ def net(name: str, classes: int = 7) -> AlexNet:
     torch.manual_seed(0)
     model = AlexNet(plan, classes, 3, plan.input)
     initialise(model)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(DEVICE, memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("form", ["plain", "fast"])
@@ -31,12 +37,12 @@ def net(name: str, classes: int = 7) -> AlexNet:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_takes_a_step_with_masks_in_every_precision(name, casts, form):
     model = net(name)
-    images = 30 * torch.randn(4, 3, model.input, model.input)
-    masks = augment.dropout_masks(model.dropouts, 4, np.arange(4), (0, 0, 0, 2), torch.device("cpu"))
+    images = 30 * torch.randn(4, 3, model.input, model.input, device=DEVICE)
+    masks = augment.dropout_masks(model.dropouts, 4, np.arange(4), (0, 0, 0, 2), DEVICE)
     with CASTS[casts](), fast.plain() if form == "plain" else nullcontext():
-        with torch.autocast("cpu", torch.bfloat16, enabled=casts != "float32"):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=casts != "float32"):
             logits = model(images, masks)
-        F.cross_entropy(logits.float(), torch.arange(4)).backward()
+        F.cross_entropy(logits.float(), torch.arange(4, device=DEVICE)).backward()
     assert logits.dtype == (torch.float32 if casts == "float32" else torch.bfloat16)
     for parameter in model.parameters():
         assert parameter.grad is not None
@@ -50,6 +56,7 @@ def test_every_layer_below_bfloat16_gives_bfloat16_on_a_gpus_list(name):
     seen: dict[str, torch.dtype] = {}
     for layer, module in model.named_children():
         module.register_forward_hook(lambda m, i, y, layer=layer: seen.update({layer: y.dtype}))
-    with cuda_autocast(), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        model(30 * torch.randn(2, 3, model.input, model.input))
+    cast = cuda_autocast if DEVICE.type == "cpu" else nullcontext
+    with cast(), torch.autocast(DEVICE.type, torch.bfloat16), torch.no_grad():
+        model(30 * torch.randn(2, 3, model.input, model.input, device=DEVICE))
     assert set(seen.values()) == {torch.bfloat16}, seen

@@ -18,6 +18,8 @@ import alexnet as package
 from alexnet import prediction
 from conftest import coloured, encoded
 
+pytestmark = pytest.mark.device
+
 
 def test_ten_views_are_the_mean_of_ten_softmaxes_in_float64(alexnet, tiny_run, folders):
     picture = folders / "val" / "green" / "101.png"
@@ -42,7 +44,7 @@ def test_ten_views_are_the_mean_of_ten_softmaxes_in_float64(alexnet, tiny_run, f
 
 def test_answers_come_while_an_endless_stream_is_read(tiny_run):
     endless = (coloured("red", n) for n in itertools.count())
-    answers = list(itertools.islice(prediction.stream(tiny_run, endless, batch_size=4, device="cpu"), 10))
+    answers = list(itertools.islice(prediction.stream(tiny_run, endless, batch_size=4), 10))
     assert [a.file for a in answers] == [f"picture {n}" for n in range(10)]
     assert sum(a.classes[0].label == "red" for a in answers) >= 8
 
@@ -50,8 +52,8 @@ def test_answers_come_while_an_endless_stream_is_read(tiny_run):
 def test_the_size_of_a_batch_and_broken_neighbours_change_no_answer(tiny_run, folders):
     good = sorted((folders / "val").rglob("*.png"))
     mixed = [x for picture in good for x in (picture, b"broken")]
-    alone = [a.classes for a in prediction.predict(tiny_run, good, device="cpu", batch_size=1)]
-    among = [a.classes for a in prediction.predict(tiny_run, mixed, device="cpu", batch_size=7) if a.error is None]
+    alone = [a.classes for a in prediction.predict(tiny_run, good, batch_size=1)]
+    among = [a.classes for a in prediction.predict(tiny_run, mixed, batch_size=7) if a.error is None]
     assert len(alone) == len(among) == 15
     for a, b in zip(alone, among, strict=True):
         assert [c.label for c in a] == [c.label for c in b]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from alexnet import checkpoint
 from alexnet.files import write_whole
 from alexnet.metrics import read
 from conftest import write_folders
+
+pytestmark = pytest.mark.cpu
 
 SETS = [
     *("--set", "variant=alexnet32", "--set", "epochs=2", "--set", "batch_size=7", "--set", "learning_rate=0.002"),
@@ -75,14 +78,25 @@ def test_one_two_and_three_processes_train_the_same(runs):
         assert finals[0]["loss"] == pytest.approx(finals[1]["loss"], rel=1e-3)
 
 
-def test_several_processes_count_each_picture_once_and_speak_once(data, tiny_run):
-    alone = run("evaluate", tiny_run, data, "--json")
-    several = run("evaluate", tiny_run, data, "--json", "--batch-size", "4", processes=2)
+def test_several_processes_count_each_picture_once_and_speak_once(data, tiny_run, tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    files = ("--pictures", "p.csv"), ("--per-class", "c.csv"), ("--confusion", "m.csv")
+    written = {n: [x for option, file in files for x in (option, tmp_path / n / file)] for n in ("1", "2")}
+    alone = run("evaluate", tiny_run, data, "--json", *written["1"])
+    several = run("evaluate", tiny_run, data, "--json", "--batch-size", "4", *written["2"], processes=2)
     one, two = (json.loads(r.stdout.strip().splitlines()[-1]) for r in (alone, several))
     assert (alone.returncode, several.returncode) == (0, 0)
     assert len(several.stdout.strip().splitlines()) == 1
     assert (one["images"], one["top1_error"]) == (two["images"], two["top1_error"]) == (15, one["top1_error"])
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    for _, file in files[1:]:
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
+    tables = [list(csv.DictReader((tmp_path / n / "p.csv").read_text().splitlines())) for n in ("1", "2")]
+    assert len(tables[0]) == 15
+    for a, b in zip(*tables, strict=True):
+        assert [a[k] for k in ("filename", "truth", "answer1")] == [b[k] for k in ("filename", "truth", "answer1")]
+        assert float(a["prob1"]) == pytest.approx(float(b["prob1"]), rel=1e-4)
 
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:

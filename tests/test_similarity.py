@@ -15,6 +15,8 @@ import alexnet as package
 from alexnet import contact_sheet, similarity
 from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
 
+pytestmark = pytest.mark.device
+
 
 @pytest.mark.parametrize("distance", similarity.DISTANCES)
 def test_nearest_are_those_of_scikit_learn_however_the_rows_are_parted(distance, monkeypatch):
@@ -79,7 +81,7 @@ def test_similar_gives_what_features_and_scikit_learn_give(alexnet, index, tiny_
 
 def test_the_sheet_shows_the_query_at_the_left_and_the_nearest_beside_it(index, tiny_run, tmp_path):
     query = tmp_path / "photos" / "blue" / "1.png"
-    answers = list(similarity.similar(index, [query], 15, device="cpu"))
+    answers = list(similarity.similar(index, [query], 15))
     pictures = contact_sheet.find_pictures([str(tmp_path)], {n.file for n in answers[0].neighbours})
     assert len(pictures) == 15  # the parquet's too
     sheet = np.asarray(contact_sheet.contact_sheet(answers, pictures | {str(query): str(query)})).astype(int)

@@ -23,7 +23,9 @@ from alexnet.recipe import resolve
 from alexnet.reproduction.running import part
 from alexnet.run import open_run
 from alexnet.training import train
-from conftest import TINY, coloured, write_folders
+from conftest import DEVICE, TINY, coloured, write_folders
+
+pytestmark = pytest.mark.device
 
 LAST = checkpoint.LAST
 
@@ -78,7 +80,7 @@ def test_the_checkpoint_knows_size_mean_order_and_classes(tiny_run, folders):
 def test_best_holds_the_weights_of_the_lowest_validation_error(tmp_path, folders):
     train(folders, tmp_path / "run", None, [*TINY, "epochs=4", "learning_rate=0.004"])
     epochs = [line for line in read(tmp_path / "run" / checkpoint.METRICS) if line["kind"] == "epoch"]
-    best = evaluate(tmp_path / "run" / checkpoint.BEST, folders, device="cpu")
+    best = evaluate(tmp_path / "run" / checkpoint.BEST, folders)
     assert best.top1_error == pytest.approx(min(line["valid_top1_error"] for line in epochs))
 
 
@@ -310,7 +312,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
     rows = order(0, 0, len(split))[:8]
     draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, training.CROPS))
     model = seeded_build(0, "alexnet32", 3, 3, 28).double().train()
-    masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, training.DROPOUT), torch.device("cpu"))
+    masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, training.DROPOUT), DEVICE)
     losses = []
     model.requires_grad_(False)
     for i, row in enumerate(rows.tolist()):
@@ -318,13 +320,13 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
         (top, left), flip = draws.offsets[i].tolist(), bool(draws.mirror[i])
         crop = pixels[:, top : top + 28, left : left + 28]
         crop = ((crop.flip(2) if flip else crop) - mean[:, 2:30, 2:30]) / 64
-        logits = model(crop[None], {name: mask[i : i + 1] for name, mask in masks.items()})[0]
+        logits = model(crop[None], {name: mask[i : i + 1].cpu() for name, mask in masks.items()})[0]
         losses.append(float(torch.logsumexp(logits, 0) - logits[split.labels[row]]))
     assert logged == pytest.approx(sum(losses) / 8, rel=1e-5)
 
 
 def test_the_final_error_is_that_of_evaluate(tmp_path, folders, tiny_run):
     final = read(tiny_run / checkpoint.METRICS)[-1]
-    result = evaluate(tiny_run, folders, device="cpu")
+    result = evaluate(tiny_run, folders)
     assert (final["top1_error"], final["images"]) == (result.top1_error, result.images)
     assert json.loads(json.dumps(result.facts())) == result.facts()

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alexnet import weights
+from alexnet import metrics, weights
+from alexnet.data.pictures import check_square
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 from alexnet.model import AlexNet, seeded_build
@@ -22,7 +23,7 @@ from alexnet.weights import native, published
 from alexnet.weights.base import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from alexnet.engines.base import Engine
     from alexnet.extraction import Features
@@ -52,6 +53,7 @@ class Classifier:
     origin: str = ""  # where the weights come from, in words
     engine: Engine | None = None
     exported: str = ""
+    trained: dict[str, Any] = field(default_factory=dict)  # of a run: step, digest of its data and what it held out
 
     def predict(self, pictures, topk: int = 5, batch_size: int = 64) -> list[Prediction]:
         """The `topk` most probable classes of each picture (paths, bytes, PIL images or uint8 arrays), in order."""
@@ -92,20 +94,55 @@ def find(path: str | Path) -> Path:
     return file
 
 
+def chosen(path: str, weights: str | None) -> str:
+    """MODEL with the `best` or the `last` of a run folder's weights, where one of them is asked for."""
+    if weights is None:
+        return path
+    if not Path(path).is_dir():
+        raise AlexNetError(
+            f"--weights {weights} chooses among the weights of a run folder, and MODEL {path} is none; leave it out."
+        )
+    file = Path(path) / {"best": BEST, "last": LAST}[weights]
+    if not file.exists():
+        raise AlexNetError(
+            f"MODEL {path} has no {file.name}; give a folder that alexnet train has made, after its first "
+            f"{'epoch' if weights == 'best' else 'checkpoint'}."
+        )
+    return str(file)
+
+
+def better(folder: Path, trained: Mapping[str, Any]) -> str:
+    """What to say of a run whose weights are not those of its lowest validation error; "" where they are."""
+    epochs = [line for line in metrics.read(folder / METRICS) if line["kind"] == "epoch"]
+    best = metrics.best(folder / METRICS)
+    if best is None or not (folder / BEST).exists() or trained.get("step") in (None, best["step"]):
+        return ""
+    if epochs[-1]["valid_top1_error"] == best["valid_top1_error"]:
+        return ""
+    return (
+        f"epoch {best['epoch']} had the lowest validation error, {100 * best['valid_top1_error']:.2f} % (epoch "
+        f"{epochs[-1]['epoch']}, the last: {100 * epochs[-1]['valid_top1_error']:.2f} %); its weights are "
+        f"{folder / BEST}, for other commands too: --weights best"
+    )
+
+
 def load(
     path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
-    say: Callable[[str], object] = lambda text: None,
+    say: Callable[[str], object] = lambda text: None, square: str | None = None,
 ) -> Classifier:  # fmt: skip
     """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name.
 
     Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
-    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
+    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so. `square`
+    overrules how a picture becomes a square (crop, squash, torchvision), which the file of weights says.
     """
     from alexnet import engines
     from alexnet.engines import exported
 
     file = find(path)
     found = exported.load(file) if exported.recognises(file) else built(weights.read(file), device, file)
+    if square is not None:
+        found = replace(found, preprocess=replace(found.preprocess, square=check_square(square)))
     return engines.attach(found, engine, batch_size, say)
 
 
@@ -120,12 +157,15 @@ def built(found: weights.Weights, device: str | torch.device = "cpu", file: str 
             f"MODEL {file or found.origin} does not fit together ({first_line(error)}); it was changed or damaged: "
             "copy it again."
         ) from None
-    return Classifier(model.to(device).eval(), found.preprocess, found.classes, found.origin)
+    network = model.to(device).eval()
+    return Classifier(network, found.preprocess, found.classes, found.origin, trained=found.trained)
 
 
-def weights_bytes(model: AlexNet, preprocess: Preprocess, classes: list[str], origin: str) -> bytes:
-    """The contents of a file of weights; `origin` says in words where they come from."""
-    return native.to_bytes(weights_of(Classifier(model, preprocess, classes, origin)))
+def weights_bytes(
+    model: AlexNet, preprocess: Preprocess, classes: list[str], origin: str, trained: dict[str, Any] | None = None
+) -> bytes:
+    """The contents of a file of weights; `origin` says in words where they come from, `trained` in figures."""
+    return native.to_bytes(weights_of(Classifier(model, preprocess, classes, origin, trained=trained or {})))
 
 
 def weights_of(classifier: Classifier) -> weights.Weights:
@@ -133,8 +173,9 @@ def weights_of(classifier: Classifier) -> weights.Weights:
     model, preprocess = classifier.model, classifier.preprocess
     tensors: dict[str, torch.Tensor] = dict(model.state_dict())
     return weights.Weights(
-        model.variant.name, tensors, classifier.classes, preprocess, model.changes, classifier.origin
-    )
+        model.variant.name, tensors, classifier.classes, preprocess, model.changes, classifier.origin,
+        classifier.trained,
+    )  # fmt: skip
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alexnet.checkpoint import Classifier
+from alexnet.data.held_out import HeldOut
 from alexnet.data.layouts import Data
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import log_probabilities, opened
@@ -28,9 +29,10 @@ def fit_weights(
     views: int = 1,
     say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,
+    held: HeldOut | None = None,
 ) -> list[float]:
     """The weight of each model that gives the ensemble the lowest top-5 error on a split; for use on another split."""
-    with opened(models, data, split, workers, device, say, quiet) as task:
+    with opened(models, data, split, workers, device, say, quiet, held=held) as task:
         if task.world.size > 1:
             raise AlexNetError("--fit-weights holds every probability in one process; run it without torchrun.")
         columns, total = len(task.classifiers[0].classes), len(task.pictures[0])
@@ -42,9 +44,9 @@ def fit_weights(
         found: list[list[Tensor]] = [[] for _ in models]
         labels: list[Tensor] = []
         with torch.no_grad(), Progress("probabilities", total, quiet=quiet) as progress:
-            for by_shape, some, size in task.batches(batch_size):
+            for by_key, some, size in task.batches(batch_size):
                 for mine, member in zip(found, task.members, strict=True):
-                    mine.append(log_probabilities([member], [1.0], by_shape, views).exp().cpu())
+                    mine.append(log_probabilities([member], [1.0], by_key, views).exp().cpu())
                 labels.append(some.cpu())
                 progress.update(size)
     if not labels:

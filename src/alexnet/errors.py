@@ -1,5 +1,10 @@
 """The one exception that users see: the command line prints its sentence and exits with status 2."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class AlexNetError(Exception):
     """What was given, what was expected and what to do next, in one sentence."""
@@ -15,3 +20,14 @@ class Interrupted(AlexNetError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """The known names that are most like one that is not, the nearest first; case counts for nothing."""
+    folded = {one.casefold(): one for one in known}
+    return [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, count, 0.0)]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question that ends the first half of an error about an unknown name."""
+    return f"did you mean '{nearest(name, known)[0]}'?"

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet import labels
-from alexnet.checkpoint import Classifier, load
-from alexnet.data.layouts import Data, Split, find
+from alexnet.checkpoint import Classifier, better, load
+from alexnet.data.held_out import HeldOut, as_trained, divided, recorded
+from alexnet.data.layouts import VALID, Data, Split, find
 from alexnet.data.loader import Pictures, batches
+from alexnet.data.pictures import Square
 from alexnet.distributed import World, start
 from alexnet.engines import attach, device_for
 from alexnet.errors import AlexNetError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 PLACES = 5  # of top-5 error
+Key = tuple[torch.Size, Square]  # Preprocess.key
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,11 @@ class Task:
     world: World
     classifiers: list[Classifier]
     members: list[Member]
-    pictures: list[Pictures]  # the split, once for every size and number of channels that a member needs
+    pictures: list[Pictures]  # the split, once for every size, number of channels and square that a member needs
 
-    def batches(self, batch_size: int) -> Iterator[tuple[dict[torch.Size, Tensor], Tensor, int]]:
-        """This process' pictures by their shape, their labels, and the size of the whole batch."""
-        yield from _moved(self.pictures, batch_size, self.world)
+    def batches(self, batch_size: int) -> Iterator[tuple[dict[Key, Tensor], Tensor, int]]:
+        """This process' pictures by their keys, their labels, and the size of the whole batch."""
+        yield from (batch[:3] for batch in _moved(self.pictures, batch_size, self.world))
 
 
 @contextmanager
@@ -102,8 +105,12 @@ def opened(
     quiet: bool,
     engine: str | None = None,
     batch_size: int = 128,
+    held: HeldOut | None = None,
 ) -> Iterator[Task]:
-    """The models and a split of DATA, with labels in the order of the first model's classes."""
+    """The models and a split of DATA, with labels in the order of the first model's classes.
+
+    What DATA holds out is what `held` says; without it, what the first model's training held out of the same DATA.
+    """
     models = [model] if isinstance(model, str | Path | Classifier) else list(model)
     with start(device_for(engine, device)) as world:
         told = say if world.first else lambda text: None
@@ -113,16 +120,21 @@ def opened(
             else load(one, world.device, engine, batch_size, told)
             for one in models
         ]
-        found = data if isinstance(data, Data) else find(data, quiet or not world.first)
-        if world.first:
-            say(found.summary())
+        found = data if isinstance(data, Data) else find(data, quiet or not world.first, whole=split == "all")
+        if split != "all":
+            found = _held_out(found, held, classifiers, told)
+        told(found.summary())
+        for given, classifier in zip(models, classifiers, strict=True):
+            folder = Path(given) if isinstance(given, str | Path) else None
+            if folder and folder.is_dir() and (line := better(folder, classifier.trained)):
+                told(line)
+        if found.whole is not None and split in VALID and as_trained(found, classifiers[0].trained) is None:
+            told(f"these are the pictures that training would hold out; --split all takes all {len(found.whole):,}")
         classes = classifiers[0].classes
-        if world.first and not found.named and found.classes != classes:
-            say(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
         labelled = match_classes(found, found.split(split), classes)
         members = [Member(one.model, one.preprocess, _columns(one.classes, classes), one.engine) for one in classifiers]
-        shapes = {(one.preprocess.stored, one.preprocess.channels) for one in classifiers}
-        pictures = [Pictures(labelled, *shape, workers) for shape in sorted(shapes)]
+        needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}
+        pictures = [Pictures(labelled, *one) for one in sorted(needed)]
         for note in dict.fromkeys(note for one in pictures for note in one.notes()) if world.first else ():
             say(note)
         try:
@@ -147,15 +159,17 @@ def evaluate(
     per_class: str | Path | None = None,
     confusion: str | Path | None = None,
     engine: str | None = None,
+    held: HeldOut | None = None,
+    table: str | Path | None = None,
 ) -> Evaluation:
     """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
 
     `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets; their probabilities
     are averaged. Several models are an ensemble: the sum of their probabilities times `weights` (default: 1 / models).
-    `ties` among scores give the label to one class (`first`) or a share to each (`fraction`, spec 2.9). `per_class`
-    and `confusion` name files for errors by class and the confusion matrix. `engine` is auto, torch (default), onnx or
-    openvino. Under torchrun each picture is still
-    counted exactly once.
+    `ties` among scores give the label to one class (`first`) or a share to each (`fraction`, spec 2.9). `per_class`,
+    `confusion` and `table` name files for errors by class, the confusion matrix and every picture's answers. `engine`
+    is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default those that the first
+    model's training held out. Under torchrun each picture is still counted exactly once.
     """
     count_of_models = 1 if isinstance(model, str | Path | Classifier) else len(model)
     if views not in VIEWS:
@@ -164,33 +178,59 @@ def evaluate(
         raise AlexNetError(f"ties was given '{ties}'; it takes {' or '.join(TIES)}.")
     if weights is not None and len(weights) != count_of_models:
         raise AlexNetError(f"{len(weights)} weights were given for {count_of_models} models; give one for each.")
-    check_outputs(per_class, confusion)
-    with opened(model, data, split, workers, device, say, quiet, engine, batch_size) as task:
-        tally = Tally(task.classifiers[0].classes) if per_class or confusion else None
+    check_outputs(per_class, confusion, table)
+    with opened(model, data, split, workers, device, say, quiet, engine, batch_size, held) as task:
+        asked = per_class or confusion or table
+        tally = Tally(task.classifiers[0].classes, bool(table)) if asked else None
         quiet = quiet or not task.world.first
         result = measure(
             task.members, task.pictures, batch_size, task.world, views=views, weights=weights, quiet=quiet, ties=ties,
             tally=tally,
         )  # fmt: skip
         if tally and task.world.first:
-            tally.write(per_class, confusion)
+            if per_class:
+                tally.write_classes(Path(per_class))
+            if confusion:
+                tally.write_confusion(Path(confusion))
+            if table:
+                tally.write_pictures(Path(table), task.pictures[0].split.name)
     assert result is not None  # nothing asked it to stop
     return result
+
+
+def _held_out(data: Data, held: HeldOut | None, models: Sequence[Classifier], say: Callable[[str], object]) -> Data:
+    """DATA with held out what was asked for, or what the first model's training held out of it; says what differs."""
+    if held is None:
+        held = HeldOut()
+        known = recorded(models[0].trained)
+        if known is not None and known[0] != held:
+            there = as_trained(data, models[0].trained)
+            held = known[0] if there is not None else held
+            if there is None:
+                say(f"{data.path} is not what MODEL was trained on, so what was held out there says nothing here")
+    chosen = divided(data, held.checked())
+    for number, one in enumerate(models, 1):
+        known = recorded(one.trained)
+        if known is not None and known[0] != held and as_trained(data, one.trained) is not None:
+            which = f"MODEL {number}" if len(models) > 1 else "MODEL"
+            say(f"other pictures were held out when {which} was trained, so it was trained on some of these")
+    return chosen
 
 
 def match_classes(data: Data, split: Split, classes: list[str]) -> Split:
     """The split with labels in the model's order of classes; names unknown to the model are an error."""
     if data.classes == classes:
         return split
-    used = np.unique(split.labels)
-    # Labels without names are the numbers of outputs, whatever these are called.
-    table = np.array(labels.places(data.classes, classes) if data.named else np.arange(len(data.classes)), np.int64)
-    if unknown := [data.classes[i] for i in used if not 0 <= table[i] < len(classes)]:
+    position = labels.position(classes)
+    used = {data.classes[i] for i in np.unique(split.labels)}
+    unknown = sorted(used - position.keys())
+    if unknown:
         raise AlexNetError(
             f"{data.path} has classes that the model does not know ({', '.join(unknown[:5])}"
             f"{' and more' if len(unknown) > 5 else ''}); it knows {len(classes)}, such as {', '.join(classes[:3])}: "
             "give data of those classes, or another model."
         )
+    table = np.array([position.get(name, -1) for name in data.classes], np.int64)
     return replace(split, labels=table[split.labels])
 
 
@@ -222,7 +262,7 @@ def measure(
 ) -> Evaluation | None:
     """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so.
 
-    `pictures` holds the split once for every size and number of channels that a member needs.
+    `pictures` holds the split once for every size, number of channels and square that a member needs.
     """
     began = time.monotonic()
     training = [one.model.training for one in members]
@@ -234,14 +274,14 @@ def measure(
         for one in members:
             one.model.eval()
         with Progress("evaluating", total, quiet=quiet) as progress:
-            for by_shape, labels, size in _moved(pictures, batch_size, world):
+            for by_key, labels, size, rows in _moved(pictures, batch_size, world):
                 if stopped():
                     return None
                 if len(labels):
-                    scores = log_probabilities(members, shares, by_shape, views, autocast)
+                    scores = log_probabilities(members, shares, by_key, views, autocast)
                     sums, many = sums + count(scores, labels, ties), scores.shape[1] > PLACES
                     if tally:
-                        tally.add(scores, labels)
+                        tally.add(scores, labels, rows)
                 progress.update(size)
     finally:
         for one, was in zip(members, training, strict=True):
@@ -252,7 +292,7 @@ def measure(
     counted[4] = many
     images, wrong1, wrong5, loss, any_many = world.sum(counted).tolist()
     if tally:
-        tally.confusion, tally.within5 = world.sum(tally.confusion), world.sum(tally.within5)
+        tally.gather(world)
     if not images:
         raise AlexNetError(f"none of the {total:,} pictures to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
@@ -263,17 +303,21 @@ def measure(
 
 def _moved(
     pictures: Sequence[Pictures], batch_size: int, world: World
-) -> Iterator[tuple[dict[torch.Size, Tensor], Tensor, int]]:
+) -> Iterator[tuple[dict[Key, Tensor], Tensor, int, np.ndarray]]:
     positions = np.arange(len(pictures[0]))
-    for several in zip(*(batches(p, positions, batch_size, world) for p in pictures), strict=True):
-        by_shape = {b.pictures.shape[1:]: b.pictures.to(world.device, non_blocking=True) for b in several}
-        yield by_shape, several[0].labels.to(world.device, non_blocking=True), several[0].size
+    for number, several in enumerate(zip(*(batches(p, positions, batch_size, world) for p in pictures), strict=True)):
+        by_key = {
+            (b.pictures.shape[1:], p.square): b.pictures.to(world.device, non_blocking=True)
+            for p, b in zip(pictures, several, strict=True)
+        }
+        labels = several[0].labels.to(world.device, non_blocking=True)
+        yield by_key, labels, several[0].size, number * batch_size + several[0].rows
 
 
 def log_probabilities(
     members: Sequence[Member],
     shares: Sequence[float],
-    by_shape: Mapping[torch.Size, Tensor],
+    by_key: Mapping[Key, Tensor],
     views: int,
     autocast: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -281,7 +325,7 @@ def log_probabilities(
     total: Tensor | float = 0.0
     for member, share in zip(members, shares, strict=True):
         preprocess = member.preprocess
-        whole = by_shape[preprocess.shape]
+        whole = by_key[preprocess.key]
         for crop in preprocess.views(whole, views):
             logits = member.logits(crop, autocast)
             if member.columns is not None:

@@ -127,7 +127,9 @@ def table(result: Export) -> str:
 
 def calibration(one: Classifier, data: Data) -> list[np.ndarray]:
     """Some of DATA's training pictures, always the same: uint8 (n, stored, stored, C) in batches."""
-    pictures = Pictures(data.split("train"), one.preprocess.stored, one.preprocess.channels)
+    pictures = Pictures(
+        data.split("train"), one.preprocess.stored, one.preprocess.channels, square=one.preprocess.squared
+    )
     try:
         order = np.random.default_rng(0).permutation(len(pictures))[:CALIBRATION]
         parts = [pictures.get(order[first : first + 16])[0] for first in range(0, len(order), 16)]
@@ -262,9 +264,9 @@ def _change(
     with opened([one, made], data, split, 0, "cpu", say, quiet) as task, torch.inference_mode():
         total = len(task.pictures[0])
         with Progress("measuring the error", total, quiet=quiet) as progress:
-            for by_shape, labels, size in task.batches(BATCH):
+            for by_key, labels, size in task.batches(BATCH):
                 if len(labels):
-                    scores = [log_probabilities([member], [1.0], by_shape, 1) for member in task.members]
+                    scores = [log_probabilities([member], [1.0], by_key, 1) for member in task.members]
                     sums += np.stack([count(score, labels).numpy() for score in scores])
                     same += int((scores[0].argmax(1) == scores[1].argmax(1)).sum())
                 progress.update(size)

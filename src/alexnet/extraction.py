@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from alexnet.data.pictures import Source
 from alexnet.data.sources import Named, Sources
 from alexnet.data.stream import named_batches
 from alexnet.device import choose_device
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, nearest
 from alexnet.model import AlexNet
 from alexnet.progress import Progress
 from alexnet.shapes import layer_facts
@@ -86,7 +85,7 @@ def feature_batches(
 ) -> Iterator[FeatureBatch]:  # fmt: skip
     """`features` by batches; `total` and `done` are for the progress that is shown."""
     preprocess = classifier.preprocess
-    batches = named_batches(named, preprocess.stored, preprocess.channels, batch_size, workers)
+    batches = named_batches(named, preprocess.stored, preprocess.channels, batch_size, workers, preprocess.squared)
     with Progress("features", total, "pictures", done=done, quiet=quiet) as progress:
         for batch in batches:
             crops = preprocess.central(batch.pixels.to(classifier.device, non_blocking=True))
@@ -126,7 +125,7 @@ def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:
     there = list(dict(model.named_children()))
     for name in layers:
         if name not in there:
-            near = difflib.get_close_matches(name, there, 3, 0.0)
+            near = nearest(name, there, 3)
             raise AlexNetError(
                 f"{model.variant.name} has no layer '{name}'; the nearest are {', '.join(near)}, and all are "
                 f"{', '.join(there)}."

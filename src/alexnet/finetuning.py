@@ -6,7 +6,6 @@ the last as a share of the last one's; at 0 they are frozen, and the loop works 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def recipe_for(model: str, recipe: str | Recipe) -> Recipe:
     rates = [rate for _, rate in net.dropouts.values()]
     values = {
         "weights": model, "variant": net.variant.name, "channels": net.channels, "stored": preprocess.stored,
-        "input": preprocess.input, "dropout": rates[0] if rates else 0.0,
+        "input": preprocess.input, "square": preprocess.square, "dropout": rates[0] if rates else 0.0,
     }  # fmt: skip
     kept = {key: value for key, value in net.changes.items() if key in recipes.CHANGES}
     return recipes.override(chosen, values | kept)
@@ -137,7 +136,8 @@ def _adapted(old: Preprocess, recipe: Recipe) -> Preprocess:
     stored = recipe.stored or old.stored
     if mean.shape[-1] not in (1, stored):  # a mean image of another size is of no use but for its colour
         mean = mean.mean((1, 2), keepdim=True)
-    return dataclasses.replace(old, stored=stored, input=recipe.input or old.input, order=order, scale=scale, mean=mean)
+    square = old.square if recipe.square == "auto" else recipe.square
+    return Preprocess(stored, recipe.input or old.input, order, scale, mean, square)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:

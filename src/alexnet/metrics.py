@@ -38,6 +38,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def best(path: Path) -> dict[str, Any] | None:
+    """The line of the first epoch with the lowest validation error, whose weights a run keeps as its best."""
+    epochs = [line for line in read(path) if line["kind"] == "epoch"]
+    return min(epochs, key=lambda line: line["valid_top1_error"], default=None)
+
+
 def _text(line: dict[str, Any]) -> str:
     rounded = {key: float(f"{value:.7g}") if isinstance(value, float) else value for key, value in line.items()}
     return json.dumps(rounded) + "\n"

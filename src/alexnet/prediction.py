@@ -103,8 +103,8 @@ def stream(
 def _stream(
     classifier: Classifier, sources: Sources, topk: int, batch_size: int, views: int, workers: int, quiet: bool
 ) -> Iterator[Prediction]:
-    size, channels = classifier.preprocess.stored, classifier.preprocess.channels
-    batches = named_batches(sources, size, channels, batch_size, workers)
+    used = classifier.preprocess
+    batches = named_batches(sources, used.stored, used.channels, batch_size, workers, used.squared)
     with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
         for batch in batches:
             tops = iter(_classify(classifier, batch.pixels, topk, views) if len(batch.pixels) else ())
@@ -116,7 +116,7 @@ def _stream(
 @torch.inference_mode()
 def _classify(classifier: Classifier, pixels: Tensor, topk: int, views: int) -> list[list[ClassProbability]]:
     member = Member(classifier.model, classifier.preprocess, engine=classifier.engine)
-    whole = {pixels.shape[1:]: pixels.to(classifier.device, non_blocking=True)}
+    whole = {classifier.preprocess.key: pixels.to(classifier.device, non_blocking=True)}
     probabilities = log_probabilities([member], [1.0], whole, views).exp()
     best = probabilities.topk(min(topk, probabilities.shape[1]), dim=1)
     return [

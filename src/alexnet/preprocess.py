@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet.data.pictures import Source, decode, stored
+from alexnet.data.pictures import SQUARES, Source, Square, decode, stored
 from alexnet.errors import AlexNetError
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Shorter side to `stored`, central square, central `input` crop, minus the mean's crop, divided by `scale`.
+    """A square of `stored` pixels, central `input` crop, minus the mean's crop, divided by `scale`.
 
     Pixels are 0-255 in the order `order` (RGB, or L for gray). The mean image is float32 (C, stored, stored), its
     central crop being subtracted from every crop wherever that lies (spec 5.2), or (C, 1, 1) for a mean colour.
-    `scale` holds one divisor, or one for each channel.
+    `scale` holds one divisor, or one for each channel. `square` is how a picture becomes a square: crop, squash or
+    torchvision (data/pictures.py).
     """
 
     stored: int
@@ -28,6 +29,7 @@ class Preprocess:
     order: str
     scale: tuple[float, ...]
     mean: Tensor
+    square: str = "crop"
 
     @property
     def channels(self) -> int:
@@ -43,13 +45,28 @@ class Preprocess:
         """The largest crop offset."""
         return self.stored - self.input
 
+    @property
+    def low(self) -> int:
+        """The central crop's offset."""
+        return round(self.border / 2) if self.square == "torchvision" else self.border // 2
+
+    @property
+    def squared(self) -> Square:
+        """What makes squares of pictures."""
+        return Square.of(self.square, self.input)
+
+    @property
+    def key(self) -> tuple[torch.Size, Square]:
+        """What stored pictures must have in common to be the same: their shape, and how they became squares."""
+        return self.shape, self.squared
+
     def pixels(self, picture: Source) -> Tensor:
-        """uint8 (C, stored, stored) of a file, bytes, PIL image or uint8 array (H, W[, 3])."""
-        return torch.from_numpy(stored(decode(picture, self.channels, self.stored), self.stored))
+        """uint8 (C, stored, stored) of a file, bytes, PIL image, array (H, W[, C]) or tensor (C, H, W)."""
+        return torch.from_numpy(stored(decode(picture, self.channels), self.stored, self.squared))
 
     def central(self, pictures: Tensor) -> Tensor:
         """The central crop: (…, stored, stored) -> (…, input, input)."""
-        low = self.border // 2
+        low = self.low
         return pictures[..., low : low + self.input, low : low + self.input]
 
     def ten(self, pictures: Tensor) -> Iterator[Tensor]:
@@ -63,7 +80,8 @@ class Preprocess:
             side = round(self.input * 8 / 7)
             border = side - self.input
             pictures = F.interpolate(pictures.float(), size=(side, side), mode="bilinear", antialias=True)
-        places = [(0, 0), (0, border), (border // 2, border // 2), (border, 0), (border, border)]
+        low = self.low if border == self.border else border // 2
+        places = [(0, 0), (0, border), (low, low), (border, 0), (border, border)]
         for mirrored in (False, True):
             for y, x in places:
                 crop = pictures[..., y : y + self.input, x : x + self.input]
@@ -76,7 +94,7 @@ class Preprocess:
             return self.ten(pictures)
         if count == 1:
             return [self.central(pictures)]
-        places = (0, self.border // 2, self.border)
+        places = (0, self.low, self.border)
         return (pictures[..., y : y + self.input, x : x + self.input] for y in places for x in places)
 
     def subtract(self, crops: Tensor) -> Tensor:
@@ -99,13 +117,17 @@ class Preprocess:
         return self.normalise(self.central(self.pixels(picture))[None])[0]
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the mean, as plain data."""
-        return {"stored": self.stored, "input": self.input, "order": self.order, "scale": list(self.scale)}
+        """Everything but the mean, as plain data; `square` only where it is not crop, as before there was a choice."""
+        facts = {"stored": self.stored, "input": self.input, "order": self.order, "scale": list(self.scale)}
+        return facts if self.square == "crop" else {**facts, "square": self.square}
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any], mean: Tensor) -> Preprocess:
-        scale = tuple(float(s) for s in facts["scale"])
-        return cls(int(facts["stored"]), int(facts["input"]), str(facts["order"]), scale, mean)
+        """Raises KeyError, TypeError and ValueError."""
+        scale, square = tuple(float(s) for s in facts["scale"]), facts.get("square", "crop")
+        if square not in SQUARES:
+            raise ValueError(f"square is {square!r}, not {' or '.join(SQUARES)}")
+        return cls(int(facts["stored"]), int(facts["input"]), str(facts["order"]), scale, mean, square)
 
 
 def check_sizes(stored: int, input: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alexnet import layers as own
 from alexnet.data.loader import Pictures, fits_in_memory
+from alexnet.data.pictures import CROP
 from alexnet.extraction import outputs, row_shape
 from alexnet.model import AlexNet
 from alexnet.preprocess import Preprocess
@@ -50,6 +51,7 @@ class FeatureRows(Pictures):
         self, pictures: Pictures, model: AlexNet, layer: str, preprocess: Preprocess, folder: Path, quiet: bool
     ) -> None:
         self.pictures, self.split, self.failed, self.store = pictures, pictures.split, pictures.failed, None
+        self.square = CROP  # of one pixel
         (units,) = row_shape(model, layer)
         self.size, self.channels = 1, units
         if fits_in_memory(4 * units * len(pictures)):

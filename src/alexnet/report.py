@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alexnet import checkpoint
+from alexnet import checkpoint, metrics, plots
+from alexnet import recipe as recipes
 from alexnet.checkpoint import Classifier, load
+from alexnet.data.held_out import divided, recipe_held_out
 from alexnet.data.layouts import Data, Split
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.files import write_whole
+from alexnet.labels import printable
 from alexnet.prediction import stream
 
 NAME = "report.html"
 MISTAKES = 24  # pictures shown
-NAMED = 40  # classes whose names fit beside a confusion matrix
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ def judge(classifier: Classifier, split: Split) -> Judged:
 
 
 def write(folder: Path, data: Data, device: str = "cpu", command: Sequence[str] = ()) -> Path:
-    """report.html of the run in `folder`, whose last weights are judged on the split `valid` of DATA."""
+    """report.html of the run in `folder`, whose last weights are judged on what it holds out of DATA."""
     from alexnet.device import choose_device
 
-    classifier, split = load(folder, choose_device(device)), data.split("valid")
-    text = page(folder, classifier, data, judge(classifier, split), command)
+    recipe = recipes.from_toml((folder / checkpoint.RECIPE).read_text("utf-8"), checkpoint.RECIPE)
+    classifier, data = load(folder, choose_device(device)), divided(data, recipe_held_out(recipe))
+    text = page(folder, classifier, data, judge(classifier, data.split("valid")), command)
     write_whole(folder / NAME, lambda file: file.write(text.encode("utf-8", "replace")))
     return folder / NAME
 
@@ -80,39 +83,40 @@ def page(folder: Path, classifier: Classifier, data: Data, judged: Judged, comma
         f"<h1>{_text(folder.absolute().name)}</h1>",
         f"<p class=big>{100 * (1 - right / max(1, total)):.2f} % error: {total - right:,} of {total:,} held-out "
         f"pictures wrong</p><p>{_text(data.summary())}</p>",
+        f"<p>{_text(_chosen(folder, classifier, split))}</p>",
         f"<p>{_text(classifier.model.variant.name)}, {_text(classifier.origin)}</p>",
         f"<pre>{_text(shlex.join(command))}</pre>" if command else "",
         f"<h2>Learning curves</h2>{_image(curves.read_bytes(), 'png')}" if curves.exists() else "",
         "<h2>Confusion matrix</h2><p>A row a class, a column an answer; colours are shares of a row.</p>",
-        _matrix(confusion, classes),
+        _image(plots.confusion(confusion, classes), "png"),
         f"<h2>Classes</h2>{_classes(confusion, classes)}",
         f"<h2>The worst mistakes</h2>{_mistakes(judged.mistakes, split, classes)}",
-        f"<h2>Recipe</h2><pre>{_text((folder / checkpoint.RECIPE).read_text('utf-8'))}</pre>",
+        f"<h2>Recipe</h2><pre>{html.escape((folder / checkpoint.RECIPE).read_text('utf-8'))}</pre>",
     ]
     return HEAD.format(title=_text(folder.absolute().name)) + "\n".join(filter(None, parts)) + "\n</html>\n"
 
 
-def _matrix(confusion: np.ndarray, classes: list[str]) -> str:
-    from matplotlib.figure import Figure
-
-    shares = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
-    count = len(classes)
-    side = 2.5 + min(8.0, 0.32 * count)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlabel="answer", ylabel="class")
-    if count <= NAMED:
-        short = [name if len(name) < 24 else name[:22] + "…" for name in classes]
-        axes.set_xticks(range(count), short, rotation=90, fontsize=8, parse_math=False)
-        axes.set_yticks(range(count), short, fontsize=8, parse_math=False)
-    if count <= 20:
-        for y, x in np.argwhere(confusion):
-            colour = "white" if shares[y, x] > 0.5 else "black"
-            axes.text(x, y, f"{confusion[y, x]}", ha="center", va="center", fontsize=7, color=colour)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return _image(file.getvalue(), "png")
+def _chosen(folder: Path, classifier: Classifier, split: Split) -> str:
+    """Which epoch's weights these are, and by which pictures it was chosen."""
+    epochs = [line for line in metrics.read(folder / checkpoint.METRICS) if line["kind"] == "epoch"]
+    best = metrics.best(folder / checkpoint.METRICS)
+    own = next((line for line in epochs if line["step"] == classifier.trained.get("step")), None)
+    if best is None or own is None:
+        return ""
+    by = f"the {len(split):,} held-out pictures ({split.origin})"
+    error = f"{100 * best['valid_top1_error']:.2f} %"
+    if own["epoch"] == epochs[-1]["epoch"]:
+        last = f"The weights are those of the last epoch, {own['epoch']}."
+        if best["valid_top1_error"] == own["valid_top1_error"]:
+            return last
+        return (
+            f"{last} By the error on {by}, epoch {best['epoch']} was the best, {error}: its weights are "
+            f"{checkpoint.BEST}, which --weights best takes."
+        )
+    return (
+        f"The weights are those of epoch {own['epoch']} of {len(epochs)}, chosen by the lowest error on {by}, {error}. "
+        "As these pictures chose it, the error on others is likely to be a little higher."
+    )
 
 
 def _classes(confusion: np.ndarray, classes: list[str]) -> str:
@@ -157,7 +161,7 @@ def _image(contents: bytes, kind: str) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text.encode("utf-8", "replace").decode())
+    return html.escape(printable(text))
 
 
 HEAD = """<!doctype html>

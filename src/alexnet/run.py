@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from alexnet import checkpoint, fast, labels, optimizer
 from alexnet import recipe as recipes
+from alexnet.data.held_out import counts, digest, divided, recipe_held_out
 from alexnet.data.layouts import Data, find
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, statistics, steps
+from alexnet.data.pictures import Square
+from alexnet.data.split import some
 from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
 from alexnet.device import choose_precision, describe, make_deterministic
 from alexnet.distributed import World
@@ -72,6 +75,7 @@ class Run:
     rate: float = 0.0  # learning rate of the last layer's weights
     class_weights: Tensor | None = None  # of the loss
     warned: bool = False  # that the loss is that of guessing
+    digest: str = ""  # of the data
 
     @property
     def probes(self) -> bool:
@@ -182,7 +186,7 @@ def prepare(
     folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, world: World, say: Say, quiet: bool,
 ) -> Run:  # fmt: skip
     """Data, statistics, network and optimiser, new or as they were when the run stopped."""
-    found_data = data if isinstance(data, Data) else find(data, quiet)
+    found_data = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
     say(found_data.summary())
     if recipe.deterministic:
         make_deterministic()
@@ -200,13 +204,17 @@ def prepare(
         preprocess = Preprocess.from_facts(state["preprocess"], state["mean"])
     stored, side = (preprocess.stored if preprocess else recipe.stored or plan.stored), model.input
     check_sizes(stored, side)
-    pictures = Pictures(found_data.split("train"), stored, recipe.channels, recipe.workers)
-    held_out = Pictures(found_data.split("valid"), stored, recipe.channels, recipe.workers)
+    square = preprocess.square if state is not None and preprocess else _square(recipe, found_data, say)
+    squared = Square.of(square, side)
+    pictures, held_out = (
+        Pictures(found_data.split(name), stored, recipe.channels, recipe.workers, squared)
+        for name in ("train", "valid")
+    )
     for note in pictures.notes(recipe.neighbours):
         say(note)
     position, plateau = Position(), optimizer.Plateau()
     if state is not None:
-        _check_same_data(state, found_data, pictures)
+        _check_same_data(state, found_data)
     if world.first:  # nothing is written before data and recipe have proved to fit, nor after the first long work
         _claim(folder, recipe)
     if state is None:
@@ -225,7 +233,7 @@ def prepare(
     if preprocess is None:
         order = "L" if recipe.channels == 1 else "RGB"
         preprocess = Preprocess(stored, side, order, (plan.pixel_scale,), found.mean)
-    preprocess = replace(preprocess, mean=found.mean.to(world.device))
+    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=square)
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
         trained = Tail(model)
@@ -242,15 +250,46 @@ def prepare(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         net, update, precision, position, plateau,
         Metrics(folder / checkpoint.METRICS, position.step, write=world.first),
-        rate=rates.get("last.weight", rates["weight"]), class_weights=weights,
+        rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
     )  # fmt: skip
 
 
-def _check_same_data(state: dict[str, Any], data: Data, pictures: Pictures) -> None:
-    if state["classes"] != data.classes or state["images"] != len(pictures):
+def _square(recipe: Recipe, data: Data, say: Say) -> str:
+    """How the pictures become squares; those of DATA that are squares already stay as they became it."""
+    if not data.square:
+        return "crop" if recipe.square == "auto" else recipe.square
+    if recipe.square not in ("auto", data.square):
+        say(
+            f"DATA's pictures became squares by {data.square}, not by {recipe.square}: the network is trained on them "
+            f"as they are, and the pictures that it is asked about will become squares by {data.square}"
+        )
+    return data.square
+
+
+def _check_same_data(state: dict[str, Any], data: Data) -> None:
+    """Refuse other data than the run was started with, and name what differs; old states know fewer of its facts."""
+    classes, images = state["classes"], len(data.split("train"))
+    differs = []
+    if added := sorted(set(data.classes) - set(classes)):
+        differs.append(f"has classes more ({some(added)})")
+    if gone := sorted(set(classes) - set(data.classes)):
+        differs.append(f"lacks classes ({some(gone)})")
+    if not differs and classes != data.classes:
+        differs.append("has the classes in another order")
+    if not differs and "counts" in state:
+        now = counts(data)
+        for split in sorted(now.keys() | state["counts"].keys()):
+            was, there = state["counts"].get(split, [0] * len(classes)), now.get(split, [0] * len(classes))
+            others = [f"{c}: {a:,}, now {b:,}" for c, a, b in zip(classes, was, there, strict=True) if a != b]
+            if others:
+                differs.append(f"has other numbers of pictures in {split} ({some(others)})")
+    if not differs and state.get("digest", "") not in ("", digest(data)):
+        differs.append("has as many pictures of each class, but other files or in another order")
+    if differs or state["images"] != images:
         raise AlexNetError(
-            f"--resume: the run was trained on {state['images']:,} pictures of {len(state['classes'])} classes, DATA "
-            f"{data.path} has {len(pictures):,} of {len(data.classes)}; give the data that it was started with."
+            f"--resume: the run was trained on {state['images']:,} pictures of {len(classes)} classes, DATA "
+            f"{data.path} has {images:,} of {len(data.classes)}"
+            f"{': it ' + ' and '.join(differs) if differs else ''}; give the data that it was started with."
         )
 
 
@@ -259,7 +298,8 @@ def save(run: Run, best: bool = False) -> None:
     if not run.world.first:
         return
     origin = f"trained on {run.data.path}, {run.position.step:,} steps"
-    weights = checkpoint.weights_bytes(run.model, run.preprocess, run.data.classes, origin)
+    trained = {"step": run.position.step, "digest": run.digest, **asdict(recipe_held_out(run.recipe))}
+    weights = checkpoint.weights_bytes(run.model, run.preprocess, run.data.classes, origin, trained)
     for name in [checkpoint.BEST] * best + [checkpoint.LAST]:
         write_whole(run.folder / name, lambda file: file.write(weights))
     state = {
@@ -267,19 +307,25 @@ def save(run: Run, best: bool = False) -> None:
         "model": run.model.state_dict(), "optimizer": run.update.state_dict(),
         "mean": run.found.mean, "colour_std": run.found.colour_std, "colour_axes": run.found.colour_axes,
         "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
+        "counts": counts(run.data), "digest": run.digest,
         "recipe": recipes.to_toml(run.recipe),
     }  # fmt: skip
     checkpoint.write_state(run.folder / checkpoint.STATE, state)
 
 
-def keep_best(run: Run, say: Say) -> None:
-    """Make the run's last weights those of its lowest validation error; its state stays, so that it can go on."""
+def keep_best(run: Run, say: Say) -> int | None:
+    """Make the run's last weights those of its lowest validation error; its state stays, so that it can go on.
+
+    Gives that epoch, or None where they are already.
+    """
     run.world.barrier()  # the first process has written them
     best = run.folder / checkpoint.BEST
     if not run.position.since or not best.exists():
-        return
+        return None
     run.model.load_state_dict(checkpoint.load(best).model.state_dict())
     if run.world.first:
         contents = best.read_bytes()
         write_whole(run.folder / checkpoint.LAST, lambda file: file.write(contents))
-    say(f"the weights are those of epoch {run.position.epochs - run.position.since}, whose validation error is lowest")
+    epoch = run.position.epochs - run.position.since
+    say(f"the weights are those of epoch {epoch}, whose validation error is lowest")
+    return epoch

@@ -1,69 +1,124 @@
-"""What a net takes each class for: errors by class and the confusion matrix, counted while evaluating, and written."""
+"""What a net takes each class and each picture for: counted while evaluating, and written as tables and a picture."""
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet import tables
+from alexnet.distributed import World
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 
 MOST = 10_000  # classes of which every pair can be counted
+ANSWERS = 5  # of a picture, in its table
 
 
 class Tally:
-    """Counts by class: `confusion` int64 (labels, answers), and `within5` (labels,): the label among the first five."""
+    """Counts by class: `confusion` int64 (labels, answers), and `within5` (labels,): the label among the first five.
 
-    def __init__(self, classes: list[str]) -> None:
+    With `pictures`, each picture's answers too.
+    """
+
+    def __init__(self, classes: list[str], pictures: bool = False) -> None:
         if len(classes) > MOST:
             raise AlexNetError(f"a confusion matrix of {len(classes):,} classes is too large; {MOST:,} can be counted.")
         self.classes = classes
         self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
         self.within5 = torch.zeros(len(classes), dtype=torch.int64)
+        self._answers: list[tuple[Tensor, ...]] | None = [] if pictures else None
 
-    def add(self, log_probabilities: Tensor, labels: Tensor) -> None:
-        """Count a batch: (n, classes) and (n,)."""
-        top = log_probabilities.topk(min(5, len(self.classes)), dim=1).indices.cpu()
+    def add(self, log_probabilities: Tensor, labels: Tensor, rows: np.ndarray) -> None:
+        """Count a batch: (n, classes) and (n,), of the pictures `rows` of the split."""
+        values, top = (x.cpu() for x in log_probabilities.topk(min(ANSWERS, len(self.classes)), dim=1))
+        if self._answers is not None:
+            own = log_probabilities.gather(1, labels[:, None])[:, 0].cpu()
+            self._answers.append((torch.from_numpy(rows), labels.cpu(), own.exp(), top, values.exp()))
         labels = labels.cpu()
         count = len(self.classes)
         pairs = torch.bincount(labels * count + top[:, 0], minlength=count * count)
         self.confusion += pairs.reshape(count, count)
         self.within5 += torch.bincount(labels[(top == labels[:, None]).any(1)], minlength=count)
 
-    def write(self, per_class: str | Path | None, confusion: str | Path | None) -> None:
-        """Write errors by class as .csv, and the matrix as .csv (labels down, answers across) or .npy (int64)."""
-        if per_class:
-            _write(Path(per_class), self._per_class())
-        if confusion and Path(confusion).suffix == ".npy":
-            matrix = self.confusion.numpy()
-            write_whole(Path(confusion), lambda out: np.save(out, matrix))
-        elif confusion:
-            rows = zip(self.classes, self.confusion.tolist(), strict=True)
-            _write(Path(confusion), [["label", *self.classes], *([name, *row] for name, row in rows)])
+    def gather(self, world: World) -> None:
+        """What every process has counted, in each."""
+        self.confusion, self.within5 = world.sum(self.confusion), world.sum(self.within5)
+        if self._answers is not None:
+            parts = [part["answers"] for part in world.gather({"answers": self._answers})]
+            self._answers = [batch for part in parts for batch in part]
 
-    def _per_class(self) -> list[list]:
-        rows: list[list] = [["label", "images", "top1_error", "top5_error"]]
-        counts, right = self.confusion.sum(1).tolist(), self.confusion.diag().tolist()
-        for name, count, one, five in zip(self.classes, counts, right, self.within5.tolist(), strict=True):
-            rows.append([name, count, *(1 - x / count if count else "" for x in (one, five))])
-        return rows
+    def write_classes(self, file: Path) -> None:
+        """A row a class: its pictures and answers, its errors, precision, recall and F1; empty where there is none."""
+        few = len(self.classes) <= ANSWERS
+        counts, answers = self.confusion.sum(1).tolist(), self.confusion.sum(0).tolist()
+        right, within5 = self.confusion.diag().tolist(), self.within5.tolist()
+        columns = {
+            "label": str, "images": int, "answers": int, "top1_error": float, "top5_error": float, "precision": float,
+            "recall": float, "f1": float,
+        }  # fmt: skip
+        rows = (
+            (
+                name, n, given, _share(n - hit, n), None if few else _share(n - five, n), _share(hit, given),
+                _share(hit, n), _share(2 * hit, n + given),
+            )
+            for name, n, given, hit, five in zip(self.classes, counts, answers, right, within5, strict=True)
+        )  # fmt: skip
+        tables.write(file, columns, rows)
+
+    def write_confusion(self, file: Path) -> None:
+        """The matrix, labels down, answers across: .csv, .npy (int64) or, as a picture, .png."""
+        matrix = self.confusion.numpy()
+        if file.suffix == ".npy":
+            write_whole(file, lambda out: np.save(out, matrix))
+        elif file.suffix == ".png":
+            from alexnet import plots
+
+            write_whole(file, lambda out: out.write(plots.confusion(matrix, self.classes)))
+        else:
+            rows = ([name, *row] for name, row in zip(self.classes, matrix.tolist(), strict=True))
+            tables.write_lists(file, ["label", *self.classes], rows)
+
+    def write_pictures(self, file: Path, name: Callable[[int], str]) -> None:
+        """A row a readable picture, in order: file, its class and that one's probability, the five first answers."""
+        places = min(ANSWERS, len(self.classes))
+        columns: dict[str, type] = {"filename": str, "truth": str, "truth_prob": float}
+        for place in range(1, places + 1):
+            columns |= {f"answer{place}": str, f"prob{place}": float}
+        tables.write(file, columns, self._pictures(name))
+
+    def _pictures(self, name: Callable[[int], str]) -> Iterator[Sequence[Any]]:
+        if not self._answers:
+            return
+        rows, labels, own, top, values = (torch.cat(column) for column in zip(*self._answers, strict=True))
+        for i in rows.argsort().tolist():
+            five = zip(top[i].tolist(), values[i].tolist(), strict=True)
+            answers = [x for index, p in five for x in (self.classes[index], _seven(p))]
+            yield name(int(rows[i])), self.classes[labels[i]], _seven(own[i].item()), *answers
 
 
-def check_outputs(per_class: str | Path | None, confusion: str | Path | None) -> None:
+def check_outputs(
+    per_class: str | Path | None, confusion: str | Path | None, pictures: str | Path | None = None
+) -> None:
     """Refuse files of other kinds, and those that exist, before any work."""
-    for option, file, endings in (("--per-class", per_class, (".csv",)), ("--confusion", confusion, (".csv", ".npy"))):
-        if file and Path(file).suffix not in endings:
-            raise AlexNetError(f"{option} was given {file}; it writes {' or '.join(endings)}.")
-        if file and Path(file).exists():
-            raise AlexNetError(f"{option} {file} exists already; give another name, or move it away.")
+    given = (
+        ("--per-class", per_class, (".csv", ".jsonl", ".parquet")),
+        ("--confusion", confusion, (".csv", ".npy", ".png")),
+        ("--pictures", pictures, tables.SUFFIXES),
+    )
+    for option, file, endings in given:
+        if file:
+            tables.check_output(option, Path(file), endings)
 
 
-def _write(file: Path, rows: list[list]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(file, lambda out: out.write(text.getvalue().encode()))
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _seven(x: float) -> float:
+    """With seven digits, which are all that float32 has."""
+    return float(f"{x:.7g}")

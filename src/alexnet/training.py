@@ -161,7 +161,7 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     whole = augment.draw(batch.size, border, recipe.flips, deviations, source, recipe.chunk)
     draws, pictures = whole.take(rows, device), pictures.to(device, non_blocking=True)
     if not recipe.crops:
-        draws.offsets.fill_(run.preprocess.border // 2)
+        draws.offsets.fill_(run.preprocess.low)
     axes, resized = run.found.colour_axes.to(device) if noisy else None, recipe.crop_area < 1
     images = None if resized else fast.augmented(pictures, draws, run.preprocess, axes, noisy)
     if images is None:
@@ -270,8 +270,7 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
 def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
     save(run)
-    if run.recipe.stop_after:
-        keep_best(run, say)
+    kept = keep_best(run, say) if run.recipe.stop_after else None
     result = _measure(run, torch.float32, quiet)
     if result is None:
         raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)
@@ -280,7 +279,9 @@ def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     if run.world.first:
         from alexnet import plots
 
-        plots.save_curves(run.folder)
+        plots.save_curves(run.folder, kept)
         plots.save_filters(run.model, run.folder)
     say(f"{run.folder}: {run.position.step:,} steps, validation {result.words()} on {result.images:,} pictures")
+    if kept is None and (told := checkpoint.better(run.folder, {"step": run.position.step})):
+        say(told)
     return result

@@ -6,12 +6,11 @@ arXiv 1404.5997 ("OWT"). Layers carry the field's names, and stand in the order 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, did_you_mean
 
 # Standard deviation of the initial weights: a number; He's sqrt(2 / fan-in), each unit's weights centred so that the
 # mean brightness of its input does not drive it; or what torch.nn does by itself.
@@ -502,8 +501,9 @@ def variant(name: str) -> Variant:
     """The variant of that name; an unknown one is an error that names the nearest."""
     if name in VARIANTS:
         return VARIANTS[name]
-    near = difflib.get_close_matches(name, VARIANTS, 1, 0.0)[0]
-    raise AlexNetError(f"there is no variant '{name}'; did you mean '{near}'? The variants are {', '.join(VARIANTS)}.")
+    raise AlexNetError(
+        f"there is no variant '{name}'; {did_you_mean(name, VARIANTS)} The variants are {', '.join(VARIANTS)}."
+    )
 
 
 # What can depart from a variant's own layers, and the values that each takes.

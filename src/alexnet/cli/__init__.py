@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,8 +18,21 @@ from alexnet.cli import pictures as _pictures  # noqa: F401
 from alexnet.cli import reproduction as _reproduction  # noqa: F401
 from alexnet.cli import speed as _speed  # noqa: F401
 from alexnet.cli import weights as _weights  # noqa: F401
-from alexnet.cli.base import Output, commands, engine_option, json_option, shared
+from alexnet.cli.base import (
+    Output,
+    commands,
+    device_option,
+    engine_option,
+    held_out_options,
+    json_option,
+    recipe_options,
+    shared,
+    which_option,
+)  # fmt: skip
 from alexnet.errors import AlexNetError, Interrupted
+
+if TYPE_CHECKING:
+    from alexnet.data.held_out import HeldOut
 
 
 def main() -> NoReturn:
@@ -55,6 +68,7 @@ def _fail(message: str, status: int) -> int:
 
 @commands.command()
 @click.option("--out", metavar="RUN", help="The run folder to make.  [default: runs/demo, or the next that is free]")
+@device_option
 @shared
 def demo(out: str | None, device: str) -> int:
     """Train on handwritten digits, evaluate, classify: a minute on two cores, nothing to download."""
@@ -68,7 +82,7 @@ def demo(out: str | None, device: str) -> int:
 @click.argument("model", default="alexnet2012", metavar="[MODEL|VARIANT]")
 @json_option
 @shared
-def info(model: str, as_json: bool, device: str) -> int:
+def info(model: str, as_json: bool) -> int:
     """Print a network's layers: kernel, output shape, parameters and multiply-adds."""
     from alexnet.info import describe, table
 
@@ -83,31 +97,56 @@ def info(model: str, as_json: bool, device: str) -> int:
 @click.argument("data")
 @click.option("--out", required=True, metavar="RUN", help="The run folder to make, or to go on with.")
 @click.option("--recipe", metavar="NAME|FILE.toml", help="What to train and how.  [default: author_2012]")
-@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of the recipe; repeatable.")
+@recipe_options
+@which_option
 @click.option("--resume", is_flag=True, help="Go on exactly where the run in RUN stopped.")
 @json_option
+@device_option
 @shared
 def train(
-    data: str, out: str, recipe: str | None, sets: tuple[str, ...], resume: bool, as_json: bool, device: str
-) -> int:
+    data: str, out: str, recipe: str | None, sets: list[str], weights: str | None, resume: bool, as_json: bool,
+    device: str,
+) -> int:  # fmt: skip
     """Train a network on DATA into the folder RUN; under torchrun, on as many processes as it starts."""
     from alexnet.training import train as run_training
 
     output = Output(as_json)
+    if weights:
+        sets = [*sets, f"weights={_start(recipe, sets, weights)}"]
     result = run_training(data, out, recipe, sets, resume, device, output.say, quiet=False)
     status = output.failures(result.failed)
     output.end(result.facts())
     return status
 
 
+def _start(recipe: str | None, sets: list[str], weights: str) -> str:
+    """The `best` or `last` weights of the run that the recipe starts from."""
+    from alexnet import recipe as recipes
+    from alexnet.checkpoint import chosen
+
+    start = recipes.resolve(recipe or "author_2012", sets).weights
+    if not start:
+        raise AlexNetError(
+            f"--weights {weights} chooses among the weights of a run to start from; name it with --set weights=RUN."
+        )
+    return chosen(start, weights)
+
+
 @commands.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL ...")
 @click.argument("data")
-@click.option("--split", default="valid", show_default=True, help="train, valid or all.")
+@click.option("--split", default="valid", show_default=True, help="train, valid or all: DATA as a whole.")
+@held_out_options
 @click.option(
     "--views", default="1", type=click.Choice(["1", "9", "10"]), show_default=True, help="Crops averaged a picture."
 )
-@click.option("--weights", metavar="W,W", help="Of each MODEL in an ensemble.  [default: equal]")
+@click.option(
+    "--weights",
+    "chosen",
+    multiple=True,
+    metavar="best|last|W,W",
+    help="Of run folders, those of the best epoch or the last; W,W: how much each MODEL of an ensemble counts.",
+)
 @click.option("--fit-weights", is_flag=True, help="Find the weights with the lowest top-5 error on this split first.")
 @click.option(
     "--ties",
@@ -116,33 +155,43 @@ def train(
     show_default=True,
     help="Who is right in a tie.",
 )
-@click.option("--per-class", metavar="FILE.csv", help="Also write the errors of each class.")
-@click.option("--confusion", metavar="FILE.csv|.npy", help="Also write the confusion matrix.")
+@click.option("--pictures", metavar="FILE", help="Also write each picture's answers: .csv, .jsonl or .parquet.")
+@click.option("--per-class", metavar="FILE.csv", help="Also write errors, precision, recall and F1 of each class.")
+@click.option("--confusion", metavar="FILE", help="Also write the confusion matrix: .csv, .npy or, drawn, .png.")
 @engine_option
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
+@device_option
 @shared
 def evaluate(
-    models: tuple[str, ...], data: str, split: str, views: str, weights: str | None, fit_weights: bool, ties: str,
-    per_class: str | None, confusion: str | None, engine: str | None, batch_size: int, workers: int, as_json: bool,
-    device: str,
+    models: tuple[str, ...], data: str, split: str, held: HeldOut | None, views: str, chosen: tuple[str, ...],
+    fit_weights: bool, ties: str, pictures: str | None, per_class: str | None, confusion: str | None,
+    engine: str | None, batch_size: int, workers: int, as_json: bool, device: str,
 ) -> int:  # fmt: skip
-    """Print MODEL's top-1 and top-5 error and loss on DATA, in float32; several MODELs are an ensemble."""
+    """Print MODEL's top-1 and top-5 error and loss on DATA, in float32; several MODELs are an ensemble.
+
+    What is held out of DATA is what the training of MODEL held out of it, or what --valid or --folds say.
+    """
+    from alexnet import checkpoint
     from alexnet.evaluation import evaluate as run_evaluation
 
     output = Output(as_json)
+    weights = next((text for text in chosen if text not in ("best", "last")), None)
+    for which in chosen:
+        if which in ("best", "last"):
+            models = tuple(checkpoint.chosen(model, which) for model in models)
     shares = None if weights is None else _numbers(weights)
     if fit_weights:
         from alexnet.ensemble import fit_weights as run_fit
 
         if weights is not None or len(models) < 2:
             raise AlexNetError("--fit-weights finds the weights of two MODELs or more; leave --weights out.")
-        shares = run_fit(models, data, split, batch_size, workers, device, int(views), quiet=False)
+        shares = run_fit(models, data, split, batch_size, workers, device, int(views), quiet=False, held=held)
         output.say(f"weights {','.join(map(str, shares))}; on another split give them with --weights")
     result = run_evaluation(
         models, data, split, batch_size, workers, device, int(views), shares, ties, output.say, False, per_class,
-        confusion, engine,
+        confusion, engine, held, pictures,
     )  # fmt: skip
     top5 = "" if result.top5_error is None else f"top-5 error {100 * result.top5_error:.2f} %, "
     output.say(
@@ -158,15 +207,23 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
     except ValueError:
-        raise AlexNetError(f"--weights was given '{text}'; it takes numbers with commas, one for each MODEL.") from None
+        raise AlexNetError(
+            f"--weights was given '{text}'; it takes best, last, or numbers with commas, one for each MODEL."
+        ) from None
 
 
 @commands.command()
 @click.argument("name", required=False)
+@click.option("--keys", is_flag=True, help="List every key with its value, what it takes and what it means.")
 @shared
-def recipes(name: str | None, device: str) -> int:
+def recipes(name: str | None, keys: bool) -> int:
     """List the recipes, or print one as it resolves, every key with its value."""
     from alexnet import recipe
 
-    click.echo(recipe.to_toml(recipe.resolve(name)).rstrip() if name else "\n".join(recipe.shipped()))
+    if keys:
+        click.echo(recipe.table(recipe.resolve(name or "author_2012")))
+    elif name:
+        click.echo(recipe.to_toml(recipe.resolve(name)).rstrip())
+    else:
+        click.echo("\n".join(f"{one:<14} {recipe.about(one)}" for one in recipe.shipped()))
     return 0

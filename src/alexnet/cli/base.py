@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -13,7 +15,9 @@ from typing import IO, Any
 import click
 
 from alexnet import __version__
+from alexnet import recipe as recipes
 from alexnet.engines import ENGINES
+from alexnet.errors import did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SHOWN_FAILURES = 20
@@ -66,19 +70,124 @@ class Output:
         return 1 if failed else 0
 
 
+class Command(click.Command):
+    """A command whose line in the list is never cut, and whose `--set` takes several key=value after it."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return " ".join((self.help or "").split("\n\n")[0].split())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any("--set" in one.opts for one in self.params):
+            args = _spread(args)
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """The commands; an unknown one is an error that names the nearest."""
+
+    command_class = Command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = did_you_mean(name, self.list_commands(ctx))
+            ctx.fail(f"there is no command '{name}'; {near} alexnet --help lists them all.")
+        return super().resolve_command(ctx, args)
+
+
+def _spread(words: list[str]) -> list[str]:
+    """`--set a=1 b=2` as click takes it, `--set a=1 --set b=2`.
+
+    What follows a value of --set is one too where it reads word=…, unless a file is called so and no key is: that is
+    an argument.
+    """
+    given: list[str] = []
+    until = words.index("--") if "--" in words else len(words)
+    place = 0
+    while place < until:
+        word, place = words[place], place + 1
+        given.append(word)
+        if word == "--set" and place < until:
+            given.append(words[place])
+            place += 1
+        elif not word.startswith("--set="):
+            continue
+        while place < until and (more := re.match(r"([\w-]+)=", words[place])):
+            if more[1] not in recipes.KEYS and os.path.exists(words[place]):
+                break
+            given += ["--set", words[place]]
+            place += 1
+    return given + words[until:]
+
+
 def shared(command: Callable) -> Callable:
     """The options that every command has."""
-    command = click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")(command)
-    return click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")(command)
+    return click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")(command)
 
 
+def recipe_options(command: Callable) -> Callable:
+    """--set, and the options that are other names of some keys; the command gets all of them as `sets`."""
+
+    @functools.wraps(command)
+    def call(sets: tuple[str, ...], **given: Any) -> Any:
+        options = {name: given.pop(name) for name in recipes.OPTIONS}
+        return command(sets=recipes.with_options(sets, options), **given)
+
+    for name, option in reversed(recipes.OPTIONS.items()):
+        meaning = f"{recipes.KEYS[name].meaning.partition(' (')[0]}; the same as --set {name}=N."
+        call = click.option(option, name, metavar="N", help=meaning[0].upper() + meaning[1:])(call)
+    return set_option(call)
+
+
+def held_out_options(command: Callable) -> Callable:
+    """--valid, --folds and --fold, which the command gets as `held`: None where none of them was given."""
+    names = ("valid", "folds", "fold")
+
+    @functools.wraps(command)
+    def call(**given: Any) -> Any:
+        sets = [f"{name}={text}" for name in names if (text := given.pop(name)) is not None]
+        held = None
+        if sets:
+            from alexnet.data.held_out import recipe_held_out
+
+            held = recipe_held_out(recipes.override(recipes.Recipe(), recipes.parse_sets(sets)))
+        return command(held=held, **given)
+
+    for name in reversed(names):
+        meaning = recipes.KEYS[name].meaning
+        call = click.option(recipes.OPTIONS[name], name, metavar="N", help=meaning[0].upper() + meaning[1:] + ".")(call)
+    return call
+
+
+def weights_option(command: Callable) -> Callable:
+    """--weights best|last: the command gets the file of those weights as its MODEL."""
+
+    @functools.wraps(command)
+    def call(weights: str | None, **given: Any) -> Any:
+        if weights is not None:
+            from alexnet.checkpoint import chosen
+
+            given["model"] = chosen(given["model"], weights)
+        return command(**given)
+
+    return which_option(call)
+
+
+which_option = click.option(
+    "--weights", type=click.Choice(["best", "last"]), help="Of a run folder: those of its best epoch, or the last."
+)
+set_option = click.option(
+    "--set", "sets", multiple=True, metavar="key=value ...",
+    help="Change keys of the recipe; alexnet recipes --keys lists them.",
+)  # fmt: skip
+device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")
 engine_option = click.option(
     "--engine", type=click.Choice(ENGINES), help="What computes the answers.  [default: torch; of an export, its own]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")
 def commands() -> None:
     """The reference AlexNet: train it, evaluate it, classify pictures with it.

@@ -14,7 +14,7 @@ from alexnet.cli.base import Output, commands, json_option, shared
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
 @shared
-def check(data: str, full: bool, quick: bool, workers: int, as_json: bool, device: str) -> int:
+def check(data: str, full: bool, quick: bool, workers: int, as_json: bool) -> int:
     """Say what DATA is and what in it is broken or odd; exit status 1 where something is broken."""
     from alexnet.data import checking
 
@@ -35,7 +35,7 @@ def check(data: str, full: bool, quick: bool, workers: int, as_json: bool, devic
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
 @shared
-def pack(data: str, out: str, size: int, encoding: str, quality: int, workers: int, as_json: bool, device: str) -> int:
+def pack(data: str, out: str, size: int, encoding: str, quality: int, workers: int, as_json: bool) -> int:
     """Decode DATA once into the folder PACK, which can be given wherever DATA can; interrupted, it goes on."""
     from alexnet.data.packing import pack as run_packing
 

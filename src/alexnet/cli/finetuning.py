@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, json_option, recipe_options, shared, weights_option
 
 
 @commands.command()
@@ -12,12 +12,14 @@ from alexnet.cli.base import Output, commands, json_option, shared
 @click.argument("data")
 @click.option("--out", required=True, metavar="RUN", help="The run folder to make, or to go on with.")
 @click.option("--recipe", default="finetune", show_default=True, metavar="finetune|probe|FILE.toml")
-@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of the recipe; repeatable.")
+@recipe_options
+@weights_option
 @click.option("--resume", is_flag=True, help="Go on exactly where the run in RUN stopped.")
 @json_option
+@device_option
 @shared
 def finetune(
-    model: str, data: str, out: str, recipe: str, sets: tuple[str, ...], resume: bool, as_json: bool, device: str
+    model: str, data: str, out: str, recipe: str, sets: list[str], resume: bool, as_json: bool, device: str
 ) -> int:
     """Train MODEL on to DATA's classes: all layers, or with --recipe probe the last one on features computed once.
 

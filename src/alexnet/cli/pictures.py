@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from alexnet.cli.base import Output, commands, engine_option, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, engine_option, json_option, shared, weights_option
 
 if TYPE_CHECKING:
     from alexnet.prediction import Prediction
@@ -33,7 +33,9 @@ workers_option = click.option(
 @engine_option
 @batch_option
 @workers_option
+@weights_option
 @json_option
+@device_option
 @shared
 def predict(
     model: str, images: tuple[str, ...], topk: int, table: str | None, views: str, engine: str | None, batch_size: int,
@@ -83,7 +85,9 @@ def predict(
 @click.option("--resume", is_flag=True, help="Go on where it stopped.")
 @batch_option
 @workers_option
+@weights_option
 @json_option
+@device_option
 @shared
 def features(
     model: str, images: tuple[str, ...], layers: tuple[str, ...], output: str, pool: Literal["mean", "max"] | None,
@@ -120,7 +124,9 @@ def features(
 @click.option("--resume", is_flag=True, help="Go on where it stopped.")
 @batch_option
 @workers_option
+@weights_option
 @json_option
+@device_option
 @shared
 def index(
     model: str, images: tuple[str, ...], index: str, layer: str, resume: bool, batch_size: int, workers: int,
@@ -145,6 +151,7 @@ def index(
 @click.option("--model", metavar="MODEL", help="Where the index's model is now.  [default: where it was]")
 @click.option("--output", metavar="FILE", help="Contact sheet, .png or .jpg.  [default: similar.png, or a free name]")
 @json_option
+@device_option
 @shared
 def similar(
     index: str, images: tuple[str, ...], count: int, distance: Literal["euclidean", "cosine"], model: str | None,

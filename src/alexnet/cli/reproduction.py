@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, json_option, set_option, shared
 from alexnet.errors import AlexNetError
 
 
@@ -15,10 +15,11 @@ from alexnet.errors import AlexNetError
 @click.option("--data", metavar="DIR", help="A data set, or a folder that holds cifar10/ and tiny-imagenet/.")
 @click.option("--seeds", type=click.IntRange(1), help="Networks of each kind.  [default: the claim's, mostly 3]")
 @click.option("--quick", is_flag=True, help="A short run on a part of the data, to see that it works.")
-@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of every recipe; repeatable.")
+@set_option
 @click.option("--out", default="results", show_default=True, metavar="FOLDER", help="Where results and networks go.")
 @click.option("--report", metavar="FILE.md", help="Write a page of all results in FOLDER.")
 @json_option
+@device_option
 @shared
 def reproduce(
     name: str | None, data: str | None, seeds: int | None, quick: bool, sets: tuple[str, ...], out: str,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
-from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, json_option, set_option, shared
 
 
 @commands.command()
-@click.option("--set", "sets", multiple=True, metavar="key=value", help="Change one key of the recipe; repeatable.")
+@set_option
 @json_option
+@device_option
 @shared
 def bench(sets: tuple[str, ...], as_json: bool, device: str) -> int:
     """Measure how fast this machine trains, and what limits it: a minute on two cores, with made-up pictures."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, json_option, shared
 
 
 @commands.command()
@@ -21,7 +21,7 @@ from alexnet.cli.base import Output, commands, json_option, shared
 @shared
 def convert(
     source: str, target: str, variant: str | None, mean: str | None, side: int | None, preprocessing: bool,
-    eight_bits: bool, as_json: bool, device: str,
+    eight_bits: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Write the MODEL SRC as DST: .safetensors, .pth (torchvision), .caffemodel or .onnx.
 
@@ -41,6 +41,7 @@ def convert(
 @click.argument("b", metavar="B")
 @click.argument("images", nargs=-1, metavar="[IMAGE_OR_FOLDER ...]")
 @json_option
+@device_option
 @shared
 def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str) -> int:
     """Print the greatest difference of the MODELs A and B, layer by layer, on IMAGES or on made-up pictures."""
@@ -63,9 +64,7 @@ def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str)
 @click.option("--split", default="valid", show_default=True, help="Of DATA, to measure on: train, valid or all.")
 @json_option
 @shared
-def export(
-    model: str, out: str, format: str, weights: str | None, data: str | None, split: str, as_json: bool, device: str
-) -> int:
+def export(model: str, out: str, format: str, weights: str | None, data: str | None, split: str, as_json: bool) -> int:
     """Write MODEL with its preprocessing for another program; print size, speed and what it changes.
 
     OUT is a new .onnx, .xml (with a .bin beside it) or .pt2. It takes uint8 pictures (batch, stored, stored, colours)

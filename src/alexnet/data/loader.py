@@ -21,7 +21,7 @@ from torch import Tensor
 
 from alexnet.data.layouts import Split
 from alexnet.data.pack import memory, pages
-from alexnet.data.pictures import Unreadable, decode, square
+from alexnet.data.pictures import CROP, Square, Unreadable, decode
 from alexnet.data.statistics import Known, Sums
 from alexnet.distributed import World, local_processes
 from alexnet.errors import AlexNetError
@@ -50,8 +50,8 @@ class Pictures:
 
     dtype = torch.uint8
 
-    def __init__(self, split: Split, size: int, channels: int, workers: int = 0) -> None:
-        self.split, self.size, self.channels = split, size, channels
+    def __init__(self, split: Split, size: int, channels: int, workers: int = 0, square: Square = CROP) -> None:
+        self.split, self.size, self.channels, self.square = split, size, channels, square
         self.workers = workers or max(1, (os.cpu_count() or 1) // local_processes())
         self.failed: dict[int, str] = {}
         self.store = split.store if split.store and (split.store.side, 3) == (size, channels) else None
@@ -75,13 +75,22 @@ class Pictures:
         there = self.split.store
         if there is None:
             return []
+        other = there.square != self.square.how
+        notes = [
+            f"the pack's pictures became squares by {there.square}, the network's do by {self.square.how}: on whole "
+            "pictures its errors may be others"
+        ] * other
         if self.store is None:
-            return [f"the pack's pictures of {there.side} x {there.side} are resized to {self.size} as they are read"]
+            return [
+                *notes,
+                f"the pack's pictures of {there.side} x {there.side} are resized to {self.size} as they are read",
+            ]
         if neighbours > 1 or there.encoding != "raw" or there.decoded_bytes <= memory():
-            return []
+            return notes
         return [
+            *notes,
             f"the pack's {there.decoded_bytes / 1e9:,.0f} GB do not fit into memory, so each picture is read from the "
-            "disk by itself; where that is slow, --set neighbours=16 reads sixteen together"
+            "disk by itself; where that is slow, --set neighbours=16 reads sixteen together",
         ]
 
     def close(self) -> None:
@@ -116,7 +125,7 @@ class Pictures:
             if index in self.failed:
                 continue
             try:
-                out[row] = square(decode(self.split.read(index), self.channels, self.size), self.size)
+                out[row] = self.square(decode(self.split.read(index), self.channels), self.size)
             except Unreadable as error:
                 self.failed[index] = str(error)
 

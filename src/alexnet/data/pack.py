@@ -57,15 +57,15 @@ def _opened(root: Path, header: dict[str, Any]) -> Data:
     classes = header["classes"]
     mean = _array(root, "mean.npy").astype(np.float32)
     known = Known(mean, *(np.array(header[key], np.float32) for key in ("colour_std", "colour_axes")))
-    splits = {}
+    square, splits = str(header.get("square", "crop")), {}
     for name, facts in header["splits"].items():
-        store = Store(root, name, header["side"], header["encoding"], facts["shards"], known)
+        store = Store(root, name, header["side"], header["encoding"], facts["shards"], known, square)
         labels = _array(root, f"{name}-labels.npy").astype(np.int64)
         if len(labels) != len(store) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
             raise AlexNetError(f"{root} has labels that do not fit its pictures or classes; make the pack again.")
         splits[name] = Split(facts["origin"], labels, store.read, store.name, store)
     words = f"pack of {header['side']} x {header['side']} pictures, {header['encoding']}, of {header['layout']}"
-    return Data(str(root), words, classes, splits)
+    return Data(str(root), words, classes, splits, square=square)
 
 
 def read_header(root: Path) -> dict[str, Any]:
@@ -126,8 +126,11 @@ def verify(root: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
 class Store:
     """The pictures of one split; picture i is the i-th over all its files, mapped where memory can hold them."""
 
-    def __init__(self, root: Path, split: str, side: int, encoding: str, shards: list[int], known: Known) -> None:
+    def __init__(
+        self, root: Path, split: str, side: int, encoding: str, shards: list[int], known: Known, square: str = "crop"
+    ) -> None:
         self.root, self.split, self.side, self.encoding, self.known = root, split, side, encoding, known
+        self.square = square
         self.starts = np.cumsum([0, *shards])
         self._open = lru_cache(maxsize=OPEN)(self._shard)
 

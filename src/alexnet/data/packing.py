@@ -24,7 +24,7 @@ from PIL import Image
 
 from alexnet.data.layouts import find
 from alexnet.data.pack import FORMAT, HEADER, STATE, VERSION, checksum
-from alexnet.data.pictures import Unreadable, decode, square
+from alexnet.data.pictures import Square, Unreadable, check_square, decode
 from alexnet.data.shards import ShardWriter
 from alexnet.data.split import Data, Split
 from alexnet.data.statistics import Sums
@@ -68,6 +68,7 @@ class _Job:
     encoding: str
     quality: int
     sums: Sums
+    square: Square
     files: list[dict[str, Any]] = field(default_factory=list)
     shards: dict[str, list[int]] = field(default_factory=dict)
     left_out: list[dict[str, Any]] = field(default_factory=list)
@@ -79,7 +80,9 @@ class _Job:
         return min(MOST, 1 << max(0, (SHARD[self.encoding] // (self.side * self.side * 3)).bit_length() - 1))
 
     def settings(self) -> dict[str, Any]:
-        return {"size": self.side, "encoding": self.encoding, "quality": self.quality, "version": VERSION}
+        """What must be the same to go on; `square` only where it is not crop, as before there was a choice."""
+        settings = {"size": self.side, "encoding": self.encoding, "quality": self.quality, "version": VERSION}
+        return settings if self.square.how == "crop" else {**settings, "square": self.square.how}
 
 
 def pack(
@@ -91,8 +94,11 @@ def pack(
     workers: int = 0,
     say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,
+    square: str | None = None,
 ) -> Packed:
     """Pack DATA into the folder `out`, pictures of `size` x `size`; an unfinished pack goes on.
+
+    `square` is how a picture becomes a square: crop (default), squash or torchvision (data/pictures.py).
 
     `encoding` is raw, or jpeg of `quality` 1 to 100. Unreadable pictures are left out and are in `failed`.
     """
@@ -103,7 +109,10 @@ def pack(
     _check_folder(folder)
     found = data if isinstance(data, Data) else find(data, quiet)
     say(found.summary())
-    job = _Job(folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size))
+    job = _Job(
+        folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size),
+        Square(_square(found, check_square(square) if square else None)),
+    )  # fmt: skip
     source = fingerprint(found)
     if (folder / STATE).exists():
         _go_on(job, source)
@@ -156,6 +165,16 @@ def fingerprint(data: Data) -> str:
         except OSError:
             digest.update(b"missing")
     return digest.hexdigest()
+
+
+def _square(data: Data, asked: str | None) -> str:
+    """What was asked, or crop; pictures that are squares already stay as they became it."""
+    if asked and data.square and asked != data.square:
+        raise AlexNetError(
+            f"square was given '{asked}', but the pictures of {data.path} are squares by {data.square} already; leave "
+            "it out, or pack the whole pictures."
+        )
+    return data.square or asked or "crop"
 
 
 # -- before anything is written -----------------------------------------------------------------------------------
@@ -317,7 +336,7 @@ def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) 
     for row in rows.tolist():
         try:
             source = split.read(row)
-            memory[good] = square(decode(source, 3, job.side), job.side)
+            memory[good] = job.square(decode(source), job.side)
             good += 1
         except Unreadable as error:
             if isinstance(source, Path) and not os.path.lexists(source):
@@ -358,6 +377,7 @@ def _finish(job: _Job) -> None:
         job.files.append({"name": name, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()})
     header = {
         "format": FORMAT, "version": VERSION, "side": job.side, "encoding": job.encoding, "quality": job.quality,
+        **({} if job.square.how == "crop" else {"square": job.square.how}),
         "layout": job.data.layout, "classes": job.data.classes, "splits": splits,
         "colour_std": known.colour_std.tolist(), "colour_axes": known.colour_axes.tolist(),
         "left_out": [{key: one[key] for key in ("split", "file", "error")} for one in job.left_out],

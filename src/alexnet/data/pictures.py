@@ -1,46 +1,136 @@
-"""One picture: whatever file it comes in, upright, in the colours a viewer shows, as uint8 at the stored size."""
+"""One picture: whatever it comes in, upright, in the colours a viewer shows, as a square of uint8."""
 
 from __future__ import annotations
 
 import io
+import logging
+import math
 import os
 import warnings
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet.errors import AlexNetError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Broken metadata is no fault of the pixels. Pillow refuses pictures above 179 million pixels before it takes memory
 # for them; half of that is only a warning.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-Source = str | Path | bytes | Image.Image | np.ndarray
+# A path, a file's bytes, an open file, {"bytes": …, "path": …}, a PIL image, an array (H, W[, C]), a tensor (C, H, W)
+Source: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Mapping[str, Any] | Image.Image | np.ndarray | Tensor"
+)
+
+SQUARES = ("crop", "squash", "torchvision")
+LONGEST = 64  # times its short side: longer pictures are cut before they are resized
+PHOTOMETRIC, WHITE_IS_ZERO, EXTRA_SAMPLES = 262, 0, 338  # of TIFF
 
 
 class Unreadable(AlexNetError):
     """Not a picture, or a broken one; the message says which and is one clause."""
 
 
-def decode(source: Source, channels: int = 3, size: int = 0) -> Image.Image:
-    """An upright 8-bit picture, RGB (channels=3) or gray (1), from a path, bytes, PIL image or uint8 array (H, W[, 3]).
+@dataclass(frozen=True, order=True)
+class Square:
+    """How a picture becomes a square, by Pillow's antialiased bilinear resizing.
+
+    crop: the shorter side to the square's, then the centre (paper §2). squash: both sides, as Caffe's nets and Tiny
+    ImageNet have it. torchvision: the same as crop, but long side and place are rounded as torchvision.transforms does
+    it, so that the central `input` pixels (0: all) are those of its Resize and CenterCrop.
+    """
+
+    how: str = "crop"
+    input: int = 0
+
+    @classmethod
+    def of(cls, how: str, input: int) -> Square:
+        """That of a network which sees the central `input` pixels."""
+        return cls(how, input if how == "torchvision" else 0)
+
+    def __call__(self, picture: Image.Image, side: int) -> np.ndarray:
+        """uint8 (side, side, C)."""
+        pixels = np.asarray(_squashed(picture, side) if self.how == "squash" else self._centre(picture, side))
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def _centre(self, picture: Image.Image, side: int) -> Image.Image:
+        short, long = sorted(picture.size)
+        if self.how == "torchvision":
+            inner = self.input or side
+            length = int(side * long / short)
+            start = round((length - inner) / 2) - round((side - inner) / 2)
+        else:
+            length = max(side, round(long * (side / short)))
+            start = (length - side) // 2
+
+        def placed(along: float, across: float) -> tuple[Any, Any]:
+            return (along, across) if picture.width > picture.height else (across, along)
+
+        if length <= LONGEST * side:
+            whole = picture if long == length else picture.resize(placed(length, side), Image.Resampling.BILINEAR)
+            return whole.crop((*placed(start, 0), *placed(start + side, side)))
+        # A picture of 1 x 60,000 would be 256 times as long: only what the square sees is resized.
+        step = long / length
+        low, high, margin = start * step, (start + side) * step, math.ceil(step) + 2
+        first, last = max(0, math.floor(low) - margin), min(long, math.ceil(high) + margin)
+        part = picture.crop((*placed(first, 0), *placed(last, short)))
+        box = (*placed(low - first, 0), *placed(high - first, short))
+        return part.resize((side, side), Image.Resampling.BILINEAR, box)
+
+
+CROP = Square()
+
+
+def stored(picture: Image.Image, size: int, square: Square = CROP) -> np.ndarray:
+    """A picture at the stored size, colours first: uint8 (C, size, size)."""
+    return np.array(square(picture, size).transpose(2, 0, 1), order="C")
+
+
+def check_square(how: str) -> str:
+    """Refuse what is no way to make a square."""
+    if how not in SQUARES:
+        raise AlexNetError(f"square was given '{how}'; it takes {', '.join(SQUARES)}.")
+    return how
+
+
+def _squashed(picture: Image.Image, side: int) -> Image.Image:
+    if picture.size == (side, side):
+        return picture
+    if side * picture.height > max(picture.width * picture.height, LONGEST * side * side):
+        # Pillow resizes rows first, which here would make the picture larger before it becomes smaller.
+        picture = picture.resize((picture.width, side), Image.Resampling.BILINEAR)
+    return picture.resize((side, side), Image.Resampling.BILINEAR)
+
+
+def is_source(given: object) -> bool:
+    """Whether this is one picture, or a path, not an iterable of them."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Image.Image)
+    return isinstance(given, kinds) or hasattr(given, "read") or getattr(given, "ndim", 1) in (0, 2, 3)
+
+
+def decode(source: Source, channels: int = 3) -> Image.Image:
+    """An upright 8-bit picture, RGB (channels=3) or gray (1), from whatever a Source is.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit values keep their high byte, CMYK becomes RGB.
-    Where it will be shrunk to `size`, a JPEG is decoded at 1/2, 1/4 or 1/8 as long as that is twice `size` or more.
+    Arrays are uint8, or uint16 of which the high byte is kept, or floats from 0 (black) to 1.
     """
-    if isinstance(source, np.ndarray):
-        source = Image.fromarray(source)
     try:
+        if isinstance(source, Mapping):
+            source = _of_mapping(source)
         if isinstance(source, Image.Image):
             return _upright(source, channels)
+        if hasattr(source, "detach") or hasattr(source, "__array__"):
+            return _upright(_of_array(source), channels)
         with _file(source) as file:
-            picture = Image.open(file)
-            if size and picture.format == "JPEG":
-                picture.draft(None, (2 * size, 2 * size))
-            return _upright(picture, channels)
+            return _upright(Image.open(file), channels)
     except AlexNetError:
         raise
     except UnidentifiedImageError:
@@ -49,37 +139,74 @@ def decode(source: Source, channels: int = 3, size: int = 0) -> Image.Image:
         raise Unreadable(f"broken picture ({str(error) or type(error).__name__})") from None
 
 
-def stored(picture: Image.Image, size: int) -> np.ndarray:
-    """Shorter side to `size`, antialiased, then the central square: uint8 (C, size, size); paper §2."""
-    return np.array(square(picture, size).transpose(2, 0, 1), order="C")
+def contents(file: IO) -> bytes:
+    """What is in an open file, from its beginning where it can be rewound, as Pillow has it."""
+    try:
+        if getattr(file, "seekable", lambda: False)():
+            file.seek(0)
+        found = file.read()
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"an open file that cannot be read ({error})") from None
+    if isinstance(found, str):
+        raise Unreadable("a file that was opened as text; open it with mode 'rb'")
+    return found
 
 
-def square(picture: Image.Image, size: int) -> np.ndarray:
-    """The same as Pillow has it, colours last: uint8 (size, size, C)."""
-    width, height = picture.size
-    if min(width, height) != size:
-        scale = size / min(width, height)
-        picture = picture.resize(
-            (max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BILINEAR
+def _of_mapping(given: Mapping[str, Any]) -> Source:
+    found = given.get("bytes") or given.get("path")
+    if found is None:
+        raise Unreadable(f"a mapping with the keys {', '.join(map(str, given))}; a picture has 'bytes' or 'path'")
+    return found
+
+
+def _of_array(given: Any) -> Image.Image:
+    """A PIL image of an array, colours last, or of a tensor, colours first."""
+    if hasattr(given, "detach"):
+        tensor = given.detach().cpu()
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        array, shapes = (
+            array.transpose(1, 2, 0) if array.ndim == 3 else array,
+            "(H, W), (1, H, W), (3, H, W) or (4, H, W)",
         )
-        width, height = picture.size
-    left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(picture.crop((left, top, left + size, top + size)))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    else:
+        array, shapes = np.asarray(given), "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+    if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        kind = "a tensor" if hasattr(given, "detach") else "an array"
+        raise Unreadable(f"{kind} of shape {tuple(given.shape)}; a picture has {shapes}")
+    if array.dtype.kind == "f":
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 1):
+            raise Unreadable(
+                f"floating-point pixels from {low:.4g} to {high:.4g}; they go from 0 (black) to 1, or give uint8"
+            )
+        array = np.rint(array * 255)
+    elif array.dtype == np.uint16:
+        array = array >> 8
+    elif array.dtype != np.uint8:
+        raise Unreadable(f"pixels of type {array.dtype}; give uint8 (0 to 255), uint16, or floats from 0 to 1")
+    array = np.ascontiguousarray(array, np.uint8)
+    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
 
 
-def _file(source: str | Path | bytes) -> BinaryIO:
+def _file(source: Any) -> BinaryIO:
     """The source as an open file that is not empty."""
-    if isinstance(source, bytes):
+    if hasattr(source, "read"):
+        source = contents(source)
+    if isinstance(source, bytes | bytearray | memoryview):
         file: BinaryIO = io.BytesIO(source)
         size = len(source)
-    else:
+    elif isinstance(source, str | os.PathLike):
         try:
             file = open(source, "rb")  # noqa: SIM115, the caller closes it
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             raise Unreadable("no such file" if missing else f"cannot be opened ({error.strerror})") from None
         size = os.fstat(file.fileno()).st_size
+    else:
+        raise Unreadable(
+            f"no picture but {type(source).__name__}; give a path, bytes, an open file, a PIL image, an array or a "
+            "tensor"
+        )
     if not size:
         file.close()
         raise Unreadable("empty, 0 bytes")
@@ -92,9 +219,15 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
             f"pictures were asked for with {channels} channels; set channels to 1 (gray) or 3 (RGB), as files hold."
         )
     picture.load()
+    tags = getattr(picture, "tag_v2", {})
+    inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    unnamed = picture.mode == "RGBA" and bool(tags) and EXTRA_SAMPLES not in tags
     picture = ImageOps.exif_transpose(picture)
+    if unnamed:
+        _say_unnamed()
+        picture = picture.convert("RGB")
     if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bit(picture)
+        picture = _eight_bit(picture, inverted)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -103,11 +236,22 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """16-bit gray (I;16, or I as some plugins give it) by its high byte, as a 16-bit RGB file is read."""
-    values = np.asarray(picture).astype(np.float64)
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise Unreadable("pixel values outside 0 to 65535")
+@cache  # once is enough
+def _say_unnamed() -> None:
+    logging.getLogger("alexnet").warning(
+        "a TIFF has four bands and does not say what the fourth is: the first three are taken as red, green and blue"
+    )
+
+
+def _eight_bit(picture: Image.Image, inverted: bool) -> Image.Image:
+    """16-bit gray (I;16, or I as some plugins give it) by its high byte, as a 16-bit RGB file is read.
+
+    Pillow turns a TIFF in which 0 is white into one in which it is black up to 8 bits, not at 16.
+    """
     if picture.mode == "F":
         raise Unreadable("floating-point pixels, whose range is not defined; save it with 8 or 16 bits")
-    return Image.fromarray((values / 256).astype(np.uint8))
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise Unreadable("pixel values outside 0 to 65535")
+    high = (values >> 8).astype(np.uint8)
+    return Image.fromarray(255 - high if inverted else high)

@@ -9,15 +9,18 @@ import codecs
 import glob
 import io
 import lzma
+import os
 import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
 
 from alexnet.data.folders import LITTER, walk
-from alexnet.data.pictures import Source, Unreadable
+from alexnet.data.pictures import Source, Unreadable, contents, is_source
 from alexnet.errors import AlexNetError
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -25,27 +28,32 @@ TAR_HEADS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 LARGEST = 1 << 28  # bytes of an encoded picture inside an archive or on stdin, so that none can fill the memory
 HEAD = 512  # bytes of stdin that say what it is; a block of tar
 
-Named = tuple[str, Source | Unreadable]
+Named: TypeAlias = "tuple[str, Source | Unreadable]"
 
 
 class Sources:
     """The pictures that are named, in order, as (name, source or why there is none); iterating opens what is named.
 
-    Takes a picture or an iterable of pictures. A string or path is a picture, a folder (all below it), a pattern such
-    as `photos/*.jpg`, a tar archive, a parquet file with a column of images, or `-`: on stdin names, one a line, a tar
-    archive or one picture. `total` is the number of pictures, None where only reading tells.
+    Takes a picture (data.pictures.Source) or an iterable of them. A string or path is a picture, a folder (all below
+    it), a pattern such as `photos/*.jpg`, a tar archive, a parquet file with a column of images, or `-`: on stdin
+    names, one a line, a tar archive or one picture. `total` is the number of pictures, None where only reading tells.
     """
 
     def __init__(self, pictures: Source | Iterable[Source], stdin: BinaryIO | None = None) -> None:
-        single = isinstance(pictures, str | Path | bytes) or hasattr(pictures, "__array_interface__")
+        single = is_source(pictures)
         self.pictures: Iterable[Source] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
+        if not isinstance(self.pictures, Iterable):
+            raise AlexNetError(
+                f"pictures were given as {type(pictures).__name__}; give paths, bytes, open files, PIL images, arrays "
+                "or tensors, one or several."
+            )
         self.stdin = stdin
         self.total = _total(self.pictures) if isinstance(self.pictures, Sequence) else None
 
     def __iter__(self) -> Iterator[Named]:
         for number, one in enumerate(self.pictures):
-            if not isinstance(one, str | Path):
-                yield f"picture {number}", one
+            if not isinstance(one, str | os.PathLike):
+                yield f"picture {number}", _held(one)
             elif str(one) == "-":
                 yield from _stdin(self.stdin or sys.stdin.buffer)
             else:
@@ -53,7 +61,17 @@ class Sources:
                     yield from _opened(path)
 
 
-def _paths(argument: str | Path) -> Iterable[str | Path]:
+def _held(one: Any) -> Source | Unreadable:
+    """A picture that stays as it is now, until a thread decodes it: its owner may close the file or fill the array."""
+    try:
+        if hasattr(one, "read"):
+            return contents(one)
+    except Unreadable as error:
+        return error
+    return one.clone() if hasattr(one, "detach") else one.copy() if isinstance(one, np.ndarray) else one
+
+
+def _paths(argument: str | os.PathLike[str]) -> Iterable[str | Path]:
     """The files that an argument names; a path that is not there stays, to fail by its name."""
     path = Path(argument)
     if path.is_dir():
@@ -65,7 +83,7 @@ def _paths(argument: str | Path) -> Iterable[str | Path]:
     pattern = glob.has_magic(str(argument)) and not path.exists()
     if pattern and (found := sorted(glob.glob(str(argument), recursive=True))):
         return (file for one in found for file in (walk(Path(one)) if Path(one).is_dir() else [one]))
-    return [argument]
+    return [path if isinstance(argument, os.PathLike) else argument]
 
 
 def _chain(first: Path, rest: Iterator[Path]) -> Iterator[Path]:
@@ -91,7 +109,7 @@ def _opened(path: str | Path) -> Iterator[Named]:
 def _total(pictures: Sequence[Source]) -> int | None:
     total = 0
     for one in pictures:
-        if not isinstance(one, str | Path):
+        if not isinstance(one, str | os.PathLike):
             total += 1
             continue
         for path in _paths(one):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.pictures import Unreadable, decode, square
+from alexnet.data.pictures import CROP, Square, Unreadable, decode
 from alexnet.data.sources import Named
 
 AHEAD = 2  # batches that are decoded while the network works
@@ -35,7 +35,7 @@ class NamedBatch:
 
 
 def named_batches(
-    named: Iterable[Named], size: int, channels: int, batch_size: int, workers: int = 0
+    named: Iterable[Named], size: int, channels: int, batch_size: int, workers: int = 0, square: Square = CROP
 ) -> Iterator[NamedBatch]:
     """The pictures at `size` pixels, `batch_size` at a time, decoded by `workers` threads (0: one a core).
 
@@ -50,7 +50,7 @@ def named_batches(
                 out = np.empty((len(chunk), size, size, channels), np.uint8)
                 # Some parts a thread: a task a picture would cost more than a small picture's decoding.
                 parts = np.array_split(np.arange(len(chunk)), min(len(chunk), 4 * threads))
-                waiting.append((chunk, out, [pool.submit(_decode, chunk, out, part) for part in parts]))
+                waiting.append((chunk, out, [pool.submit(_decode, chunk, out, part, square) for part in parts]))
 
         try:
             for _ in range(AHEAD):
@@ -66,14 +66,14 @@ def named_batches(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(chunk: list[Named], out: np.ndarray, rows: np.ndarray) -> list[str | None]:
+def _decode(chunk: list[Named], out: np.ndarray, rows: np.ndarray, square: Square) -> list[str | None]:
     errors: list[str | None] = []
     for row in rows.tolist():
         try:
             picture = chunk[row][1]
             if isinstance(picture, Unreadable):
                 raise picture
-            out[row] = square(decode(picture, out.shape[3], out.shape[1]), out.shape[1])
+            out[row] = square(decode(picture, out.shape[3]), out.shape[1])
             errors.append(None)
         except Unreadable as error:
             errors.append(str(error))

@@ -44,7 +44,7 @@ class Engine:
                 "ten views of a network that sees whole pictures are enlarged ones, which engines do not take; use "
                 "--engine torch or one view."
             )
-        low, side, preprocess = self.preprocess.border // 2, self.preprocess.input, self.preprocess
+        low, side, preprocess = self.preprocess.low, self.preprocess.input, self.preprocess
         pictures = np.zeros((len(crops), preprocess.stored, preprocess.stored, preprocess.channels), np.uint8)
         pictures[:, low : low + side, low : low + side] = crops.permute(0, 2, 3, 1).numpy()
         return torch.from_numpy(self.run(pictures, "logits"))
@@ -58,7 +58,7 @@ class Whole(nn.Module):
 
     def __init__(self, model: nn.Module, preprocess: Preprocess, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.model, self.low, self.side, self.precision = model, preprocess.border // 2, preprocess.input, precision
+        self.model, self.low, self.side, self.precision = model, preprocess.low, preprocess.input, precision
         mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", torch.tensor(preprocess.scale).reshape(-1, 1, 1))

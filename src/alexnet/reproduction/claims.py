@@ -7,12 +7,11 @@ step takes a sixth of the 2012 network's arithmetic, unless another variant is a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, did_you_mean
 
 Kind = Literal["errors", "stated", "sooner", "views", "ensemble", "start", "neighbours", "towers"]
 TINY, CIFAR = "tiny-imagenet", "cifar10"
@@ -249,6 +248,7 @@ CLAIMS = {
 def claim(name: str) -> Claim:
     """The claim of that name; an unknown one is an error that names the nearest."""
     if name not in CLAIMS:
-        near = difflib.get_close_matches(name, CLAIMS, 1, 0.0)[0]
-        raise AlexNetError(f"there is no claim '{name}'; did you mean '{near}'? The claims are {', '.join(CLAIMS)}.")
+        raise AlexNetError(
+            f"there is no claim '{name}'; {did_you_mean(name, CLAIMS)} The claims are {', '.join(CLAIMS)}."
+        )
     return CLAIMS[name]

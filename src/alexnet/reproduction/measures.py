@@ -248,8 +248,8 @@ def neighbourhood(classifier: Classifier, data: Data) -> Neighbourhood:
     """The five nearest others of each validation picture by Euclidean distance, in fc7 and in stored pixels (§6.1)."""
     features, pixels, labels = [], [], []
     with opened(classifier, data, "valid", 0, "cpu", lambda text: None, True) as task:
-        for by_shape, some, _ in task.batches(128):
-            whole = by_shape[classifier.preprocess.shape]
+        for by_key, some, _ in task.batches(128):
+            whole = by_key[classifier.preprocess.key]
             crops = classifier.preprocess.central(whole)
             features.append(outputs(classifier.model, classifier.preprocess.normalise(crops), ["fc7"])["fc7"])
             pixels.append(whole.flatten(1).float().numpy())

@@ -42,7 +42,7 @@ NAMED = [  # keys that are in every folder's name; a later key is in it where it
     "patience", "activation", "ties", "rate_below", "class_weights", "stop_after", "stop_error", "dropout", "crops",
     "crop_area", "chunk", "flips", "colour_noise", "precision", "compile", "deterministic", "neighbours",
 ]  # fmt: skip
-UNNAMED = {"weights", "workers", "log_every", "checkpoint_every"}  # keys that are in none
+UNNAMED = {"weights", "workers", "log_every", "checkpoint_every", "square"}  # keys in none; the data are squares
 
 
 @dataclass
@@ -188,8 +188,8 @@ def answers(models: Sequence[Path], data: Data, views: int, device: str) -> np.n
     rows: list[torch.Tensor] = []
     with opened(list(models), data, "valid", 0, device, lambda text: None, True) as task:
         shares = [1 / len(models)] * len(models)
-        for by_shape, labels, _ in task.batches(128):
-            scores = log_probabilities(task.members, shares, by_shape, views)
+        for by_key, labels, _ in task.batches(128):
+            scores = log_probabilities(task.members, shares, by_key, views)
             hit = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
             rows.append(torch.stack([hit[:, 0], hit.any(1)]).cpu())
     return torch.cat(rows, 1).numpy()

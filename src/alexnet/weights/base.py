@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Weights:
     preprocess: Preprocess
     changes: dict[str, Any]
     origin: str
+    trained: dict[str, Any] = field(default_factory=dict)  # of a run: step, digest of its data and what it held out
 
     def built(self) -> v.Variant:
         """The variant with the changes made."""
@@ -44,6 +45,7 @@ def facts(weights: Weights) -> dict[str, Any]:
         "classes": weights.classes,
         "preprocess": weights.preprocess.facts(),
         "origin": weights.origin,
+        **({"trained": weights.trained} if weights.trained else {}),
     }
 
 
@@ -51,7 +53,8 @@ def from_facts(given: Mapping[str, Any], tensors: dict[str, Tensor]) -> Weights:
     """Weights from their facts and tensors, of which `mean` is the mean. Raises KeyError, TypeError, ValueError."""
     preprocess = Preprocess.from_facts(given["preprocess"], tensors.pop("mean"))
     classes = [str(name) for name in given["classes"]]
-    return Weights(str(given["variant"]), tensors, classes, preprocess, dict(given["changes"]), str(given["origin"]))
+    origin, trained = str(given["origin"]), dict(given.get("trained", {}))
+    return Weights(str(given["variant"]), tensors, classes, preprocess, dict(given["changes"]), origin, trained)
 
 
 def note(text: str) -> None:

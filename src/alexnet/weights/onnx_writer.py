@@ -115,7 +115,7 @@ def _value(name: str, kind: int, sides: list[int]) -> bytes:
 
 
 def _preprocessing(graph: Graph, preprocess: Preprocess) -> str:
-    low, high = preprocess.border // 2, preprocess.border // 2 + preprocess.input
+    low, high = preprocess.low, preprocess.low + preprocess.input
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
     bounds = [graph.tensor(f"crop_{name}", np.array([x, x])) for name, x in (("from", low), ("to", high))]
     # The crop comes first: it is a view of rows, and what follows has less to move.

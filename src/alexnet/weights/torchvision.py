@@ -71,7 +71,7 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
 def preprocess() -> Preprocess:
     """What torchvision does to a picture, in grey levels of 0-255."""
     mean = 255 * torch.tensor(MEAN).reshape(3, 1, 1)
-    return Preprocess(256, 224, "RGB", tuple(255 * s for s in STD), mean)
+    return Preprocess(256, 224, "RGB", tuple(255 * s for s in STD), mean, "torchvision")
 
 
 def write(weights: Weights, file: Path) -> list[Path]:
