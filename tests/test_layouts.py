@@ -24,8 +24,10 @@ def test_class_folders_with_splits(folders):
     assert {name: len(s) for name, s in data.splits.items()} == {"train": 48, "valid": 15}
     train = data.split("train")
     assert all(train.name(i).startswith(data.classes[train.labels[i]]) for i in range(48))
-    for name in ("val", "valid", "validation", "test"):
+    for name in ("val", "valid", "validation", "dev"):
         assert data.split(name) is data.split("valid")
+    with pytest.raises(AlexNetError, match="has no split 'test'; it has train and valid"):
+        data.split("test")
     assert "val/" in data.summary()
 
 
@@ -168,8 +170,8 @@ def test_parquet_faults_are_named(tmp_path):
     write_parquet(tmp_path / "a" / "train.parquet", [*rows(3), (encoded(coloured("red", 9)), 3)], NAMES)
     assert "label 3 of 9.png (train, row 9) is outside the class list, 0 to 2" in refusal(tmp_path / "a")
     (tmp_path / "b").mkdir()
-    pq.write_table(pa.table({"picture": [b"x"], "class": [0]}), tmp_path / "b" / "train.parquet")
-    assert "has the columns picture, class; it needs 'image'" in refusal(tmp_path / "b")
+    pq.write_table(pa.table({"text": ["x"], "score": [0.5]}), tmp_path / "b" / "train.parquet")
+    assert "has the columns text, score; it needs a column of pictures" in refusal(tmp_path / "b")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "train.parquet").write_bytes(b"PAR1 and no more")
     assert "not a whole parquet file" in refusal(tmp_path / "c")

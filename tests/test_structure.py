@@ -130,7 +130,7 @@ FAULTS = {
         splits, renamed("val/red", "val/rot"), "", "other classes in val/ than in train/ (more: rot; missing: red)",
         9, 6,
     ),
-    "a class folder that is empty": (splits, empty_class, "train", "class folders without a picture (red)", 7, 6),
+    "a class folder that is empty": (splits, empty_class, "train", "class folders without a picture (red)", 6, 6),
     "a validation folder without class folders": (splits, unsorted, "val", "has pictures but no class folders", 9, 0),
     "a training folder without class folders": (splits, train_without_classes, "train", "has no class folders", 0, 6),
     "a file among the flat pictures": (flat, text("val/cat.JPEG", ""), "val", "file cat.JPEG that is none", 12, 6),

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from alexnet import labels
 from alexnet.checkpoint import Classifier, better, load
 from alexnet.data.held_out import HeldOut, as_trained, divided, recorded
-from alexnet.data.layouts import VALID, Data, Split, find
+from alexnet.data.layouts import Data, Split, find
 from alexnet.data.loader import Pictures, batches
 from alexnet.data.pictures import Square
+from alexnet.data.split import split_word
 from alexnet.distributed import World, start
 from alexnet.engines import attach, device_for
 from alexnet.errors import AlexNetError
@@ -128,9 +129,15 @@ def opened(
             folder = Path(given) if isinstance(given, str | Path) else None
             if folder and folder.is_dir() and (line := better(folder, classifier.trained)):
                 told(line)
-        if found.whole is not None and split in VALID and as_trained(found, classifiers[0].trained) is None:
+        if (
+            found.whole is not None
+            and split_word(split) == "valid"
+            and as_trained(found, classifiers[0].trained) is None
+        ):
             told(f"these are the pictures that training would hold out; --split all takes all {len(found.whole):,}")
         classes = classifiers[0].classes
+        if not found.named and found.classes != classes:
+            told(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
         labelled = match_classes(found, found.split(split), classes)
         members = [Member(one.model, one.preprocess, _columns(one.classes, classes), one.engine) for one in classifiers]
         needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}
@@ -221,16 +228,15 @@ def match_classes(data: Data, split: Split, classes: list[str]) -> Split:
     """The split with labels in the model's order of classes; names unknown to the model are an error."""
     if data.classes == classes:
         return split
-    position = labels.position(classes)
-    used = {data.classes[i] for i in np.unique(split.labels)}
-    unknown = sorted(used - position.keys())
-    if unknown:
+    used = np.unique(split.labels)
+    # Labels without names are the numbers of outputs, whatever these are called.
+    table = np.array(labels.places(data.classes, classes) if data.named else np.arange(len(data.classes)), np.int64)
+    if unknown := [data.classes[i] for i in used if not 0 <= table[i] < len(classes)]:
         raise AlexNetError(
             f"{data.path} has classes that the model does not know ({', '.join(unknown[:5])}"
             f"{' and more' if len(unknown) > 5 else ''}); it knows {len(classes)}, such as {', '.join(classes[:3])}: "
             "give data of those classes, or another model."
         )
-    table = np.array([position.get(name, -1) for name in data.classes], np.int64)
     return replace(split, labels=table[split.labels])
 
 

@@ -5,6 +5,8 @@ And how names of any kind can be shown.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
@@ -53,12 +55,33 @@ def are_imagenet(classes: list[str]) -> bool:
     return classes in (list(imagenet().values()), list(imagenet()))
 
 
-def position(classes: list[str]) -> dict[str, int]:
+def _word(name: str) -> str:
+    """The first of several words for a class: tench of `tench, Tinca tinca`, great white shark of great_white_shark."""
+    return name.split(",")[0].replace("_", " ").strip()
+
+
+def distinct(classes: Sequence[str]) -> list[str]:
+    """Names of which none stands twice: ImageNet's own for lists of its 1,000 classes as others spell them, in order.
+
+    Such lists have `crane` and `maillot` twice. Elsewhere a name that stands twice gets its index.
+    """
+    own, given = list(imagenet().values()), [_word(name) for name in classes]
+    if len(given) == len(own):
+        other = [(a, b) for a, b in zip(own, given, strict=True) if a != b]
+        # The four that are named after another, or numbered.
+        if len(other) <= 4 and all(b and a.split()[0] == b.split()[0].rstrip("0123456789") for a, b in other):
+            return own
+    counts = Counter(classes)
+    return [name if counts[name] == 1 else f"{name} (class {number})" for number, name in enumerate(classes)]
+
+
+def position(classes: Sequence[str]) -> dict[str, int]:
     """Index of each class by name; where all are ImageNet's, by WordNet ids and by names, whichever they were given."""
-    index = {name: number for number, name in enumerate(classes)}
+    index = {name: number for number, name in enumerate(distinct(classes))}
     other = imagenet() | {name: wordnet for wordnet, name in imagenet().items()}
-    if all(name in other for name in classes):
-        index |= {other[name]: number for number, name in enumerate(classes)}
+    known = [name if name in other else _word(name) for name in index]
+    if all(name in other for name in known) and len(set(known)) == len(known):
+        index |= {one: number for number, name in enumerate(known) for one in (name, other[name])}
     return index
 
 
@@ -73,3 +96,13 @@ def printable(text: str) -> str:
         return character.encode("unicode_escape").decode()
 
     return "".join(map(shown, text))
+
+
+def places(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Where each of some names stands among a network's classes, by either naming; -1 where it is none of them."""
+    index, given = position(classes), distinct(names)
+    found = [index.get(name, -1) for name in given]
+    if len(index) > len(classes):  # all are ImageNet's
+        found = [n if n >= 0 else index.get(_word(name), -1) for n, name in zip(found, given, strict=True)]
+    counts = Counter(found)
+    return [n if counts[n] == 1 else -1 for n in found]

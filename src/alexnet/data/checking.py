@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.data import pack
-from alexnet.data.faults import Fault
+from alexnet.data.faults import Fault, Note
 from alexnet.data.layouts import find
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.data.split import Data, Split
@@ -40,6 +40,7 @@ REMEDIES = {
     "other format": "rename it; it is read by its contents, here and not everywhere",
     "CMYK": "nothing; it is read as RGB, though some programs fail at it",
     "metadata": "nothing; its pixels are whole, though some programs fail at it",
+    "not used": "nothing, if that is as it should be",
     "one split only": "put pictures of the class into the other split",
 }
 BROKEN = ("structure", "unreadable", "damaged", "two classes")  # these give exit status 1; the others are odd
@@ -87,8 +88,9 @@ class Report:
         return asdict(self) | {"problems": [one.facts() for one in self.problems]}
 
     def tell(self, fault: Fault) -> None:
-        """List a fault of structure."""
-        self.problems.append(Problem("structure", "", fault.file, fault.what, fault.remedy))
+        """List a fault of structure, or what is only odd."""
+        kind = "not used" if isinstance(fault, Note) else "structure"
+        self.problems.append(Problem(kind, "", fault.file, fault.what, fault.remedy))
 
 
 def check(
@@ -120,7 +122,7 @@ def check(
         if len(data.splits) > 1:
             report.problems += [
                 Problem("one split only", name, data.classes[i], "a class without a picture in this split")
-                for i in np.flatnonzero(counts == 0).tolist()
+                for i in np.flatnonzero(counts[: len(data.classes)] == 0).tolist()
             ]
     _look(report, data, full, workers or os.cpu_count() or 1, quiet)
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 
 from alexnet.errors import AlexNetError
@@ -23,9 +24,28 @@ class Fault(AlexNetError):
         return cls(file, what.strip(), remedy)
 
 
+class Note(Fault):
+    """What is odd about DATA and no reason to stop: it is said in a line."""
+
+
 Tell = Callable[[Fault], object]  # where it returns, the reader goes on without what is at fault
 
 
 def refuse(fault: Fault) -> None:
     """Raise it: what everything but `alexnet check` does with a fault."""
-    raise fault
+    if not isinstance(fault, Note):
+        raise fault
+
+
+POINTER = b"version https://git-lfs.github.com"  # so begins a file that only says where Git keeps the contents
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def encoding(head: bytes) -> str:
+    """Of a text that begins so: UTF-8, or what the mark says that Windows' programs put before it."""
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+
+
+def decoded(contents: bytes) -> str:
+    """A text file as text, lines ended by \\n; a ValueError where it is none."""
+    return contents.decode(encoding(contents)).replace("\r\n", "\n")

@@ -17,9 +17,9 @@ import numpy as np
 
 from alexnet import labels
 from alexnet.data import tars
-from alexnet.data.faults import Fault, Tell, refuse
+from alexnet.data.faults import Fault, Tell, decoded, refuse
 from alexnet.data.folders import files_below, folder_split, subfolders, visible
-from alexnet.data.split import VALID, Data, Split, some
+from alexnet.data.split import Data, Split, some, split_word
 from alexnet.progress import Progress
 
 TRAIN_TAR, VALID_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -70,29 +70,32 @@ def _files(origin: str, root: Path, paths: list[Path], indices: np.ndarray) -> S
 # -- folders ------------------------------------------------------------------------------------------------------
 
 
-def flat_folder(root: Path) -> str | None:
-    """The folder of ImageNet's validation pictures, where they lie in it without class folders."""
-    for name in VALID:
-        folder = root / name
-        if folder.is_dir() and not subfolders(folder) and any(VALID_NAME.fullmatch(p.name) for p in visible(folder)):
-            return name
+def flat_folder(root: Path) -> Path | None:
+    """The folder of ImageNet's validation pictures, where they lie in it without class folders: this one or in it."""
+    for folder in (root, *(one for one in subfolders(root) if split_word(one.name) in ("valid", "test"))):
+        if not subfolders(folder) and any(VALID_NAME.fullmatch(one.name) for one in visible(folder)):
+            return folder
     return None
 
 
 def is_flat(root: Path) -> bool:
-    """Whether this is a folder with train/CLASS/* and ImageNet's validation pictures flat beside it."""
-    return root.is_dir() and flat_folder(root) is not None and bool(subfolders(root / "train"))
+    """Whether this is a folder with ImageNet's validation pictures flat in it, beside train/CLASS/* or alone."""
+    return root.is_dir() and flat_folder(root) is not None
 
 
 def flat(root: Path, tell: Tell = refuse) -> Data:
-    """train/CLASS/*, and a validation folder as it was unpacked, labelled by the pictures' names."""
-    folder = root / (flat_folder(root) or "val")
-    classes, train = folder_split(root / "train", "train/", tell=tell)
-    paths = files_below(folder)
+    """train/CLASS/* where it is there, and validation pictures as they were unpacked, labelled by their names."""
+    folder = flat_folder(root) or root
+    train = next((one for one in subfolders(root) if split_word(one.name) == "train"), None)
+    classes, splits = list(labels.imagenet()), {}
+    if train is not None:
+        classes, splits["train"] = folder_split(train, f"{train.name}/", tell=tell)
+    paths = files_below(folder, tell)
     ids = _by_name([path.name for path in paths], folder, tell)
     labelled = _labelled(paths, ids, classes, folder, tell)
-    valid = _files(f"{folder.name}/, flat, labelled by name", folder, *labelled)
-    return Data(str(root), "ImageNet with a flat validation folder", classes, {"train": train, "valid": valid})
+    splits["valid"] = _files(f"{folder.name}/, flat, labelled by name", folder, *labelled)
+    words = "ImageNet with a flat validation folder" if train else "ImageNet's validation pictures, flat"
+    return Data(str(root), words, classes, splits)
 
 
 def is_kaggle(root: Path) -> bool:
@@ -106,7 +109,7 @@ def kaggle(root: Path, tell: Tell = refuse) -> Data:
     folder, solution = root / KAGGLE / "val", root / SOLUTION
     splits = {"train": train}
     if folder.is_dir():
-        paths = files_below(folder)
+        paths = files_below(folder, tell)
         if solution.is_file():
             found = _solution(solution, tell)
             if missing := [p.name for p in paths if p.stem not in found] if found else []:
@@ -121,9 +124,8 @@ def kaggle(root: Path, tell: Tell = refuse) -> Data:
 def _solution(path: Path, tell: Tell) -> dict[str, str]:
     """Picture -> WordNet id: the first word of its line's second column."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (ValueError, csv.Error):
+        rows = list(csv.reader(decoded(path.read_bytes()).splitlines()))
+    except (OSError, ValueError, csv.Error):
         rows = []
     found = {row[0]: row[1].split()[0] for row in rows[1:] if len(row) >= 2 and row[1].split()}
     if not found or not all(WORDNET.fullmatch(one) for one in found.values()):
@@ -136,7 +138,10 @@ def _words(path: Path, gap: str) -> dict[str, str]:
     """WordNet id -> its first word, from lines of an id, a gap and words with commas; none where there is no file."""
     if not path.is_file():
         return {}
-    lines = path.read_text("utf-8", "replace").splitlines()
+    try:
+        lines = decoded(path.read_bytes()).splitlines()
+    except (OSError, ValueError):  # names are a convenience
+        return {}
     return {one: words.split(",")[0].strip() for one, _, words in (line.partition(gap) for line in lines) if words}
 
 
@@ -153,7 +158,7 @@ def tiny(root: Path, tell: Tell = refuse) -> Data:
     classes, train = folder_split(root / "train", "train/", {".jpeg", ".jpg", ".png"}, tell)
     file, folder = root / "val" / ANNOTATIONS, root / "val" / IMAGES
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = decoded(file.read_bytes()).splitlines()
     except (OSError, ValueError) as error:
         fault = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         tell(Fault(file, f"{fault}, and nothing else says what the pictures beside it show", "get the file again"))

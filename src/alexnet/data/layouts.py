@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,16 @@ import numpy as np
 
 from alexnet import labels
 from alexnet.data.cifar import cifar, is_cifar
-from alexnet.data.faults import Fault, Tell, refuse
-from alexnet.data.folders import class_folders, files_below, subfolders, visible
+from alexnet.data.faults import Fault, Note, Tell, refuse
+from alexnet.data.folders import advice, class_folders, files_below, subfolders
 from alexnet.data.imagenet import flat, human, is_flat, is_kaggle, is_official, is_tiny, kaggle, official, tiny
 from alexnet.data.pack import is_pack, pack
-from alexnet.data.parquet import parquet, parquet_files
-from alexnet.data.split import VALID, Data, Split, some, stratified
+from alexnet.data.parquet import is_parquet, parquet
+from alexnet.data.split import Data, Split, some, stratified
 from alexnet.data.webdataset import is_address, is_webdataset, webdataset
 from alexnet.errors import AlexNetError
 
-__all__ = ["VALID", "Data", "Split", "files_below", "find", "stratified"]
+__all__ = ["Data", "Split", "files_below", "find", "stratified"]
 
 HELD_OUT = 0.1  # share of each class held out where DATA has no validation split
 
@@ -32,10 +33,13 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
     Long listings show progress unless `quiet`. Faults of its structure are told to `tell`; where it returns, what is at
     fault is left out, and nothing is held out.
     """
-    name, root, told = str(path), Path(path), list[Fault]()
+    name, root, told, notes = str(path), Path(path), list[Fault](), list[str]()
 
     def note(fault: Fault) -> None:
-        told.append(fault)
+        if isinstance(fault, Note):
+            notes.append(str(fault).removesuffix("."))
+        else:
+            told.append(fault)
         tell(fault)
 
     if name == "digits" and not root.exists():
@@ -45,22 +49,34 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
     elif not root.exists():
         raise AlexNetError(f"DATA {name} does not exist; give {EXPECTED}.")
     else:
-        if root.is_dir() and not any(True for _ in visible(root)):
-            raise AlexNetError(f"DATA {name} is an empty folder; give {EXPECTED}.")
+        if root.is_dir():
+            _check_folder(root)
         layout = next((read for recognises, read in LAYOUTS if recognises(root)), None)
         if layout is None:
-            raise AlexNetError(f"DATA {name} is none of the known layouts; give {EXPECTED}.")
+            here = advice(root)
+            raise AlexNetError(
+                f"DATA {name} is none of the known layouts{f' but {here}' if here else ''}; give {EXPECTED}."
+            )
         data = layout(root, note, quiet) if layout in SHOWING else layout(root, note)
     if all(one in labels.imagenet() for one in data.classes):
         data = replace(data, classes=human(data.classes))
-    if told:
-        return data
-    if whole:
-        return data
+    data = replace(data, classes=labels.distinct(data.classes))
+    if told or whole:
+        return replace(data, notes=notes)
     if set(data.splits) == {"train"}:
         data = _hold_out(data)
-    _check(data, tell)
-    return data
+    return replace(data, notes=[*notes, *_check(data, tell)])
+
+
+def _check_folder(root: Path) -> None:
+    try:
+        there = [one for one in os.listdir(root) if not one.startswith(".")]
+    except OSError as error:
+        raise AlexNetError(
+            f"DATA {root} cannot be listed ({error.strerror}); give a folder that you may read."
+        ) from None
+    if not there:
+        raise AlexNetError(f"DATA {root} is an empty folder; give {EXPECTED}.")
 
 
 def digits() -> Data:
@@ -89,18 +105,30 @@ def _hold_out(data: Data) -> Data:
     return replace(data, splits=splits, whole=whole)
 
 
-def _check(data: Data, tell: Tell) -> None:
+def _check(data: Data, tell: Tell) -> list[str]:
+    """Refuse what cannot be used; a line for each split that lacks classes, which is no reason to stop."""
     if len(data.classes) < 2:
         what = f"has one class ({some(data.classes)})"
         tell(Fault(data.path, what, f"a classifier needs two or more: give {EXPECTED}"))
     for name, split in data.splits.items():
         if not len(split):
             tell(Fault(data.path, f"has no pictures in its split {name}", f"give {EXPECTED}"))
-    if {"train", "valid"} <= set(data.splits):
-        seen = {name: {data.classes[i] for i in np.unique(s.labels)} for name, s in data.splits.items()}
-        if extra := seen["valid"] - seen["train"]:
-            what = f"has other classes in valid than in train ({some(sorted(extra))} only in valid)"
+    seen = {name: set(np.unique(split.labels).tolist()) for name, split in data.splits.items()}
+    notes = []
+    for name in seen:
+        if extra := seen[name] - seen.get("train", seen[name]):
+            what = f"has other classes in {name} than in train ({_names(data, extra)} only in {name})"
             tell(Fault(data.path, what, "give pictures of every class to both"))
+        if missing := seen.get("train", set(range(len(data.classes)))) - seen[name]:
+            notes.append(f"{name} has no picture of {len(missing):,} of {len(data.classes):,} classes")
+            notes[-1] += f" ({_names(data, missing)}); errors on it say nothing of these"
+    if "train" in seen and (unseen := set(range(len(data.classes))) - set.union(*seen.values())):
+        notes.append(f"no split has a picture of {len(unseen):,} classes ({_names(data, unseen)})")
+    return notes
+
+
+def _names(data: Data, places: set[int]) -> str:
+    return some([data.classes[i] for i in sorted(places)])
 
 
 EXPECTED = (
@@ -111,7 +139,7 @@ EXPECTED = (
 
 LAYOUTS: list[tuple[Callable[[Path], bool], Callable[..., Data]]] = [
     (is_pack, lambda root, _: pack(root)),
-    (lambda root: bool(parquet_files(root)), parquet),
+    (is_parquet, parquet),
     (is_official, official),
     (is_kaggle, kaggle),
     (is_tiny, tiny),

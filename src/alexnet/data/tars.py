@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from alexnet.data.faults import Fault, Tell, refuse
+from alexnet.data.faults import POINTER, Fault, Tell, refuse
 from alexnet.errors import AlexNetError
 
 LONGEST_READ = 1 << 20  # bytes; a listing reads headers only
 BLOCK = 512
+# What tarfile raises where headers are not as they should be.
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, struct.error, RecursionError, MemoryError)
 
 
 class Member(NamedTuple):
@@ -53,8 +56,12 @@ def members(
             window.seek(tar.offset)
             if window.read(BLOCK) != bytes(BLOCK):  # each archive ends with blocks of zeros
                 tell(_cut_short(origin))
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        tell(Fault(origin, f"is not a whole tar archive ({error})", "copy it again"))
+    except DAMAGED as error:
+        file.seek(start)
+        if file.read(len(POINTER)) == POINTER:
+            tell(Fault(origin, "is only a pointer of Git LFS to the data", "get it with git lfs pull"))
+        else:
+            tell(Fault(origin, f"is not a whole tar archive ({error})", "copy it again"))
     except OSError as error:
         tell(Fault(origin, f"cannot be read ({error.strerror or error})", "see to its disk"))
 

@@ -9,6 +9,7 @@ version. Pictures asked for in order, as packing does, are then read in order to
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ import numpy as np
 
 from alexnet import labels
 from alexnet.data import tars
-from alexnet.data.faults import Fault, Tell, refuse
+from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.folders import subfolders
 from alexnet.data.remote import Listing, Remote, keep, kept_at, recall
-from alexnet.data.split import VALID, Data, Split
+from alexnet.data.split import Data, Split, arranged, by_split, called, some, split_word
 from alexnet.errors import AlexNetError
 from alexnet.progress import Progress
 
@@ -42,7 +43,7 @@ def is_webdataset(root: Path) -> bool:
 
 
 def _in_folder(root: Path) -> list[str]:
-    folders = [root, *(root / name for name in ("train", *VALID))]
+    folders = [root, *(one for one in subfolders(root) if split_word(one.name))]
     # Where there are class folders too, a tar beside them is what they were unpacked from.
     plain = [folder for folder in folders if folder.is_dir() and not subfolders(folder)]
     return [str(path) for folder in plain for path in sorted(folder.glob("*.tar"))]
@@ -64,18 +65,22 @@ def webdataset(where: str | Path, tell: Tell = refuse, quiet: bool = True) -> Da
         ) from None
     if not paths:
         raise AlexNetError(f"DATA {name} has no tar shards; give a folder, a pattern or an address of some.")
-    named: dict[str, list[str]] = {}
-    for path in paths:
-        named.setdefault(_split_of(path), []).append(path)
-    chosen = {s: named[s] for s in ("train", next((v for v in VALID if v in named), "valid")) if s in named}
+    chosen = by_split({path: _telling(path, where) for path in paths}, name, tell)
     splits = {}
     with Progress("listing shards", sum(map(len, chosen.values())), "shards", quiet=quiet) as bar:
-        for split, shards in chosen.items():
-            splits["train" if split == "train" else "valid"] = _split(system, shards, split, bar, tell)
-    count = 1 + max(int(split.labels.max(initial=-1)) for split in splits.values())
-    classes = _names(system, paths[0], count, tell)
+        for split, shards in arranged(chosen).items():
+            splits[split] = _split(system, shards, called(_telling(shards[0], where)), bar, tell)
+    count = 1 + max((int(split.labels.max(initial=-1)) for split in splits.values()), default=-1)
+    names = _names(system, paths[0], count, tell)
     files = [Path(path) for shards in chosen.values() for path in shards] if _is_local(system) else []
-    return Data(name, f"WebDataset of {sum(map(len, chosen.values()))} shards", classes, splits, files)
+    return Data(
+        name,
+        f"WebDataset of {sum(map(len, chosen.values()))} shards",
+        names or labels.names(count),
+        splits,
+        files,
+        named=names is not None,
+    )
 
 
 def _addressed(name: str) -> tuple[Any, list[str]]:
@@ -109,9 +114,11 @@ def _expand(name: str) -> list[str]:
     ]
 
 
-def _split_of(path: str) -> str:
-    words = re.split(r"[^A-Za-z]+", "/".join(path.split("/")[-2:]).lower())
-    return next((word for word in reversed(words) if word in ("train", *VALID)), "train")
+def _telling(path: str, where: str | Path) -> str:
+    """The part of a shard's path that may say its split: below a folder that was given, else its last two names."""
+    if isinstance(where, Path) and where.is_dir():
+        return Path(path).relative_to(where).as_posix()
+    return "/".join(path.split("/")[-1 if isinstance(where, Path) else -2 :])
 
 
 def _is_local(system: Any) -> bool:
@@ -120,20 +127,23 @@ def _is_local(system: Any) -> bool:
     return isinstance(system, LocalFileSystem)
 
 
-def _names(system: Any, shard: str, count: int, tell: Tell) -> list[str]:
-    """Of a file beside the shards; without one, ImageNet's for 1,000 classes, else numbers."""
+def _names(system: Any, shard: str, count: int, tell: Tell) -> list[str] | None:
+    """Of a file beside the shards or above their folder; None without one."""
     folder = shard.rsplit("/", 1)[0]
     for place in (folder, folder.rsplit("/", 1)[0]):
-        for name in NAMES:
-            if system.exists(f"{place}/{name}"):
-                names = system.cat_file(f"{place}/{name}").decode("utf-8").split("\n")
-                names = [one.strip() for one in names if one.strip()]
+        for file in (f"{place}/{name}" for name in NAMES):
+            if system.exists(file):
+                try:
+                    names = [one.strip() for one in decoded(system.cat_file(file)).split("\n") if one.strip()]
+                except (ValueError, OSError) as error:
+                    tell(Fault(file, f"cannot be read ({error})", "save it as UTF-8, a class a line"))
+                    return None
                 if len(names) < count:
                     what = f"names {len(names)} classes, the shards have {count}"
-                    tell(Fault(f"{place}/{name}", what, "add the others"))
-                    return labels.names(count)
+                    tell(Fault(file, what, "add the others"))
+                    return None
                 return names
-    return labels.names(count)
+    return None
 
 
 def _split(system: Any, shards: list[str], origin: str, bar: Progress, tell: Tell) -> Split:
@@ -187,44 +197,86 @@ def _from_afar(system: Any, shard: str, tell: Tell) -> tuple[Listing, Callable[[
 
 
 def _list(file: Any, shard: str, tell: Tell) -> Listing:
-    """Every picture of a shard that has a class."""
-    names: list[str] = []
-    indices: list[int] = []
-    places: list[tuple[int, int]] = []
-    waiting: dict[str, dict[str, Any]] = {}
+    """Every picture of a shard with a class: by the name without its ending, else by what is before its first dot."""
+    found: list[tuple[tars.Member, int]] = []
+    waiting: dict[str, dict[str, Any]] = {}  # by name without its ending
+    kinds: Counter[str] = Counter()
     torn: list[Fault] = []  # a part of the archive is lost, which may hold the other halves
+    paired, rest = set[str](), 0
 
     def note(fault: Fault) -> None:
         torn.append(fault)
         tell(fault)
 
+    def add(sample: dict[str, Any]) -> None:
+        if sample["label"] is not None:
+            found.append((sample["picture"], sample["label"]))
+
     for one in tars.members(file, shard, tell=note):
-        folder, _, base = one.name.rpartition("/")
-        key, _, kind = base.partition(".")
-        key = f"{folder}/{key}" if folder else key
-        sample = waiting.setdefault(key, {})
-        if kind.lower() in PICTURES:
-            sample["picture"] = one
-        elif kind.lower() == CLASS:
-            sample["label"] = _label(file, one, shard, tell)
+        stem, _, kind = one.name.rpartition(".")
+        if one.name.rpartition("/")[2].startswith("."):
+            continue
+        kinds[kind.lower()] += 1
+        part = "picture" if kind.lower() in PICTURES else "label" if kind.lower() == CLASS else None
+        if part is None:
+            continue
+        sample = waiting.setdefault(stem, {})
+        if part in sample:
+            rest += 1
+        sample[part] = one if part == "picture" else _label(file, one, shard, tell)
         if len(sample) == 2:
-            picture = sample["picture"]
-            if sample["label"] is not None:
-                names.append(picture.name)
-                indices.append(sample["label"])
-                places.append((picture.start, picture.size))
-            waiting[key] = {}
-    for key, sample in waiting.items():
-        if sample and not torn:
-            tell(Fault(shard, f"has {key} without its .{CLASS if 'picture' in sample else PICTURES[0]}", REMEDY))
-    return Listing(names, np.array(indices, np.int64), np.array(places, np.int64).reshape(-1, 2))
+            add(waiting.pop(stem))
+            paired.add(_key(one.name))
+    if len(waiting) != 1 and not torn and not found and not kinds[CLASS]:
+        tell(_without_labels(shard, kinds, [one["picture"].name for one in waiting.values()]))
+        return _listing([])
+    by_key: dict[str, list[str]] = {}
+    for stem in waiting:
+        by_key.setdefault(_key(stem), []).append(stem)
+    for key, stems in by_key.items():
+        both = {part: one for stem in stems for part, one in waiting[stem].items()}
+        if len(both) == len(stems) == 2:
+            add(both)
+        elif key in paired and "label" not in both:
+            rest += len(stems)
+        elif not torn:
+            for stem in stems:
+                lost = CLASS if "picture" in waiting[stem] else PICTURES[0]
+                tell(Fault(shard, f"has {stem} without its .{lost}", REMEDY))
+    if rest:
+        tell(Note(shard, f"has {rest:,} more pictures or labels of samples that have both", "they are not used"))
+    return _listing(sorted(found, key=lambda pair: pair[0].start))
+
+
+def _key(name: str) -> str:
+    """What WebDataset takes for the name of a sample: all before the first dot of its last part."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def _without_labels(shard: str, kinds: Counter[str], pictures: list[str]) -> Fault:
+    seen = some([f"{count:,} .{kind}" for kind, count in kinds.most_common()])
+    what = f"has pictures and no .{CLASS} beside them that says their class (it holds {seen})"
+    if not pictures:
+        return Fault(shard, f"has no pictures (it holds {seen or 'no files'})", REMEDY)
+    folders = sorted({name.split("/")[-2] for name in pictures if "/" in name})
+    if len(folders) > 1:
+        return Fault(shard, what, f"if its folders ({some(folders)}) are the classes, unpack it and give the folder")
+    return Fault(shard, what, REMEDY)
+
+
+def _listing(found: list[tuple[tars.Member, int]]) -> Listing:
+    places = np.array([(one.start, one.size) for one, _ in found], np.int64).reshape(-1, 2)
+    return Listing([one.name for one, _ in found], np.array([label for _, label in found], np.int64), places)
 
 
 def _label(file: Any, one: tars.Member, shard: str, tell: Tell) -> int | None:
     file.seek(one.start)
-    text = file.read(min(one.size, 64)).decode("ascii", "replace").strip()
-    if not text.isdigit() or int(text) >= MOST_CLASSES:
+    contents = file.read(min(one.size, 64))
+    text = contents.decode("ascii", "replace").strip()
+    if not (text.isascii() and text.isdigit()) or int(text) >= MOST_CLASSES:
         remedy = "it must hold a class index, 0, 1, 2 and so on"
-        tell(Fault(f"{shard}: {one.name}", f"holds '{text[:20]}'", remedy))
+        shown = f"'{text[:20]}'" if text.isprintable() and text.isascii() else f"bytes, {contents[:8]!r}"
+        tell(Fault(f"{shard}: {one.name}", f"holds {shown}", remedy))
         return None
     return int(text)
