@@ -24,6 +24,7 @@ from alexnet.cli import run as run_command
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
 if DEVICE.type == "cpu":  # `auto`, in this process and in those that tests start, then finds nothing else
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: a GPU's kernels then run in NumPy
     if torch.backends.mps.is_available():
         torch.backends.mps.is_available = cache(lambda: False)  # torch asks for what is cached
 else:

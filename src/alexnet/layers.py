@@ -21,6 +21,10 @@ class CeilConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.padded(x))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """x with the zeros that its last windows need."""
         right, bottom = (
             -(size + 2 * pad - kernel) % stride
             for size, pad, kernel, stride in zip(
@@ -31,7 +35,7 @@ class CeilConv2d(nn.Conv2d):
                 strict=True,
             )
         )
-        return super().forward(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
+        return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
 
 
 def at_least_float32(x: Tensor) -> Tensor:

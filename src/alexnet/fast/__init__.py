@@ -1,7 +1,8 @@
 """Fast forms of the network's layers, chosen here alone; layers.py holds the plain forms that tests compare with.
 
 On a CPU, in float32 and bfloat16, runs of ReLU, normalisations and max pooling are one C++ pass each (blocks.py), and
-conv1 sees its picture as blocks of pixels (conv1.py). Everything else, and every layer that somebody watches with a
+conv1 sees its picture as blocks of pixels (conv1.py). On an Nvidia GPU the same is done in Triton (gpu.py), with the
+convolutions' biases. Everything else, and every layer that somebody watches with a
 hook or that `until` stops within, runs in its plain form.
 """
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.augment import Draws
-from alexnet.fast import blocks, compiler, conv1
+from alexnet.fast import blocks, compiler, conv1, gpu
 from alexnet.fast import pictures as by_pass
 from alexnet.preprocess import Preprocess
 
@@ -56,7 +57,7 @@ def choose(device: torch.device, compile: bool = False) -> str:
     if compile:
         return "layers: plain, fused by torch.compile, as asked"
     if device.type != "cpu":
-        return f"layers: plain; there are fast forms for CPUs alone, not for {device.type}"
+        return f"layers: {gpu.usable(device)[1]}"
     found, words = compiler.library()
     return f"layers: {'fast, ' if found else ''}{words}"
 
@@ -68,21 +69,30 @@ def passes(model: nn.Module, x: Tensor, until: str) -> dict[str, Pass]:
     """
     if not _usable(x):
         return {}
-    found: list[Pass] = [*conv1.passes(model.named_children()), *blocks.passes(model.named_children())]
+    found: list[Pass]
+    if x.device.type == "cpu" and not gpu.ON_CPU:
+        found = [*conv1.passes(model.named_children()), *blocks.passes(model.named_children())]
+    else:
+        found = [*gpu.passes(model.named_children())]
     return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_watched, one.layers))}
 
 
 def _usable(x: Tensor) -> bool:
     return (
         _switched_on
-        and x.device.type == "cpu"
         and type(x) is Tensor
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
-        and compiler.library()[0] is not None
+        and _forms_for(x.device)
     )
+
+
+def _forms_for(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return gpu.ON_CPU or compiler.library()[0] is not None
+    return gpu.usable(device)[0]
 
 
 def augmented(

@@ -48,11 +48,12 @@ class Run:
         filled = max((SLOTS.index(slot) for slot in self.slots), default=-1)
         for slot in KINDS.get(type(layer), ()):
             if SLOTS.index(slot) > filled and (slot not in ("relu_after", "norm_after") or "pool" in self.slots):
-                return slot if _able(layer) else None
+                return slot if able(layer) else None
         return None
 
 
-def _able(layer: nn.Module) -> bool:
+def able(layer: nn.Module) -> bool:
+    """Whether the passes take a layer with these numbers."""
     if isinstance(layer, LocalResponseNorm):
         return layer.beta == 0.75 and layer.k > 0 and layer.size % 2 == 1
     if isinstance(layer, WithinMapNorm):
@@ -60,7 +61,7 @@ def _able(layer: nn.Module) -> bool:
     if isinstance(layer, nn.MaxPool2d):
         kernel, stride = layer.kernel_size, layer.stride
         square = isinstance(kernel, int) and isinstance(stride, int) and stride <= kernel < WIDTH
-        return square and (layer.padding, layer.dilation, layer.ceil_mode, layer.return_indices) == (0, 1, True, False)
+        return square and (layer.padding, layer.dilation, layer.return_indices) == (0, 1, False)
     return True
 
 
@@ -117,9 +118,10 @@ def describe(run: Run, x: Tensor) -> _Block | None:
         block.kernel, block.stride = cast(int, pool.kernel_size), cast(int, pool.stride)
         if min(height, width) < block.kernel:
             return None
-        # As torch counts with ceil_mode; no window starts outside, because its stride is at most its size.
-        block.out_height = 1 + -(-(height - block.kernel) // block.stride)
-        block.out_width = 1 + -(-(width - block.kernel) // block.stride)
+        # As torch counts; no window starts outside, because its stride is at most its size.
+        more = block.stride - 1 if pool.ceil_mode else 0
+        block.out_height = 1 + (height - block.kernel + more) // block.stride
+        block.out_width = 1 + (width - block.kernel + more) // block.stride
     return block
 
 

@@ -1,0 +1,260 @@
+"""The GPU's passes in Triton: what stands between two convolutions, read once and written once in each direction.
+
+Tensors are channels last, so a picture's position is a row of C numbers. A stage is, in this order, each part at will:
+bias, ReLU, LRN, max pooling, ReLU; the within-map norm, whose windows lie in the plane, has kernels of its own. Sums
+are float32. LRN's sum over neighbouring maps is a product with a band of ones, which the tensor cores do beside the
+loads. Columns come in windows of WIN, which hold a tower whole or, of a wider one, TILE of its maps with HALO on
+either side: the gradient reaches twice half a window.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+NOTHING = 255  # the place of a maximum that the ReLU after pooling has cut off
+
+
+@triton.jit
+def _columns(C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, TILE: tl.constexpr, HALO: tl.constexpr):
+    """This program's columns, which of them exist, and which it answers for."""
+    tiles: tl.constexpr = (P + TILE - 1) // TILE
+    tower = tl.program_id(1) // tiles
+    at = tl.arange(0, WIN)
+    inside = (tl.program_id(1) % tiles) * TILE - HALO + at
+    exists = (inside >= 0) & (inside < P)
+    return tower * P + inside, exists, exists & (at >= HALO) & (at < HALO + TILE)
+
+
+@triton.jit
+def _sum_over_maps(x, WIN: tl.constexpr, HALF: tl.constexpr, NARROW: tl.constexpr):
+    """(rows, WIN) -> the same, each the sum of its HALF neighbours on either side and itself."""
+    at = tl.arange(0, WIN)
+    distance = at[:, None] - at[None, :]
+    near = (distance <= HALF) & (distance >= -HALF)
+    if NARROW:
+        return tl.dot(x.to(tl.bfloat16), near.to(tl.bfloat16))
+    return tl.dot(x, near.to(tl.float32), input_precision="tf32x3")
+
+
+@triton.jit
+def _power(d, BETA: tl.constexpr):
+    """d^-BETA."""
+    if BETA == 0.75:
+        root = tl.rsqrt(d)
+        return root * tl.sqrt(root)
+    return tl.exp2(-BETA * tl.log2(d))
+
+
+@triton.jit
+def _input(X, BIAS, at, mask, columns, exists, HAS_BIAS: tl.constexpr, RELU: tl.constexpr):
+    x = tl.load(X + at, mask, 0.0).to(tl.float32)
+    if HAS_BIAS:
+        x += tl.load(BIAS + columns, exists, 0.0).to(tl.float32)[None, :]
+    if RELU:
+        x = tl.where(x < 0, 0.0, x)  # NaN stays NaN
+    return x
+
+
+@triton.jit
+def stage_forward(
+    X, BIAS, Y, PLACES, rows, scale, k, H, W, OH, OW,
+    C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, TILE: tl.constexpr, HALO: tl.constexpr, ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, RELU: tl.constexpr, HALF: tl.constexpr, BETA: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU_AFTER: tl.constexpr, KEEP: tl.constexpr, NARROW: tl.constexpr,
+):  # fmt: skip
+    """`rows` outputs. HALF < 0: no LRN; KERNEL 0: no pooling; KEEP: write where each maximum stood."""
+    columns, exists, own = _columns(C, P, WIN, TILE, HALO)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    out = row[:, None].to(tl.int64) * C + columns[None, :]
+    if KERNEL == 0:
+        mask = there[:, None] & exists[None, :]
+        x = _input(X, BIAS, out, mask, columns, exists, HAS_BIAS, RELU)
+        if HALF >= 0:
+            x *= _power(k + scale * _sum_over_maps(x * x, WIN, HALF, NARROW), BETA)
+        tl.store(Y + out, x.to(Y.dtype.element_ty), there[:, None] & own[None, :])
+    else:
+        x0, y0 = (row % OW) * STRIDE, (row // OW % OH) * STRIDE
+        picture = row // OW // OH
+        best = tl.full((ROWS, WIN), float("-inf"), tl.float32)
+        place = tl.zeros((ROWS, WIN), tl.int32)
+        for tap in tl.static_range(KERNEL * KERNEL):
+            y, x = y0 + tap // KERNEL, x0 + tap % KERNEL
+            seen = there & (y < H) & (x < W)
+            at = ((picture * H + y) * W + x)[:, None].to(tl.int64) * C + columns[None, :]
+            mask = seen[:, None] & exists[None, :]
+            value = _input(X, BIAS, at, mask, columns, exists, HAS_BIAS, RELU)
+            if HALF >= 0:
+                value *= _power(k + scale * _sum_over_maps(value * value, WIN, HALF, NARROW), BETA)
+            better = mask & ((value > best) | (value != value))
+            best = tl.where(better, value, best)
+            place = tl.where(better, tap, place)
+        if RELU_AFTER:
+            place = tl.where(best > 0, place, 255)
+            best = tl.where(best < 0, 0.0, best)
+        tl.store(Y + out, best.to(Y.dtype.element_ty), there[:, None] & own[None, :])
+        if KEEP:
+            tl.store(PLACES + out, place.to(tl.uint8), there[:, None] & own[None, :])
+
+
+@triton.jit
+def _from_pooling(
+    G, PLACES, picture, y, x, there, columns, exists, OH, OW,
+    C: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, WIN: tl.constexpr,
+):  # fmt: skip
+    """The gradient that reaches positions (y, x) of a picture from the windows whose maximum they were."""
+    total = tl.zeros((ROWS, WIN), tl.float32)
+    around: tl.constexpr = (KERNEL + STRIDE - 1) // STRIDE
+    for number in tl.static_range(around * around):
+        oy, ox = y // STRIDE - number // around, x // STRIDE - number % around
+        dy, dx = y - oy * STRIDE, x - ox * STRIDE
+        seen = there & (oy >= 0) & (oy < OH) & (dy < KERNEL) & (ox >= 0) & (ox < OW) & (dx < KERNEL)
+        at = ((picture * OH + oy) * OW + ox)[:, None].to(tl.int64) * C + columns[None, :]
+        mask = seen[:, None] & exists[None, :]
+        place = tl.load(PLACES + at, mask, 255).to(tl.int32)
+        gradient = tl.load(G + at, mask, 0.0).to(tl.float32)
+        total += tl.where(place == (dy * KERNEL + dx)[:, None], gradient, 0.0)
+    return total
+
+
+@triton.jit
+def stage_backward(
+    X, BIAS, G, PLACES, T, DX, SUMS, rows, scale, k, within_scale, H, W, OH, OW,
+    C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, TILE: tl.constexpr, HALO: tl.constexpr, ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, RELU: tl.constexpr, HALF: tl.constexpr, BETA: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, WITHIN: tl.constexpr, WITHIN_BETA: tl.constexpr,
+    ADD_UP: tl.constexpr, NARROW: tl.constexpr,
+):  # fmt: skip
+    """The gradient of `rows` inputs; ADD_UP: its sum over this program's rows into SUMS, the bias' gradient in parts.
+
+    WITHIN >= 0: what comes after the LRN is the within-map norm, whose gradient is G and, around each place, T.
+    """
+    columns, exists, own = _columns(C, P, WIN, TILE, HALO)
+    sums = tl.zeros((WIN,), tl.float32)
+    # One stage: pipelined loads of every tap would ask for more shared memory than there is.
+    for block in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=1):
+        row = block * ROWS + tl.arange(0, ROWS)
+        there = row < rows
+        at = row[:, None].to(tl.int64) * C + columns[None, :]
+        mask = there[:, None] & exists[None, :]
+        x, y = row % W, row // W % H
+        if KERNEL > 0:
+            gradient = _from_pooling(
+                G, PLACES, row // W // H, y, x, there, columns, exists, OH, OW, C, KERNEL, STRIDE, ROWS, WIN
+            )
+        else:
+            gradient = tl.load(G + at, mask, 0.0).to(tl.float32)
+        if RELU or HALF >= 0 or WITHIN >= 0:
+            value = _input(X, BIAS, at, mask, columns, exists, HAS_BIAS, RELU)
+            answer = value
+            if HALF >= 0:
+                d = k + scale * _sum_over_maps(value * value, WIN, HALF, NARROW)
+                power = _power(d, BETA)
+                answer = value * power
+            if WITHIN >= 0:
+                spread = tl.zeros((ROWS, WIN), tl.float32)
+                for number in tl.static_range((2 * WITHIN + 1) * (2 * WITHIN + 1)):
+                    up, left = number // (2 * WITHIN + 1) - WITHIN, number % (2 * WITHIN + 1) - WITHIN
+                    seen = there & (y + up >= 0) & (y + up < H) & (x + left >= 0) & (x + left < W)
+                    spread += tl.load(T + at + (up * W + left) * C, seen[:, None] & exists[None, :], 0.0).to(tl.float32)
+                gradient -= 2 * WITHIN_BETA * within_scale * answer * spread
+            if HALF >= 0:
+                spread = _sum_over_maps(gradient * answer / d, WIN, HALF, NARROW)
+                gradient = gradient * power - 2 * BETA * scale * value * spread
+            if RELU:
+                gradient = tl.where(value > 0, gradient, 0.0)
+        tl.store(DX + at, gradient.to(DX.dtype.element_ty), there[:, None] & own[None, :])
+        if ADD_UP:
+            sums += tl.sum(tl.where(there[:, None], gradient, 0.0), 0)
+    if ADD_UP:
+        tl.store(SUMS + tl.program_id(0) * C + columns, sums, own)
+
+
+@triton.jit
+def within_forward(
+    Z, Y, D, rows, scale, H, W,
+    C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr, WITHIN: tl.constexpr, BETA: tl.constexpr,
+    KEEP: tl.constexpr,
+):  # fmt: skip
+    """Within-map norm: Y = Z · D^-BETA, D = 1 + scale · the sum of Z² around each place."""
+    columns = tl.program_id(1) * WIN + tl.arange(0, WIN)
+    exists = columns < C
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    at = row[:, None].to(tl.int64) * C + columns[None, :]
+    mask = there[:, None] & exists[None, :]
+    x, y = row % W, row // W % H
+    total = tl.zeros((ROWS, WIN), tl.float32)
+    for number in tl.static_range((2 * WITHIN + 1) * (2 * WITHIN + 1)):
+        up, left = number // (2 * WITHIN + 1) - WITHIN, number % (2 * WITHIN + 1) - WITHIN
+        seen = there & (y + up >= 0) & (y + up < H) & (x + left >= 0) & (x + left < W)
+        z = tl.load(Z + at + (up * W + left) * C, seen[:, None] & exists[None, :], 0.0).to(tl.float32)
+        total += z * z
+    d = 1.0 + scale * total
+    z = tl.load(Z + at, mask, 0.0).to(tl.float32)
+    tl.store(Y + at, (z * _power(d, BETA)).to(Y.dtype.element_ty), mask)
+    if KEEP:
+        tl.store(D + at, d.to(D.dtype.element_ty), mask)
+
+
+@triton.jit
+def within_backward(
+    Z, D, G, PLACES, DIRECT, T, rows, H, W, OH, OW,
+    C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr, BETA: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+):  # fmt: skip
+    """The parts of the within-map norm's gradient: DIRECT = g · D^-BETA, and T = g · Z · D^(-BETA-1), to be summed."""
+    columns = tl.program_id(1) * WIN + tl.arange(0, WIN)
+    exists = columns < C
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    at = row[:, None].to(tl.int64) * C + columns[None, :]
+    mask = there[:, None] & exists[None, :]
+    if KERNEL > 0:
+        gradient = _from_pooling(
+            G,
+            PLACES,
+            row // W // H,
+            row // W % H,
+            row % W,
+            there,
+            columns,
+            exists,
+            OH,
+            OW,
+            C,
+            KERNEL,
+            STRIDE,
+            ROWS,
+            WIN,
+        )
+    else:
+        gradient = tl.load(G + at, mask, 0.0).to(tl.float32)
+    d = tl.load(D + at, mask, 1.0).to(tl.float32)
+    direct = gradient * _power(d, BETA)
+    tl.store(DIRECT + at, direct.to(DIRECT.dtype.element_ty), mask)
+    z = tl.load(Z + at, mask, 0.0).to(tl.float32)
+    tl.store(T + at, (direct * z / d).to(T.dtype.element_ty), mask)
+
+
+@triton.jit
+def blocks_of_pixels(
+    X, OUT, rows, H, W, OH, OW, PAD, s_n, s_c, s_h, s_w,
+    C: tl.constexpr, STRIDE: tl.constexpr, DEPTH: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """(N, C, H, W) of any strides -> (N, OH, OW, DEPTH): STRIDE x STRIDE pixels become one, zeros around the picture.
+
+    DEPTH is STRIDE² · C: the row of a block first, then its column, then the channel.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    depth = tl.arange(0, WIN)
+    channel, inner = depth % C, depth // C
+    x = (row % OW * STRIDE - PAD)[:, None] + (inner % STRIDE)[None, :]
+    y = (row // OW % OH * STRIDE - PAD)[:, None] + (inner // STRIDE)[None, :]
+    mask = there[:, None] & (depth < DEPTH)[None, :]
+    picture = (row // OW // OH)[:, None].to(tl.int64)
+    at = picture * s_n + channel[None, :] * s_c + y * s_h + x * s_w
+    value = tl.load(X + at, mask & (x >= 0) & (x < W) & (y >= 0) & (y < H), 0.0)
+    tl.store(OUT + row[:, None].to(tl.int64) * DEPTH + depth[None, :], value.to(OUT.dtype.element_ty), mask)

@@ -1,0 +1,72 @@
+"""Compile every Triton kernel that a training step of every variant launches, for sm_80 and sm_90, without a GPU.
+
+Prints a line a kernel: its registers are ptxas' to choose, but shared memory is known here and has a limit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from alexnet.fast import gpu, gpu_kernels
+from alexnet.model import AlexNet
+from alexnet.variants import VARIANTS, variant
+
+SHARED = 160 * 1024  # bytes a program may take on an A100
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.uint8: "*u8", int: "i32", float: "fp32"}
+found: dict[tuple, tuple] = {}
+
+
+def recorder(name: str):
+    """In the kernels' place: notes what was launched with which types, and computes nothing."""
+
+    def launch(*arguments, num_warps: int = 4, **constants):
+        kernel = getattr(gpu_kernels, name)
+        kinds = [TYPES[a.dtype if isinstance(a, torch.Tensor) else type(a)] for a in arguments]
+        signature = dict(zip([p.name for p in kernel.params], kinds, strict=False))
+        found[name, tuple(kinds), num_warps, tuple(constants.items())] = kernel, signature, num_warps, constants
+
+    class Grid:
+        def __getitem__(self, grid):
+            return launch
+
+    return Grid()
+
+
+def compiled(kernel, signature, num_warps, constants, capability):
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": num_warps})
+
+
+def main() -> int:
+    gpu.ON_CPU, gpu._kernel, gpu._narrow = True, recorder, lambda x: x.dtype == torch.bfloat16
+    torch.set_num_threads(1)
+    for name in sys.argv[1:] or VARIANTS:
+        plan = variant(name)
+        model = AlexNet(plan, 10, 3, plan.input).to(memory_format=torch.channels_last)
+        for dtype in (torch.bfloat16, torch.float32):
+            x = torch.zeros(1, 3, plan.input, plan.input)
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                y = model(x)
+            y.float().sum().backward()
+    worst = 0
+    for (name, *_), what in found.items():
+        for capability in (80, 90):
+            shared = compiled(*what, capability).metadata.shared
+            worst = max(worst, shared)
+            numbers = {k: v for k, v in what[3].items() if k in ("C", "WIN", "ROWS", "HALF", "WITHIN", "KERNEL")}
+            print(f"{name} {next(iter(what[1].values()))} {numbers} sm_{capability}: {shared} bytes shared", flush=True)
+    print(f"{len(found)} kernels, at most {worst} bytes shared")
+    return int(worst > SHARED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

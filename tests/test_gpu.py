@@ -1,0 +1,196 @@
+"""The GPU's passes against float64: on a GPU as they are (TEST_DEVICE=cuda), on a CPU in Triton's interpreter."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alexnet import fast
+from alexnet.fast import gpu
+from alexnet.layers import CeilConv2d, LocalResponseNorm, WithinMapNorm
+from alexnet.model import AlexNet, initialise
+from alexnet.variants import VARIANTS
+from conftest import DEVICE
+from narrow import narrow
+
+pytest.importorskip("triton")
+pytestmark = [
+    pytest.mark.device,
+    pytest.mark.skipif(DEVICE.type not in ("cpu", "cuda"), reason="Triton is for Nvidia's GPUs"),
+]
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}  # relative
+
+
+@pytest.fixture(autouse=True)
+def in_the_interpreter(monkeypatch):
+    monkeypatch.setattr(gpu, "ON_CPU", DEVICE.type == "cpu")
+
+
+def relu() -> nn.Module:
+    return nn.ReLU()
+
+
+def pool(kernel: int = 3, stride: int = 2, ceil: bool = True) -> nn.Module:
+    return nn.MaxPool2d(kernel, stride, ceil_mode=ceil)
+
+
+def across(channels: int, towers: int, size: int = 5, beta: float = 0.75) -> nn.Module:
+    return LocalResponseNorm(channels, towers, size, 0.02 * size, beta, 2.0)
+
+
+def within(size: int = 5) -> nn.Module:
+    return WithinMapNorm(size, 0.03 * size, 0.75)
+
+
+# What follows a convolution of so many filters on maps of so many pixels; alphas make the norms matter.
+CASES = {
+    "alexnet2012's conv1": (12, 9, [across(12, 2), pool(), relu()]),
+    "alexnet2012's conv2": (20, 9, [relu(), across(20, 2), within(), pool()]),
+    "the paper's": (7, 6, [relu(), across(7, 1), pool()]),
+    "caffenet's": (9, 8, [relu(), pool(), across(9, 1)]),
+    "alexnet32's": (8, 7, [pool(), relu(), across(8, 2)]),
+    "torchvision's": (5, 7, [relu(), pool(ceil=False)]),
+    "windows that overhang": (5, 8, [relu(), pool()]),
+    "conv3's": (33, 5, [relu()]),
+    "a row": (5, 3, [pool(), relu()]),
+    "a tower wider than a window": (150, 3, [relu(), across(150, 1)]),
+    "two towers wider than a window": (300, 2, [relu(), across(300, 2, 9)]),
+    "wide, without a norm": (150, 4, [pool(), relu()]),
+    "pooling without overlap": (6, 7, [pool(2, 2), relu()]),
+    "windows of other sizes": (10, 8, [across(10, 1, 9), within(3), pool(5, 3)]),
+    "the 18 % net's": (6, 8, [pool(), relu()]),
+    "a norm within maps": (6, 5, [within(3)]),
+    "nothing": (6, 5, []),
+}
+
+
+def named(layers: list[nn.Module]) -> list[tuple[str, nn.Module]]:
+    return [(f"layer{i}", layer) for i, layer in enumerate(layers)]
+
+
+def selecting(channels: int) -> nn.Module:
+    """A convolution whose outputs are its inputs, unrounded: of a near tie another would be the maximum."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, channels, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(4).repeat(-(-channels // 4), 1)[:channels, :, None, None])
+    return layer
+
+
+def outcome(layers: list[nn.Module], x: torch.Tensor, weigh: torch.Tensor, stretches=None) -> list[torch.Tensor]:
+    """Output and gradients, of the input too, of the layers one by one or of the passes over them."""
+    x = x.detach().requires_grad_()
+    y = x
+    for one in layers if stretches is None else stretches:
+        y = one(y)
+    (y * weigh.to(y)).sum().backward()
+    parameters = [p for layer in layers for p in layer.parameters()]
+    return [y.detach(), x.grad, *(p.grad for p in parameters)]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_a_stretch_is_its_layers_in_float64(name, dtype):
+    channels, side, after = CASES[name]
+    layers = [selecting(channels), *after]
+    x = 5 * torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
+    x = x.to(dtype)  # the same numbers for both
+    truth = [copy.deepcopy(layer).double() for layer in layers]
+    with torch.no_grad():
+        for one, other in zip(truth, layers, strict=True):
+            for a, b in zip(one.parameters(), other.parameters(), strict=True):
+                a.copy_(b.to(dtype))
+                b.copy_(b.to(dtype))
+    weigh = torch.randn(torch.Size(nn.Sequential(*truth)(x.double()).shape), generator=torch.Generator().manual_seed(2))
+    wanted = outcome(truth, x.double(), weigh)
+    here = [layer.to(DEVICE, dtype) for layer in map(copy.deepcopy, layers)]
+    stretches = gpu.passes(named(here))
+    got = outcome(here, x.to(DEVICE), weigh, stretches)
+    assert [name for one in stretches for name in one.names] == [name for name, _ in named(here)]
+    for a, b in zip(got, wanted, strict=True):
+        assert a.dtype == dtype
+        assert off(a, b) < TOLERANCE[dtype]
+
+
+def off(x: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((x.double().cpu() - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_its_plain_form(name):
+    plan = narrow(name)
+    torch.manual_seed(0)
+    model = AlexNet(plan, 7, 3, plan.input)
+    initialise(model)
+    model = model.to(DEVICE, memory_format=torch.channels_last).eval()
+    x = 30 * torch.randn(2, 3, model.input, model.input, device=DEVICE)
+    outcomes = []
+    for form in (fast.plain, None):
+        model.zero_grad()
+        if form:
+            with form():
+                y = model(x)
+        else:
+            assert fast.passes(model, x, model.logits)
+            y = model(x)
+        F.cross_entropy(y, torch.arange(2, device=DEVICE)).backward()
+        outcomes.append([y.detach(), *(p.grad for p in model.parameters())])
+    least = 1e-7 * max(float(x.norm()) for x in outcomes[0])  # a bias before batch normalisation has no gradient
+    for plain, quick in zip(*outcomes, strict=True):
+        assert float((plain - quick).norm()) < 2e-5 * float(plain.norm()) + least
+
+
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (5, 3)])
+def test_of_tied_maxima_the_first_gets_the_gradient(kernel, stride, ceil):
+    x = torch.randint(-1, 2, (2, 6, 11, 8), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
+    layers = [pool(kernel, stride, ceil), relu()]
+    wanted = outcome(layers, x, torch.ones(()))
+    got = outcome(layers, x, torch.ones(()), gpu.passes(named(layers)))
+    for a, b in zip(got, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_number_that_is_none_stays_to_be_seen_and_huge_ones_stay_finite():
+    layers = [relu(), across(6, 1), pool()]
+    x = torch.full((1, 6, 4, 4), 1e15, device=DEVICE)
+    (one,) = gpu.passes(named(layers))
+    assert torch.isfinite(one(x)).all()
+    x[0, 0, 0, 0] = torch.nan
+    assert torch.isnan(one(x)[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("kind", "pad"), [(nn.Conv2d, 2), (CeilConv2d, 0)])
+@pytest.mark.parametrize(("kernel", "stride", "channels", "side"), [(11, 4, 3, 32), (5, 2, 1, 13), (3, 3, 2, 10)])
+def test_a_convolution_over_blocks_of_pixels_is_the_convolution(kind, pad, kernel, stride, channels, side):
+    torch.manual_seed(0)
+    layer = kind(channels, 6, kernel, stride, pad).to(DEVICE)
+    x = torch.randn(2, channels, side, side + 1, device=DEVICE)
+    got = gpu.convolve(layer, x, torch.float32) + layer.bias[:, None, None]
+    torch.testing.assert_close(got, layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_somebody_asks_a_gradient_of_keeps_it():
+    model = nn.Conv2d(3, 4, 5, 2).to(DEVICE)
+    x = torch.randn(1, 3, 9, 9, device=DEVICE, requires_grad=True)
+    (one,) = gpu.passes([("conv1", model)])
+    one(x).sum().backward()
+    got, x.grad = x.grad, None
+    model(x).sum().backward()
+    torch.testing.assert_close(got, x.grad)
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.cpu
+def test_every_kernel_of_every_variant_compiles_for_gpus_that_are_not_here():
+    script = Path(__file__).with_name("compile_kernels.py")
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=1800)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
