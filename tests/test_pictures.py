@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import logging
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision import transforms
+from torchvision.transforms.functional import pil_to_tensor
 
-from alexnet.data.pictures import Unreadable, decode, stored
+from alexnet.data import pictures
+from alexnet.data.pictures import SQUARES, Square, Unreadable, decode, stored
 from conftest import encoded
+from tiff_file import tiff
 
 
 def corners() -> Image.Image:
@@ -94,10 +103,116 @@ def test_rotated_by_exif_comes_out_upright(orientation, undo):
     near(decode(encoded(corners().transpose(undo), "JPEG", exif=exif, quality=95)), corners())
 
 
-def test_arrays_and_pil_images_are_taken_too():
-    pixels = np.asarray(corners())
-    near(decode(pixels), corners(), 0)
-    near(decode(corners()), corners(), 0)
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+def test_a_gray_tiff_of_any_bits_has_its_brightness_whether_0_is_white_or_black(bits, photometric, big):
+    values = np.random.default_rng(bits).integers(0, 1 << bits, (3, 5, 1))
+    file = tiff(values, bits, photometric, big=big)
+    if (bits, photometric, big) in {(12, 0, False), (12, 0, True), (12, 1, True), (16, 0, True)}:
+        with pytest.raises(Unreadable, match="that Pillow does not read; save it with 8 bits"):
+            decode(file)
+        return
+    got = np.asarray(decode(file, channels=1))
+    bright = values[..., 0] if photometric else (1 << bits) - 1 - values[..., 0]
+    assert (got == (bright >> (bits - 8) if bits > 8 else bright * 255 // ((1 << bits) - 1))).all()
+
+
+@pytest.mark.parametrize(("extra", "alpha"), [(None, False), (0, False), (1, True), (2, True)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_fourth_band_of_a_tiff_is_alpha_only_where_the_file_says_so(bits, extra, alpha, caplog):
+    pictures._say_unnamed.cache_clear()
+    colours = np.array([[[100, 50, 20, 128], [0, 0, 0, 0]]]) << (bits - 8)
+    for _ in range(2):
+        got = np.asarray(decode(tiff(colours, bits, 2, extra))).astype(int)
+    assert (got[0] == colours[0, :, :3] >> (bits - 8)).all() != alpha
+    if alpha:
+        assert (got[0, 1] == 255).all()  # nothing of it covers the white
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == (extra is None)
+
+
+KINDS = {
+    "path": lambda file: file,
+    "name": lambda file: str(file),
+    "bytes": lambda file: file.read_bytes(),
+    "bytearray": lambda file: bytearray(file.read_bytes()),
+    "memoryview": lambda file: memoryview(file.read_bytes()),
+    "in memory": lambda file: io.BytesIO(file.read_bytes()),
+    "open file": lambda file: file.open("rb"),
+    "mapping of bytes": lambda file: {"bytes": file.read_bytes(), "path": None},
+    "mapping of path": lambda file: {"bytes": None, "path": str(file)},
+    "PIL image": Image.open,
+    "array": lambda file: np.asarray(Image.open(file).convert("RGB")),
+    "floats": lambda file: np.asarray(Image.open(file).convert("RGB")) / 255,
+    "tensor": lambda file: pil_to_tensor(Image.open(file).convert("RGB")),
+    "float tensor": lambda file: transforms.ToTensor()(Image.open(file).convert("RGB")),
+    "half tensor": lambda file: transforms.ToTensor()(Image.open(file).convert("RGB")).double(),
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "CMYK JPEG", "gray PNG"])
+def test_the_same_picture_gives_the_same_pixels_however_it_comes(tmp_path, format):
+    noise = np.random.default_rng(3).integers(0, 256, (30, 41, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((410, 300))
+    picture = picture.convert("CMYK" if "CMYK" in format else "L" if "gray" in format else "RGB")
+    file = tmp_path / "a"
+    picture.save(file, format.split()[-1])
+    for how, channels in itertools.product(SQUARES, (1, 3)):
+        square = Square(how, 30)
+        whole = np.asarray(Image.open(file).convert("RGB" if channels == 3 else "L"))
+        expected = stored(Image.fromarray(whole), 32, square)
+        for kind, made in KINDS.items():
+            if channels == 1 and "gray" not in format and kind in ("array", "floats", "tensor"):
+                continue  # CMYK to gray is not CMYK to RGB to gray
+            source = made(file)
+            assert (stored(decode(source, channels), 32, square) == expected).all(), (how, kind)
+            if hasattr(source, "close"):
+                source.close()
+
+
+def test_arrays_and_tensors_of_every_shape_are_pictures():
+    colours = np.random.default_rng(0).integers(0, 256, (5, 4, 4), np.uint8)
+    on_white = np.asarray(decode(Image.fromarray(colours)))
+    gray = np.repeat(colours[..., :1], 3, 2)
+    for array, expected in {
+        "(H, W)": (colours[..., 0], gray),
+        "(H, W, 1)": (colours[..., :1], gray),
+        "(H, W, 3)": (colours[..., :3], colours[..., :3]),
+        "(H, W, 4)": (colours, on_white),
+        "mirrored": (colours[:, ::-1, :3], colours[:, ::-1, :3]),
+        "16 bits": (colours[..., :3].astype(np.uint16) * 257, colours[..., :3]),
+        "floats between": (np.full((5, 4, 3), 100.6 / 255), np.full((5, 4, 3), 101)),
+        "16 bits of the other order": ((colours[..., 0].astype(np.uint16) * 257).astype(">u2"), gray),
+    }.values():
+        assert (np.asarray(decode(array)) == expected).all()
+        if array.dtype == np.uint8 and array.strides[1] > 0:
+            tensor = torch.from_numpy(array if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+            assert (np.asarray(decode(tensor)) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), r"array of shape \(3, 8, 8\); a picture has \(H, W\)"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"tensor of shape \(8, 8, 3\).* \(3, H, W\)"),
+        (np.zeros((0, 8, 3), np.uint8), "shape"),
+        (np.zeros((), np.uint8), "shape"),
+        (np.full((8, 8, 3), 1.5), "from 0 .black. to 1"),
+        (torch.full((3, 8, 8), -0.1), "from 0 .black. to 1"),
+        (np.full((8, 8), np.nan), "from 0 .black. to 1"),
+        (np.zeros((8, 8, 3), np.int64), "int64; give uint8"),
+        (np.zeros((8, 8), bool), "bool; give uint8"),
+        ({"pixels": 3}, "mapping with the keys pixels; a picture has 'bytes' or 'path'"),
+        (io.StringIO("text"), "opened as text"),
+        (io.BytesIO(b""), "empty, 0 bytes"),
+        (5, "no picture but int"),
+        (None, "no picture but NoneType"),
+    ],
+)
+def test_what_cannot_be_a_picture_says_what_is_one(source, fault):
+    with pytest.raises(Unreadable, match=fault):
+        decode(source)
 
 
 @pytest.mark.parametrize(
@@ -171,3 +286,54 @@ def test_shrinking_is_antialiased():
     stripes[:, ::2] = 255
     got = stored(Image.fromarray(stripes), 32)
     assert abs(got[:, 4:-4, 4:-4].astype(int) - 128).max() <= 3
+
+
+SIZES = [
+    *((w, h) for w in (31, 32, 33, 64, 65) for h in (32, 45, 64, 97)), *((100 + 7 * n, 61 + 3 * n) for n in range(24)),
+    (500, 375), (375, 500), (1, 1), (1, 60), (300, 5), (640, 33), (33, 640),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("side", "inner"), [(32, 28), (32, 27), (33, 28), (33, 30), (32, 32), (37, 36)])
+def test_torchvisions_square_is_torchvisions_to_the_pixel(side, inner):
+    generator, low = np.random.default_rng(side), round((side - inner) / 2)
+    judge = transforms.Compose([transforms.Resize(side), transforms.CenterCrop(inner), transforms.PILToTensor()])
+    for size in SIZES:
+        picture = Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), np.uint8))
+        got = stored(picture, side, Square("torchvision", inner))[:, low : low + inner, low : low + inner]
+        assert (got == judge(picture).numpy()).all(), size
+
+
+def test_squash_brings_both_sides_to_the_squares():
+    for size in ((32, 32), (50, 20), (20, 50), (640, 33)):
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8))
+        expected = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))
+        assert (Square("squash")(picture, 32) == expected).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("how", SQUARES)
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (2, 700), (5, 9000), (40, 9000), (40000, 3)])
+def test_a_picture_of_any_aspect_becomes_what_the_whole_would_in_little_memory(size, how, mode, monkeypatch):
+    pixels = np.random.default_rng(2).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    if how == "squash":
+        whole = picture.resize((8, 8), Image.Resampling.BILINEAR)
+    else:
+        long = int(8 * max(size) / min(size)) if how == "torchvision" else max(8, round(max(size) * (8 / min(size))))
+        start = round((long - 8) / 2) if how == "torchvision" else (long - 8) // 2
+        wide = size[0] > size[1]
+        whole = picture.resize((long, 8) if wide else (8, long), Image.Resampling.BILINEAR)
+        whole = whole.crop((start, 0, start + 8, 8) if wide else (0, start, 8, start + 8))
+    made = []
+    resize = Image.Image.resize
+
+    def counted(self, size, resample=None, box=None, reducing_gap=None):
+        rows = self.height if box is None else box[3] - box[1]
+        made.append(max(size[0] * rows, size[0] * size[1]))  # Pillow resizes rows first
+        return resize(self, size, resample, box, reducing_gap)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    got = Square(how)(picture, 8).squeeze()
+    assert np.abs(got.astype(int) - np.asarray(whole)).max() <= 1
+    assert max(made) <= max(64 * 8 * 8, size[0] * size[1])

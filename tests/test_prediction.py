@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import alexnet as package
 from alexnet import prediction
+from alexnet.errors import AlexNetError
 from conftest import coloured, encoded
 
 pytestmark = pytest.mark.device
@@ -95,3 +97,35 @@ def test_no_results_are_still_an_object(alexnet, tiny_run, tmp_path):
         1,
         {"results": [], "failed": [{"file": str(tmp_path / "none.png"), "error": "no such file"}]},
     )
+
+
+def test_predict_takes_pictures_of_every_kind_alone_and_as_several(tiny_run, folders):
+    one = package.load(tiny_run)
+    file = folders / "val" / "green" / "100.png"
+    array = np.asarray(Image.open(file))
+    whole = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    expected = one.predict(file)[0].classes
+    buffer = np.zeros_like(array)
+
+    def frames():  # as a camera gives them: the same memory each time
+        for number in range(3):
+            buffer[:] = array if number == 1 else 0
+            yield buffer
+
+    def opened():  # each closed before the next
+        for _ in range(3):
+            with file.open("rb") as picture:
+                yield picture
+
+    kinds = (file, str(file), file.read_bytes(), io.BytesIO(file.read_bytes()), Image.open(file), array, array / 255,
+             whole, whole / 255, {"bytes": file.read_bytes()})  # fmt: skip
+    for kind in kinds:
+        (got,) = one.predict(kind)
+        assert (got.error, got.classes) == (None, expected), type(kind)
+    for several in (torch.stack([whole, whole]), np.stack([array, array]), list(kinds), opened()):
+        got = one.predict(several)
+        assert len(got) > 1
+        assert all([c.index for c in x.classes] == [c.index for c in expected] for x in got), type(several)
+    assert [x.classes == expected for x in one.predict(frames(), batch_size=1)] == [False, True, False]
+    with pytest.raises(AlexNetError, match="pictures were given as int; give paths, bytes, open files"):
+        one.predict(5)

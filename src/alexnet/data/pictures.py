@@ -32,7 +32,7 @@ Source: TypeAlias = (
 
 SQUARES = ("crop", "squash", "torchvision")
 LONGEST = 64  # times its short side: longer pictures are cut before they are resized
-PHOTOMETRIC, WHITE_IS_ZERO, EXTRA_SAMPLES = 262, 0, 338  # of TIFF
+BITS, PHOTOMETRIC, WHITE_IS_ZERO, EXTRA_SAMPLES = 258, 262, 0, 338  # of TIFF
 
 
 class Unreadable(AlexNetError):
@@ -127,14 +127,12 @@ def decode(source: Source, channels: int = 3) -> Image.Image:
             source = _of_mapping(source)
         if isinstance(source, Image.Image):
             return _upright(source, channels)
-        if hasattr(source, "detach") or hasattr(source, "__array__"):
+        if hasattr(source, "data_ptr") or hasattr(source, "__array__"):
             return _upright(_of_array(source), channels)
         with _file(source) as file:
-            return _upright(Image.open(file), channels)
+            return _upright(_opened(file), channels)
     except AlexNetError:
         raise
-    except UnidentifiedImageError:
-        raise Unreadable("not a picture") from None
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         raise Unreadable(f"broken picture ({str(error) or type(error).__name__})") from None
 
@@ -161,7 +159,7 @@ def _of_mapping(given: Mapping[str, Any]) -> Source:
 
 def _of_array(given: Any) -> Image.Image:
     """A PIL image of an array, colours last, or of a tensor, colours first."""
-    if hasattr(given, "detach"):
+    if hasattr(given, "data_ptr"):
         tensor = given.detach().cpu()
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         array, shapes = (
@@ -171,7 +169,7 @@ def _of_array(given: Any) -> Image.Image:
     else:
         array, shapes = np.asarray(given), "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
     if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in ((), (1,), (3,), (4,)):
-        kind = "a tensor" if hasattr(given, "detach") else "an array"
+        kind = "a tensor" if hasattr(given, "data_ptr") else "an array"
         raise Unreadable(f"{kind} of shape {tuple(given.shape)}; a picture has {shapes}")
     if array.dtype.kind == "f":
         low, high = array.min(), array.max()
@@ -180,7 +178,7 @@ def _of_array(given: Any) -> Image.Image:
                 f"floating-point pixels from {low:.4g} to {high:.4g}; they go from 0 (black) to 1, or give uint8"
             )
         array = np.rint(array * 255)
-    elif array.dtype == np.uint16:
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
         array = array >> 8
     elif array.dtype != np.uint8:
         raise Unreadable(f"pixels of type {array.dtype}; give uint8 (0 to 255), uint16, or floats from 0 to 1")
@@ -213,6 +211,16 @@ def _file(source: Any) -> BinaryIO:
     return file
 
 
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(4) in (b"II*\0", b"MM\0*"):
+            raise Unreadable("a broken TIFF, or one of a kind that Pillow does not read; save it with 8 bits") from None
+        raise Unreadable("not a picture") from None
+
+
 def _upright(picture: Image.Image, channels: int) -> Image.Image:
     if channels not in (1, 3):
         raise AlexNetError(
@@ -220,14 +228,14 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
         )
     picture.load()
     tags = getattr(picture, "tag_v2", {})
-    inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    inverted, bits = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO, tags.get(BITS, (16,))[0]
     unnamed = picture.mode == "RGBA" and bool(tags) and EXTRA_SAMPLES not in tags
     picture = ImageOps.exif_transpose(picture)
     if unnamed:
         _say_unnamed()
         picture = picture.convert("RGB")
     if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bit(picture, inverted)
+        picture = _eight_bit(picture, 4 if bits == 12 else 8, inverted)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -243,8 +251,8 @@ def _say_unnamed() -> None:
     )
 
 
-def _eight_bit(picture: Image.Image, inverted: bool) -> Image.Image:
-    """16-bit gray (I;16, or I as some plugins give it) by its high byte, as a 16-bit RGB file is read.
+def _eight_bit(picture: Image.Image, low: int, inverted: bool) -> Image.Image:
+    """Gray of more bits (I;16, or I as some plugins give it) without its `low` bits, as a 16-bit RGB file is read.
 
     Pillow turns a TIFF in which 0 is white into one in which it is black up to 8 bits, not at 16.
     """
@@ -253,5 +261,5 @@ def _eight_bit(picture: Image.Image, inverted: bool) -> Image.Image:
     values = np.asarray(picture)
     if values.min() < 0 or values.max() > 65535:
         raise Unreadable("pixel values outside 0 to 65535")
-    high = (values >> 8).astype(np.uint8)
+    high = (values >> low).astype(np.uint8)
     return Image.fromarray(255 - high if inverted else high)

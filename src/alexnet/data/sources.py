@@ -68,7 +68,7 @@ def _held(one: Any) -> Source | Unreadable:
             return contents(one)
     except Unreadable as error:
         return error
-    return one.clone() if hasattr(one, "detach") else one.copy() if isinstance(one, np.ndarray) else one
+    return one.clone() if hasattr(one, "data_ptr") else one.copy() if isinstance(one, np.ndarray) else one
 
 
 def _paths(argument: str | os.PathLike[str]) -> Iterable[str | Path]:
