@@ -24,6 +24,7 @@ from alexnet.distributed import World
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 from alexnet.finetuning import begin, class_weights
+from alexnet.labels import printable
 from alexnet.metrics import Metrics
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess, check_sizes
@@ -126,6 +127,8 @@ def open_run(
 ) -> tuple[Recipe, dict[str, Any] | None]:
     """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
     held = [name for name in (*checkpoint.NAMES,) if (folder / name).exists()]
+    if printable(str(folder)) != str(folder):  # safetensors opens no other
+        raise AlexNetError(f"--out {printable(str(folder))} is not plain text in UTF-8; give another name.")
     if folder.exists() and not folder.is_dir():
         raise AlexNetError(f"--out {folder} is a file; give a folder, new or empty.")
     if held and not resume:

@@ -5,6 +5,7 @@ Exit status: 0 done; 1 done, but some inputs failed; 2 nothing done because of t
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """The program: run the command on the command line and exit with its status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that it cannot encode keep their bytes, or are escaped
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     sys.exit(run())
 
 
