@@ -23,6 +23,7 @@ from alexnet.model import AlexNet, initialise
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS, variant
 from alexnet.weights.base import Weights
+from alexnet.weights.hints import Hints
 from conftest import coloured, encoded
 
 onnx = pytest.importorskip("onnx")
@@ -291,10 +292,10 @@ def test_a_mean_is_taken_from_beside_the_file_or_named_or_said(tmp_path, thin, c
     caffe_file.write_mean(tmp_path / "mean.binaryproto", np.full((3, 256, 256), 4.0, np.float32))
     with pytest.raises(AlexNetError, match="several means beside it"):
         weights.read(file)
-    assert weights.read(file, mean=tmp_path / "mean.binaryproto").preprocess.mean.unique().tolist() == [4.0]
+    assert weights.read(file, Hints(mean=str(tmp_path / "mean.binaryproto"))).preprocess.mean.unique().tolist() == [4.0]
     caffe_file.write_mean(tmp_path / "mean.binaryproto", np.zeros((3, 32, 32), np.float32))
     with pytest.raises(AlexNetError, match=r"has the shape \(3, 32, 32\); the network takes \(3, 256, 256\)"):
-        weights.read(file, mean=tmp_path / "mean.binaryproto")
+        weights.read(file, Hints(mean=str(tmp_path / "mean.binaryproto")))
 
 
 @pytest.mark.parametrize(
@@ -424,7 +425,7 @@ def test_npy_dictionaries_are_read_in_caffes_order_and_in_tensorflows(tmp_path, 
     got = weights.read(tmp_path / "net.npy")
     assert same_tensors(found, got)
     with pytest.raises(AlexNetError, match=r"conv2.weight of shape .*; alexnet_owt with 7 classes"):
-        weights.read(tmp_path / "net.npy", variant="alexnet_owt")
+        weights.read(tmp_path / "net.npy", Hints(variant="alexnet_owt"))
 
 
 class Bomb:

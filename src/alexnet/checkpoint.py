@@ -19,7 +19,7 @@ from alexnet.files import write_whole
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS
-from alexnet.weights import native, published
+from alexnet.weights import hints, native, published
 from alexnet.weights.base import first_line
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ LAST, BEST, STATE, RECIPE, METRICS = (
     "recipe.toml",
     "metrics.jsonl",
 )
+# Where folders of Hugging Face have their weights.
+OF_OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 NAMES = (LAST, BEST, STATE, RECIPE, METRICS)  # a folder with any of them holds a run
 
 
@@ -54,6 +56,7 @@ class Classifier:
     engine: Engine | None = None
     exported: str = ""
     trained: dict[str, Any] = field(default_factory=dict)  # of a run: step, digest of its data and what it held out
+    naming: str = ""  # not empty: the class names are numbers or ImageNet's, for the file has none
 
     def predict(self, pictures, topk: int = 5, batch_size: int = 64) -> list[Prediction]:
         """The `topk` most probable classes of each picture (paths, bytes, PIL images or uint8 arrays), in order."""
@@ -73,7 +76,8 @@ class Classifier:
 
 
 def find(path: str | Path) -> Path:
-    """The file of weights that MODEL means: a run folder's last, a file, or published weights, fetched by name."""
+    """The file of weights that MODEL means, hints aside: a folder's, a file, or published weights, fetched by name."""
+    path, _ = hints.split(path)
     file = Path(path)
     if not file.exists():
         name = str(path)
@@ -85,12 +89,13 @@ def find(path: str | Path) -> Path:
             )
         file = published.fetch(name, quiet=False)
     if file.is_dir():
-        file = file / LAST
-        if not file.exists():
-            raise AlexNetError(
-                f"MODEL {path} is a folder without {LAST}; give a folder that alexnet train has made, after its first "
-                "checkpoint."
-            )
+        for name in (LAST, *OF_OTHERS):
+            if (file / name).exists():
+                return file / name
+        raise AlexNetError(
+            f"MODEL {path} is a folder without {LAST}; give a folder that alexnet train has made, after its first "
+            "checkpoint, or one of Hugging Face's."
+        )
     return file
 
 
@@ -128,9 +133,13 @@ def better(folder: Path, trained: Mapping[str, Any]) -> str:
 
 def load(
     path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
-    say: Callable[[str], object] = lambda text: None, square: str | None = None,
+    say: Callable[[str], object] = lambda text: None, square: str | None = None, *, variant: str | None = None,
+    classes: str | Path | None = None, mean: str | Path | None = None, key: str | None = None, order: str | None = None,
 ) -> Classifier:  # fmt: skip
     """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name.
+
+    The last five say what a file may not: its network, names of classes (a file, or the order imagefolder or numeric),
+    mean, which of several sets of weights it is, and in a .npy the order of fc6's inputs (chw, hwc).
 
     Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
     of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so. `square`
@@ -139,8 +148,16 @@ def load(
     from alexnet import engines
     from alexnet.engines import exported
 
-    file = find(path)
-    found = exported.load(file) if exported.recognises(file) else built(weights.read(file), device, file)
+    path = hints.joined(path, {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order})
+    file, given = find(path), hints.split(path)[1]
+    if exported.recognises(file):
+        if given.given():
+            raise AlexNetError(
+                f"MODEL {file} is an export, which says all itself; leave out --{next(iter(given.given()))}."
+            )
+        found = exported.load(file)
+    else:
+        found = built(weights.read(file, given), device, file)
     if square is not None:
         found = replace(found, preprocess=replace(found.preprocess, square=check_square(square)))
     return engines.attach(found, engine, batch_size, say)
@@ -158,7 +175,9 @@ def built(found: weights.Weights, device: str | torch.device = "cpu", file: str 
             "copy it again."
         ) from None
     network = model.to(device).eval()
-    return Classifier(network, found.preprocess, found.classes, found.origin, trained=found.trained)
+    return Classifier(
+        network, found.preprocess, found.classes, found.origin, trained=found.trained, naming=found.naming
+    )
 
 
 def weights_bytes(
@@ -174,7 +193,7 @@ def weights_of(classifier: Classifier) -> weights.Weights:
     tensors: dict[str, torch.Tensor] = dict(model.state_dict())
     return weights.Weights(
         model.variant.name, tensors, classifier.classes, preprocess, model.changes, classifier.origin,
-        classifier.trained,
+        classifier.trained, classifier.naming,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from alexnet.device import choose_device
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import check_sizes
 from alexnet.shapes import check_size
+from alexnet.weights import hints
 
 RANDOM_PICTURES = 4
 
@@ -31,14 +32,18 @@ def convert(
     input: int | None = None,
     preprocessing: bool = False,
     eight_bits: bool = False,
+    classes: str | Path | None = None,
+    key: str | None = None,
+    order: str | None = None,
 ) -> list[Path]:
     """Read MODEL `source`, write `target` in the format of its ending; the files made.
 
-    `variant` and `mean` say what a format does not carry; `input` makes it a net for crops of another side, in
-    pixels, of the same pictures; `preprocessing` puts crop, mean and scale inside an .onnx;
-    `eight_bits` rounds a .safetensors' weights to int8, the one thing that is not exact.
+    `variant`, `mean`, `classes`, `key` and `order` say what a file may not, as `alexnet.load` has them; `input` makes
+    it a net for crops of another side, of the same pictures; `preprocessing` puts crop, mean and scale inside
+    an .onnx; `eight_bits` rounds a .safetensors' weights to int8, the one thing that is not exact.
     """
-    found = weights.read(find(source), Path(mean) if mean else None, variant)
+    source = hints.joined(source, {"variant": variant, "mean": mean, "classes": classes, "key": key, "order": order})
+    found = weights.read(find(source), hints.split(source)[1])
     if input:
         check_size(found.built(), len(found.classes), found.preprocess.channels, input)
         check_sizes(found.preprocess.stored, input)

@@ -5,10 +5,14 @@ And how names of any kind can be shown.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
+
+from alexnet.errors import AlexNetError
 
 
 def _lines(name: str) -> list[str]:
@@ -106,3 +110,28 @@ def places(names: Sequence[str], classes: Sequence[str]) -> list[int]:
         found = [n if n >= 0 else index.get(_word(name), -1) for n, name in zip(found, given, strict=True)]
     counts = Counter(found)
     return [n if counts[n] == 1 else -1 for n in found]
+
+
+def read(file: Path) -> list[str]:
+    """Names of classes in a file: one a line, or JSON, a list or an object from numbers."""
+    try:
+        text = file.read_text("utf-8-sig")
+        if text.lstrip()[:1] in ("[", "{"):
+            found = json.loads(text)
+            if isinstance(found, dict):
+                found = [found[str(number)] for number in range(len(found))]
+            # torchvision's and Keras' lists of ImageNet have [WordNet id, name].
+            lines = [str(one[-1] if isinstance(one, list) else one) for one in found]
+        else:
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise AlexNetError(
+            f"--classes {file} cannot be read ({error!s:.100}); give a file with a name a line, in the order of the "
+            "model's outputs, or the word imagefolder or numeric."
+        ) from None
+    if not lines or len(set(lines)) < len(lines):
+        twice = next((name for name in lines if lines.count(name) > 1), "")
+        raise AlexNetError(
+            f"--classes {file} {f'has {twice!r:.60} twice' if twice else 'is empty'}; give each name once."
+        )
+    return lines

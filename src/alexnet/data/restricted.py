@@ -10,17 +10,18 @@ import math
 import pickletools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
 from alexnet.errors import AlexNetError
 
 LIMIT = 2 << 30  # bytes of a file that is read
+STEPS_AT_MOST = 4_000_000  # of a pickle: each may make an object of some hundred bytes
 NUMPY = re.compile(r"numpy(\.core|\._core)?(\.multiarray|\.numeric)?")
 DTYPE = re.compile(r"([<>|=]?)(b1|[iu][1248]|f[248])")
 TEXT = {"_codecs encode"}
@@ -34,6 +35,18 @@ class Inert:
     kind: str  # module and name
     arguments: tuple = ()
     state: Any = None
+    items: dict = field(default_factory=dict)  # where it is a kind of dict
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a kind of pickle may call beside plain data: by name, each made by us; and what a persistent id stands for.
+
+    They raise ValueError, TypeError, IndexError or KeyError at arguments that are none of theirs.
+    """
+
+    functions: Mapping[str, Callable[..., Any]]
+    persistent: Callable[[Any], Any]
 
 
 def load(path: str | Path, objects: bool = False) -> Any:
@@ -55,15 +68,29 @@ def load(path: str | Path, objects: bool = False) -> Any:
 
 def loads(contents: bytes, name: str, objects: bool = False) -> Any:
     """The same of bytes; `name` says in errors what they are."""
-    machine = _Machine(objects, room=4 * len(contents) + (1 << 20))
+    return read(BytesIO(contents), len(contents), name, objects)
+
+
+def read(stream: IO[bytes], size: int, name: str, objects: bool = False, calls: Calls | None = None) -> Any:
+    """The value that a pickle at the stream's place gives, from at most `size` bytes; the stream is behind it then."""
+    machine = _Machine(objects, room=4 * size + (1 << 20), calls=calls)
     try:
         with warnings.catch_warnings(action="ignore"):  # of damaged strings, which are an error further on
-            return machine.run(contents)
+            return machine.run(stream)
     except _Refused as refused:
         raise AlexNetError(
-            f"{name} holds more than data ({refused}), which is not run; give the file as its makers publish it."
+            f"{name} holds more than data ({refused!s:.200}), which is not run; give the file as its makers publish it."
         ) from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         said = (str(error).splitlines() or [""])[0][:100] or type(error).__name__
         raise AlexNetError(f"{name} is not a whole pickle ({said}); copy it again.") from None
 
@@ -82,6 +109,9 @@ class _Name:
 
     kind: str
 
+    def __str__(self) -> str:
+        return self.kind
+
 
 @dataclass
 class _Type:
@@ -99,11 +129,14 @@ class _Type:
 class _Machine:
     objects: bool
     room: int  # bytes that arrays and converted strings may still take
+    calls: Calls | None = None
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
-    def run(self, contents: bytes) -> Any:
-        for opcode, given, _ in pickletools.genops(BytesIO(contents)):
+    def run(self, stream: IO[bytes]) -> Any:
+        for number, (opcode, given, _) in enumerate(pickletools.genops(stream)):
+            if number > STEPS_AT_MOST:
+                raise ValueError(f"it has more than {STEPS_AT_MOST:,} steps")
             name, argument = opcode.name, cast(Any, given)
             if name == "STOP":
                 return self.stack.pop()
@@ -117,6 +150,8 @@ class _Machine:
                 self.stack.append(self.memo[int(argument)])
             elif name in STEPS:
                 STEPS[name](self, argument)
+            elif self.objects and name in OF_OBJECTS:
+                OF_OBJECTS[name](self, argument)
             elif name not in ("PROTO", "FRAME"):
                 raise _Refused(f"the instruction {name}")
         raise ValueError("it has no end")
@@ -147,18 +182,24 @@ class _Machine:
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Inert):
+            return  # what a kind of list of another program's holds is of no use here
         if type(target) is not list:
             raise ValueError("a list was expected")
         target += items
 
     def put(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Inert):
+            target = target.items
         if type(target) is not dict or len(items) % 2:
             raise ValueError("a dict was expected")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Keys of one level only: hashing a deep one would need a deep stack.
             if not isinstance(key, str | bytes | int | float | None):
-                raise _Refused(f"a dict key of type {type(key).__name__}")
+                if not self.objects:
+                    raise _Refused(f"a dict key of type {type(key).__name__}")
+                key = f"{getattr(key, 'kind', type(key).__name__)} {len(target)}"
             target[key] = value
 
     def call(self, function: Any, arguments: Any) -> None:
@@ -169,8 +210,11 @@ class _Machine:
         of_numpy = bool(NUMPY.fullmatch(module))
         if kind in TEXT and len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
             self.stack.append(self.bytes(arguments[0]))
-        elif kind in DICTS and arguments == ():
+        elif self.calls and kind in self.calls.functions:
+            self.stack.append(self.calls.functions[kind](*arguments))
+        elif kind in DICTS and len(arguments) < 2:
             self.stack.append({})
+            self.put([x for pair in (arguments[0] if arguments else ()) for x in (pair[0], pair[1])])
         elif kind in ("__builtin__ bytes", "builtins bytes") and arguments == ():
             self.stack.append(b"")
         elif of_numpy and name == "dtype":
@@ -203,6 +247,8 @@ class _Machine:
             target.code = (state[1] if state[1] in ("<", ">") else "") + target.code.lstrip("<>|=")
         elif isinstance(target, Inert):
             target.state = state
+        elif self.objects and not isinstance(target, _Name):
+            return  # what a dict or tensor carries beside its values
         else:
             raise _Refused(f"a change of a {type(target).__name__}")
 
@@ -251,6 +297,18 @@ def _tuple(machine: _Machine, items: list[Any] | tuple) -> None:
     machine.stack.append(tuple(items))
 
 
+def _persistent(machine: _Machine, _: Any) -> None:
+    (given,) = machine.pop(1)
+    if machine.calls is None:
+        raise _Refused("something that is kept elsewhere")
+    machine.stack.append(machine.calls.persistent(given))
+
+
+def _new(machine: _Machine, _: Any) -> None:
+    function, arguments, _named = machine.pop(3)
+    machine.call(function, arguments)
+
+
 def _dict(machine: _Machine, _: Any) -> None:
     items = machine.items()
     machine.stack.append({})
@@ -289,4 +347,11 @@ STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "OBJ": _object,
     "INST": _instance,
     "BUILD": lambda m, _: m.build(),
+}
+OF_OBJECTS: dict[str, Callable[[_Machine, Any], object]] = {
+    "BINPERSID": _persistent,
+    "NEWOBJ_EX": _new,
+    "EMPTY_SET": lambda m, _: m.stack.append([]),
+    "ADDITEMS": lambda m, _: m.extend(m.items()),
+    "FROZENSET": lambda m, _: m.stack.append(m.items()),
 }

@@ -14,7 +14,7 @@ from alexnet.errors import AlexNetError
 from alexnet.model import AlexNet
 from alexnet.weights import onnx as onnx_file
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import first_line, from_facts
+from alexnet.weights.base import check_preprocess, first_line, from_facts
 from alexnet.weights.onnx_writer import KEY, MEAN_KEY
 
 XML = (b"<?xml", b"<net ")
@@ -69,6 +69,7 @@ def load(file: Path) -> Classifier:
             name, start = "onnx", None
         facts, mean = onnx_file.facts_and_mean(metadata)
         found = from_facts(facts, {"mean": mean})
+        check_preprocess(found.preprocess)
     except (KeyError, TypeError, ValueError, pb.WireError) as error:
         raise AlexNetError(
             f"MODEL {file} is not a whole export of this project ({first_line(error)}); export it anew."

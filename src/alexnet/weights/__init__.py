@@ -3,32 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from alexnet import labels
 from alexnet.errors import AlexNetError
+from alexnet.weights import base
 from alexnet.weights.base import Weights
+from alexnet.weights.hints import IMAGEFOLDER, NUMERIC, Hints
+
+NOTHING = Hints()
+OTHERS = {  # what people's files of weights turn out to be, by their first bytes
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for (git lfs pull fetches it)",
+    b"<!doctype": "is a web page, not a file of weights (a sign-in or error page, most likely)",
+    b"<html": "is a web page, not a file of weights (a sign-in or error page, most likely)",
+    b"\x89hdf": "is HDF5, as Keras writes, which is not read",
+    b"\x1f\x8b": "is compressed by gzip; unpack it",
+    b"layer": "is a description of a Caffe net (.prototxt), without its weights (.caffemodel)",
+    b"name:": "is a description of a Caffe net (.prototxt), without its weights (.caffemodel)",
+}
+# Hints that are for some formats alone, by how the origin begins that their readers give.
+NEEDED = {
+    "mean": ("Caffe", "cuda-convnet", ".npy", "ONNX:", "torchvision", "state_dict"),
+    "key": ("torchvision", "state_dict"),
+    "order": (".npy",),
+}
 
 
-def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
+def read(file: Path, hints: Hints = NOTHING) -> Weights:
     """The weights in a file of any known format; a file that is none of them is an error that says what is wrong.
 
-    `mean` and `variant` are for formats that carry none; the other formats refuse what contradicts the file.
+    `hints` are for what a format does not carry; what contradicts the file is refused.
     """
-    from alexnet.weights import caffe, convnet, native, npy, onnx, torchvision
+    from alexnet.weights import caffe, convnet, native, npy, onnx, torch_file
 
     try:
         with open(file, "rb") as opened:
-            head = opened.read(16)
+            head = opened.read(64)
     except OSError as error:
         raise AlexNetError(f"MODEL {file} cannot be read ({error.strerror}); give a file that you may read.") from None
-    for reader in (convnet, torchvision, native, npy, onnx, caffe):
-        if len(head) == 16 and reader.recognises(head, file):
-            return reader.read(file, mean, variant)
+    for reader in (convnet, torch_file, native, npy, onnx, caffe):
+        if len(head) >= 16 and reader.recognises(head, file):
+            found = base.checked(file, reader.read(file, hints))
+            return _named(file, _agreed(file, found, hints), hints.classes)
     raise AlexNetError(
-        f"MODEL {file} is not a whole file of AlexNet weights (its first bytes are those of no known format); give a "
-        "run folder, or weights as .safetensors, .pth, .caffemodel, .onnx, .npy or a checkpoint of cuda-convnet."
+        f"MODEL {file} {_what(head)}; give a run folder, or weights as .safetensors, .pth, .caffemodel, .onnx, .npy or "
+        "a checkpoint of cuda-convnet."
     )
+
+
+def _what(head: bytes) -> str:
+    for start, words in OTHERS.items():
+        if head.lstrip().lower().startswith(start):
+            return words
+    return "is not a whole file of AlexNet weights (its first bytes are those of no known format)"
+
+
+def _agreed(file: Path, found: Weights, hints: Hints) -> Weights:
+    """The weights, unless a hint says otherwise than the file, or what no file of its kind needs."""
+    if hints.variant and hints.variant != found.variant:
+        raise AlexNetError(f"MODEL {file} is of {found.variant}, and --variant says {hints.variant}; leave it out.")
+    of = found.origin
+    for key, kinds in NEEDED.items():
+        if getattr(hints, key) and not of.startswith(kinds):
+            words = "carries its own mean" if key == "mean" else f"is no file that --{key} is for"
+            raise AlexNetError(f"MODEL {file} {words}; leave --{key} out.")
+    return found
+
+
+def _named(file: Path, found: Weights, classes: str | None) -> Weights:
+    """The weights with the class names that were given, or in the order that was; numbers as names are said."""
+    count = len(found.classes)
+    if classes in (IMAGEFOLDER, NUMERIC):
+        if not found.naming:
+            raise AlexNetError(f"MODEL {file} names its classes itself; leave --classes out, or give a file of names.")
+        numbers = [str(number) for number in range(count)]
+        return replace(found, classes=sorted(numbers) if classes == IMAGEFOLDER else numbers, naming=classes)
+    if classes is not None:
+        names = labels.read(Path(classes))
+        if len(names) != count:
+            raise AlexNetError(f"--classes {classes} has {len(names):,} names; MODEL {file} has {count:,} classes.")
+        return replace(found, classes=names, naming="")
+    if found.naming and found.classes == [str(number) for number in range(count)]:
+        base.note(
+            f"{file.name} carries no class names, so its {count:,} outputs are called by their numbers from 0 "
+            "(--classes FILE gives names)"
+        )
+    return found
 
 
 def write(weights: Weights, file: Path, preprocessing: bool = False, eight_bits: bool = False) -> list[Path]:

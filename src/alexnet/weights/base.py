@@ -1,27 +1,39 @@
-"""What every format is read into: tensors under the names of layers, and what they need to be used."""
+"""What every format is read into, and the one place where it is held against what a network needs."""
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alexnet import variants as v
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
-from alexnet.shapes import weight_shapes
+from alexnet.shapes import check_size, output_shape, weight_shapes
 
-VERSION = 1  # of the facts in a file's metadata
+VERSION = 2  # of the facts in a file's metadata; 1 had the mean among the tensors
+LARGEST = 4096  # side of stored pictures: 50 MB each
+MOST_CLASSES = 1_000_000
+ASSUMED = "assumed"
+TINY, HUGE = 1e-6, 1e6  # what pixels may be divided by
 
 
 @dataclass(frozen=True)
 class Weights:
-    """`tensors` are named conv1.weight … fc8.bias; `changes` are those of `build`: dropout and so on."""
+    """`tensors` are named conv1.weight … fc8.bias; `changes` are those of `build`: dropout and so on.
+
+    `naming` is empty where the file names its classes, ASSUMED where it does not, else an order that was asked for.
+    """
 
     variant: str
     tensors: dict[str, Tensor]
@@ -30,10 +42,23 @@ class Weights:
     changes: dict[str, Any]
     origin: str
     trained: dict[str, Any] = field(default_factory=dict)  # of a run: step, digest of its data and what it held out
+    naming: str = ""
 
     def built(self) -> v.Variant:
         """The variant with the changes made."""
         return v.changed(v.variant(self.variant), self.changes)
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor as its file describes it, of which nothing has been read: that is what `take` does."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as torch names it
+    take: Callable[[], Tensor]
+
+
+# -- facts ------------------------------------------------------------------------------------------------------
 
 
 def facts(weights: Weights) -> dict[str, Any]:
@@ -49,29 +74,169 @@ def facts(weights: Weights) -> dict[str, Any]:
     }
 
 
+def with_mean(weights: Weights) -> dict[str, Any]:
+    """`facts` with the mean among them, as text."""
+    mean = weights.preprocess.mean.cpu().contiguous()
+    text = base64.b64encode(mean.numpy().astype("<f4").tobytes()).decode()
+    return {**facts(weights), "mean": {"shape": list(mean.shape), "float32": text}}
+
+
+def mean_in(given: Mapping[str, Any]) -> Tensor:
+    """The mean that `with_mean` put in. Raises KeyError, TypeError, ValueError."""
+    array = np.frombuffer(base64.b64decode(given["mean"]["float32"], validate=True), "<f4")
+    return torch.from_numpy(array.reshape(given["mean"]["shape"]).copy())
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The JSON object in a file's metadata. Raises ValueError."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("its facts are nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"its facts are a {type(found).__name__}")
+    return found
+
+
 def from_facts(given: Mapping[str, Any], tensors: dict[str, Tensor]) -> Weights:
     """Weights from their facts and tensors, of which `mean` is the mean. Raises KeyError, TypeError, ValueError."""
-    preprocess = Preprocess.from_facts(given["preprocess"], tensors.pop("mean"))
-    classes = [str(name) for name in given["classes"]]
-    origin, trained = str(given["origin"]), dict(given.get("trained", {}))
-    return Weights(str(given["variant"]), tensors, classes, preprocess, dict(given["changes"]), origin, trained)
+    version = given.get("version", 1)
+    if not _whole(version, 1, VERSION):
+        raise ValueError(f"its version is {version!r}, this program reads up to {VERSION}")
+    kinds = {"variant": str, "changes": dict, "classes": list, "preprocess": dict, "origin": str, "trained": dict}
+    for key, kind in kinds.items():
+        if not isinstance(given.get(key, {}) if key == "trained" else given[key], kind):
+            raise ValueError(f"its {key} is a {type(given[key]).__name__}")
+    if not all(isinstance(name, str) for name in given["classes"]):
+        raise ValueError("a class has a name that is no text")
+    sizes = given["preprocess"]
+    for key in ("stored", "input"):
+        if not _whole(sizes[key], 1, LARGEST):
+            raise ValueError(f"{key} is {sizes[key]!r}, not a whole number from 1 to {LARGEST}")
+    scale = sizes["scale"]
+    if not isinstance(scale, list) or not all(type(x) in (int, float) for x in scale):
+        raise ValueError("its scale is no list of numbers")
+    preprocess = Preprocess.from_facts(sizes, tensors.pop("mean"))
+    changes, origin, trained = dict(given["changes"]), given["origin"], dict(given.get("trained", {}))
+    return Weights(given["variant"], tensors, given["classes"], preprocess, changes, origin, trained)
 
 
-def note(text: str) -> None:
-    """One line on stderr about something that was assumed."""
-    logging.getLogger("alexnet").warning(text)
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+# -- checks -----------------------------------------------------------------------------------------------------
+
+
+def checked(file: Path, found: Weights) -> Weights:
+    """What a reader made of a file, once it is known to be a whole network; whatever is not is named."""
+    try:
+        variant = found.built()
+        check_preprocess(found.preprocess)
+        check_size(variant, len(found.classes), found.preprocess.channels, found.preprocess.input)
+        if len(found.classes) > MOST_CLASSES:
+            raise ValueError(f"{len(found.classes):,} classes")
+    except (AlexNetError, ValueError, TypeError) as error:
+        raise AlexNetError(f"MODEL {file} does not fit together ({first_line(error).rstrip('.')}).") from None
+    preprocess = found.preprocess
+    needed = state_shapes(variant, len(found.classes), preprocess.channels, preprocess.input)
+    lazy = {name: Lazy(tuple(x.shape), str(x.dtype).removeprefix("torch."), partial(_same, x)) for name, x in
+            found.tensors.items()}  # fmt: skip
+    tensors = taken(file, variant, needed, lazy, len(found.classes))
+    check_finite(file, {**tensors, "mean": preprocess.mean})
+    return replace(found, tensors=tensors)
+
+
+def check_preprocess(given: Preprocess) -> None:
+    """Refuse sizes, scales and means that belong to no picture. Raises ValueError."""
+    mean, scale = given.mean, given.scale
+    if not (_whole(given.stored, 1, LARGEST) and _whole(given.input, 1, given.stored)):
+        raise ValueError(f"crops of {given.input} are taken from pictures of {given.stored}, at most {LARGEST}")
+    if mean.dtype != torch.float32 or mean.is_sparse or mean.is_meta or mean.dim() != 3 or not mean.shape[0]:
+        raise ValueError(f"its mean has the shape {tuple(mean.shape)} and is of {mean.dtype}")
+    if tuple(mean.shape[1:]) not in ((1, 1), (given.stored, given.stored)):
+        raise ValueError(f"its mean has the shape {tuple(mean.shape)} beside pictures of {given.stored}")
+    if given.order not in {1: ("L",), 3: ("RGB",)}.get(mean.shape[0], ("RGB", "L")):
+        raise ValueError(f"the order of its {mean.shape[0]} colours is {given.order!r:.40}")
+    if len(scale) not in (1, mean.shape[0]) or not all(math.isfinite(x) and TINY <= x <= HUGE for x in scale):
+        raise ValueError(f"it divides {mean.shape[0]} colours by {list(scale)!r:.80}")
+
+
+def state_shapes(
+    variant: v.Variant, classes: int, channels: int, input: int
+) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Shape of every tensor of the network by name, and whether it is of floating point."""
+    shapes = weight_shapes(variant, classes, channels, input)
+    found = {name: (shape, True) for name, shape in shapes.items()}
+    shape: tuple[int, ...] = (channels, input, input)
+    for record in variant.layers:
+        shape = output_shape(record, shape, classes)
+        if isinstance(record, v.BatchNorm):
+            for what in ("weight", "bias", "running_mean", "running_var"):
+                found[f"{record.name}.{what}"] = (shape[:1], True)
+            found[f"{record.name}.num_batches_tracked"] = ((), False)
+    return found
+
+
+def taken(
+    file: Path,
+    variant: v.Variant,
+    needed: Mapping[str, tuple[tuple[int, ...], bool]],
+    given: Mapping[str, Lazy],
+    classes: int,
+    called: Mapping[str, str] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors that the network needs, as float32; refused by name (`called` is the file's) before any is read."""
+    extra = sorted(given.keys() - needed.keys())
+    for name in [*needed, *extra]:
+        shown = (called or {}).get(name, name)
+        if name not in needed:
+            raise AlexNetError(
+                f"MODEL {file} has {shown} besides those of {variant.name}; give weights of that network."
+            )
+        if name not in given:
+            if not needed[name][1]:
+                continue  # the count of batches, which files of other programs leave out
+            raise AlexNetError(f"MODEL {file} lacks {shown}, which {variant.name} has; give weights of that network.")
+        (shape, floating), one = needed[name], given[name]
+        if one.shape != shape:
+            raise AlexNetError(
+                f"MODEL {file} has {shown} of shape {_words(one.shape)}; {variant.name} with {classes} classes has "
+                f"{shape}: give weights of that network."
+            )
+        if one.dtype not in (FLOATS if floating else WHOLE):
+            raise AlexNetError(
+                f"MODEL {file} has {shown} of {one.dtype}, not of {'floating point' if floating else 'whole numbers'}; "
+                "save the weights as float32."
+            )
+    whole = {name: one for name, one in given.items() if needed[name][1]}
+    tensors = {name: one.take().detach().to("cpu", torch.float32).contiguous() for name, one in whole.items()}
+    counts = {name for name, (_, floating) in needed.items() if not floating}
+    return tensors | {name: given[name].take().long() if name in given else torch.tensor(0) for name in counts}
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+WHOLE = ("int64", "int32")
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) <= 8 else f"{len(shape)} dimensions"
 
 
 def check_shapes(
     file: Path,
     variant: v.Variant,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     classes: int,
     channels: int,
     input: int,
     called: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse weights of another shape than the variant's, by the name that the file has for them (`called`)."""
+    """Refuse weights (anything with a shape) of another shape than the variant's, by the file's name (`called`)."""
     for name, shape in weight_shapes(variant, classes, channels, input).items():
         shown = (called or {}).get(name, name)
         if name not in tensors:
@@ -79,8 +244,8 @@ def check_shapes(
         got = tuple(tensors[name].shape)
         if got != shape:
             raise AlexNetError(
-                f"MODEL {file} has {shown} of shape {got}; {variant.name} with {classes} classes has {shape}: give "
-                "weights of that network."
+                f"MODEL {file} has {shown} of shape {_words(got)}; {variant.name} with {classes} classes has {shape}: "
+                "give weights of that network."
             )
 
 
@@ -89,6 +254,14 @@ def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise AlexNetError(f"MODEL {file} has values in {name} that are not finite; copy it again or train anew.")
+
+
+# -- words ------------------------------------------------------------------------------------------------------
+
+
+def note(text: str) -> None:
+    """One line on stderr about something that was assumed."""
+    logging.getLogger("alexnet").warning(text)
 
 
 def first_line(error: Exception) -> str:

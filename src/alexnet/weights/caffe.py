@@ -6,10 +6,11 @@ Caffe: conv1's input channels and the mean are turned round, which changes no bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from alexnet import variants as v
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import Weights, check_finite, check_shapes, note
+from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
+from alexnet.weights.hints import Hints
 
 MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (spec §10)
 STORED = 256  # the side of the pictures that Caffe crops (spec §10)
@@ -154,14 +156,14 @@ def recognises(head: bytes, file: Path) -> bool:
     return head.startswith((b"\x0a", b"\x12", b"\xa2\x06"))
 
 
-def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
-    """The weights in a .caffemodel; the mean is `mean`, or the one beside the file, or Caffe's channel means."""
+def read(file: Path, hints: Hints) -> Weights:
+    """The weights in a .caffemodel; the mean is the hint's, or the one beside the file, or Caffe's channel means."""
     try:
         net = pb.whole(file)
         found, side = list(_read_layers(net)), _input_side(net)
     except pb.WireError as error:
         raise AlexNetError(f"MODEL {file} is not a whole .caffemodel ({error}); copy it again.") from None
-    return _weights(file, found, side, mean, variant)
+    return _weights(file, found, side, hints)
 
 
 def _read_layers(net: pb.Message) -> Iterator[Layer]:
@@ -208,7 +210,7 @@ def _blob(message: pb.Message) -> np.ndarray:
     return np.array(data, np.float32).reshape(shape)
 
 
-def _weights(file: Path, found: list[Layer], side: int, mean: Path | None, name: str | None) -> Weights:
+def _weights(file: Path, found: list[Layer], side: int, hints: Hints) -> Weights:
     weighted = [layer for layer in found if layer.type in WEIGHTED and len(layer.blobs) == 2]
     computing = [layer for layer in found if layer.type not in NO_PART]
     if not weighted:
@@ -217,7 +219,7 @@ def _weights(file: Path, found: list[Layer], side: int, mean: Path | None, name:
     scale = tuple((1 / scales[0].blobs[0].astype(np.float64).ravel()[::-1]).tolist()) if scales else (1.0,)
     changes: dict[str, Any] = {"activation": "tanh"} if any(x.type == "TanH" for x in computing) else {}
     rates = {layer.parameters["dropout_ratio"] for layer in found if layer.type == "Dropout"}
-    variant = v.variant(name) if name else _recognised(file, computing, scale, changes, rates)
+    variant = v.variant(hints.variant) if hints.variant else _recognised(file, computing, scale, changes, rates)
     if len(rates) == 1:
         changes["dropout"] = round(rates.pop(), 6)
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
@@ -238,11 +240,13 @@ def _weights(file: Path, found: list[Layer], side: int, mean: Path | None, name:
     padded = any(isinstance(record, v.Conv) and record.ceil for record in variant.layers)
     input = side or (227 if padded else variant.input)  # Caffe cannot pad as these nets do at 224
     stored = max(STORED if variant.stored == 256 else variant.stored, input)
-    image = find_mean(file, mean, channels, stored)
+    image = find_mean(file, hints.mean, channels, stored, input)
     check_shapes(file, variant, tensors, classes, channels, input)
     check_finite(file, {**tensors, "mean": image})
     preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image)
-    return Weights(variant.name, tensors, labels.names(classes), preprocess, changes, f"Caffe .caffemodel: {file.name}")
+    return Weights(
+        variant.name, tensors, labels.names(classes), preprocess, changes, f"Caffe .caffemodel: {file.name}", naming=ASSUMED
+    )
 
 
 def _recognised(file: Path, found: list[Layer], scale: tuple[float, ...], changes: dict, rates: set) -> v.Variant:
@@ -270,42 +274,100 @@ def _recognised(file: Path, found: list[Layer], scale: tuple[float, ...], change
     )
 
 
-def find_mean(file: Path, mean: Path | None, channels: int, stored: int) -> Tensor:
-    """The mean image as RGB: `mean`, or a mean file beside `file`, or Caffe's channel means, said in one line."""
+def find_mean(file: Path, given: str | None, channels: int, stored: int, input: int) -> Tensor:
+    """The mean image as RGB: `given`, or a mean file beside `file`, or Caffe's channel means, said in one line."""
     beside = [file.with_name(f"{file.stem}_mean{suffix}") for suffix in (".binaryproto", ".npy")]
-    found = [mean] if mean else [path for path in beside if path.exists()]
+    if given and not Path(given).exists():
+        return given_mean(given, channels, stored, input)
+    found = [Path(given)] if given else [path for path in beside if path.exists()]
     if not found:
         found = sorted(x for x in file.parent.glob("*mean*") if x.suffix in (".binaryproto", ".npy"))
     if len(found) > 1:
         raise AlexNetError(
-            f"MODEL {file} has several means beside it ({', '.join(x.name for x in found)}); name one with --mean "
-            f"(alexnet convert), or call it {beside[0].name}."
+            f"MODEL {file} has several means beside it ({', '.join(x.name for x in found)}); name one with --mean, or "
+            f"call it {beside[0].name}."
         )
     if found:
-        return reversed_channels(read_mean(found[0], channels, stored), axis=0)
+        return reversed_channels(read_mean(found[0], channels, stored, input), axis=0)
     if channels != 3:
-        raise AlexNetError(f"MODEL {file} has no mean beside it, and there is a usual one for 3 channels alone.")
+        raise AlexNetError(
+            f"MODEL {file} has no mean beside it, and there is a usual one for 3 channels alone; give it with --mean, "
+            f"a file or {channels} numbers ({','.join('0' * channels)} if it was trained without one)."
+        )
     note(f"{file.name}: no mean beside it, so Caffe's channel means are used: B, G, R = {MEAN_BGR}")
     return reversed_channels(torch.tensor(MEAN_BGR).reshape(3, 1, 1), axis=0)
 
 
-def read_mean(path: Path, channels: int, stored: int) -> Tensor:
-    """A mean in Caffe's order of channels, from .binaryproto or .npy: float32 (C, stored, stored) or (C, 1, 1)."""
+def given_mean(given: str | Path, channels: int, stored: int, input: int = 0) -> Tensor:
+    """A mean as a user gives it, in R, G, B: a file, with colours in that order, or numbers with commas, one a channel.
+
+    Caffe's .binaryproto is turned round, for it is always B, G, R.
+    """
+    text = str(given)
+    if not Path(text).exists():
+        try:
+            numbers = [float(word) for word in text.split(",")]
+        except ValueError:
+            raise AlexNetError(
+                f"--mean {text} is neither a file nor numbers; give a .binaryproto, a .npy, or R,G,B."
+            ) from None
+        if len(numbers) not in (1, channels) or not np.isfinite(numbers).all():
+            raise AlexNetError(f"--mean {text} has {len(numbers)} numbers; the network takes {channels} channels.")
+        return torch.tensor(numbers * (channels // len(numbers))).reshape(channels, 1, 1)
+    found = read_mean(Path(text), channels, stored, input)
+    return reversed_channels(found, axis=0) if Path(text).suffix == ".binaryproto" else found
+
+
+def read_mean(path: Path, channels: int, stored: int, input: int = 0) -> Tensor:
+    """A mean in its file's order of channels, from .binaryproto or .npy: float32 (C, stored, stored) or (C, 1, 1).
+
+    One of the crop's size stands in the middle of its own average, for crops have the mean's central part taken off.
+    """
+    most = 16 * channels * stored * stored + (1 << 16)
     try:
+        if path.stat().st_size > most:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
         if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
+            with open(path, "rb") as opened:  # the header's shape is held against the size before memory is taken
+                array = npy_array(opened, path.stat().st_size)
         else:
             array = _blob(pb.Message(memoryview(path.read_bytes())))
-    except (OSError, ValueError) as error:
-        raise AlexNetError(f"the mean {path} cannot be read ({error}); give a .binaryproto or .npy file.") from None
-    array = np.asarray(array, np.float32)
-    array = array[0] if array.ndim == 4 else array.reshape(-1, 1, 1) if array.ndim == 1 else array
-    if array.ndim != 3 or array.shape[0] != channels or array.shape[1:] not in ((1, 1), (stored, stored)):
+        array = np.asarray(array, np.float32)
+    except (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise AlexNetError(
-            f"the mean {path} has the shape {array.shape}; the network takes ({channels}, {stored}, {stored}) or "
+            f"the mean {path} cannot be read ({error!s:.160}); give a .binaryproto or .npy file."
+        ) from None
+    array = array[0] if array.ndim == 4 and len(array) else array.reshape(-1, 1, 1) if array.ndim == 1 else array
+    sides = array.shape[1:]
+    if array.ndim != 3 or array.shape[0] != channels or sides not in ((1, 1), (stored, stored), (input, input)):
+        raise AlexNetError(
+            f"the mean {path} has the shape {array.shape!s:.80}; the network takes ({channels}, {stored}, {stored}) or "
             f"{channels} numbers: give the mean that belongs to it."
         )
+    if not np.isfinite(array).all():
+        raise AlexNetError(f"the mean {path} has values that are not finite; copy it again.")
+    if sides == (input, input) and input not in (1, stored):
+        low = (stored - input) // 2
+        whole = np.empty((channels, stored, stored), np.float32)
+        whole[:] = array.mean((1, 2), keepdims=True)
+        whole[:, low : low + input, low : low + input] = array
+        array = whole
     return torch.from_numpy(array.copy())
+
+
+def npy_array(opened: IO[bytes], size: int) -> np.ndarray:
+    """The array of numbers in a .npy file of `size` bytes. Raises ValueError."""
+    version = np.lib.format.read_magic(opened)
+    if version > (2, 0):
+        raise ValueError(f"its version is {version}")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(opened)
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+        raise ValueError(f"it holds {dtype}, not numbers")
+    data = opened.read()
+    if math.prod(shape) * dtype.itemsize != len(data) or size < len(data):
+        raise ValueError(f"it has {len(data):,} bytes for the shape {shape!s:.60}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def reversed_channels(tensor: Tensor, axis: int) -> Tensor:

@@ -22,8 +22,9 @@ from alexnet import variants as v
 from alexnet.data import restricted
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
-from alexnet.weights.base import Weights, check_finite, check_shapes, note
-from alexnet.weights.caffe import read_mean
+from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
+from alexnet.weights.caffe import given_mean
+from alexnet.weights.hints import Hints
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
 NORMS = {"cmrnorm": v.LRN, "rnorm": v.WithinMapNorm}
@@ -48,8 +49,8 @@ def recognises(head: bytes, file: Path) -> bool:
     return head.startswith((b"\x80\x02}", b"\x80\x03}", b"\x80\x04\x95", b"(dp"))
 
 
-def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
-    """The weights in a checkpoint; its mean is `mean`, a .npy in R, G, B order, or the data's channel means."""
+def read(file: Path, hints: Hints) -> Weights:
+    """The weights in a checkpoint; its mean is the hint's, in R, G, B order, or the data's channel means."""
     contents = _unzipped(file) if zipfile.is_zipfile(file) else restricted.load(file, objects=True)
     if isinstance(contents, restricted.Inert):
         raise AlexNetError(
@@ -65,7 +66,7 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
             f"MODEL {file} is a pickle, but no checkpoint of cuda-convnet ({type(error).__name__}: {error}); give one "
             "that holds model_state with its layers."
         ) from None
-    chosen = v.variant(variant) if variant else _recognised(file, stages, records)
+    chosen = v.variant(hints.variant) if hints.variant else _recognised(file, stages, records)
     weighted = [record for record in chosen.layers if isinstance(record, v.Weighted)]
     kinds = [KINDS.get(stage.kind) for stage in stages]
     if kinds != [type(record) for record in weighted]:
@@ -85,8 +86,8 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
         tensors[f"{record.name}.bias"] = torch.from_numpy(np.ascontiguousarray(bias, np.float32))
     channels = tensors[f"{weighted[0].name}.weight"].shape[-3]
     classes = tensors[f"{weighted[-1].name}.bias"].numel()
-    if mean:
-        image = read_mean(mean, channels, chosen.stored)
+    if hints.mean:
+        image = given_mean(hints.mean, channels, chosen.stored, chosen.input)
     else:
         data, means = ("CIFAR-10", CIFAR_RGB) if chosen.classes == 10 else ("ILSVRC-2012", MEAN_RGB)
         note(f"{file.name} carries no mean, so the channel means of {data} are used: R, G, B = {means}")
@@ -95,7 +96,7 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
     check_finite(file, tensors)
     preprocess = Preprocess(chosen.stored, chosen.input, "RGB", (1.0,), image)
     names = labels.challenge_names(classes)
-    return Weights(chosen.name, tensors, names, preprocess, {}, f"cuda-convnet checkpoint: {file.name}")
+    return Weights(chosen.name, tensors, names, preprocess, {}, f"cuda-convnet checkpoint: {file.name}", naming=ASSUMED)
 
 
 def _unzipped(file: Path) -> Any:

@@ -21,8 +21,9 @@ from alexnet.data import restricted
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
 from alexnet.shapes import weight_shapes
-from alexnet.weights.base import Weights, check_finite, check_shapes, note
+from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import find_mean
+from alexnet.weights.hints import Hints
 
 MAGIC = b"\x93NUMPY"
 
@@ -32,12 +33,12 @@ def recognises(head: bytes, file: Path) -> bool:
     return head.startswith(MAGIC)
 
 
-def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
-    """The weights in a .npy dictionary: bvlc_alexnet's, or those of `variant`, in BGR as Caffe has them."""
+def read(file: Path, hints: Hints) -> Weights:
+    """The weights in a .npy dictionary: bvlc_alexnet's, or those of the variant named, in BGR as Caffe has them."""
     layers = _dictionary(file)
-    chosen = v.variant(variant or "bvlc_alexnet")
-    if not variant:
-        note(f"{file.name} does not say of which network it is: taken for bvlc_alexnet (convert takes --variant)")
+    chosen = v.variant(hints.variant or "bvlc_alexnet")
+    if not hints.variant:
+        note(f"{file.name} does not say of which network it is: taken for bvlc_alexnet (--variant names another)")
     records = [record for record in chosen.layers if isinstance(record, v.Weighted)]
     missing = [record.name for record in records if record.name not in layers]
     extra = sorted(layers.keys() - {record.name for record in records})
@@ -62,8 +63,10 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
     check_finite(file, tensors)
     first = f"{records[0].name}.weight"
     tensors[first] = tensors[first].flip(1)
-    preprocess = Preprocess(256, chosen.input, "RGB", (1.0,), find_mean(file, mean, 3, 256))
-    return Weights(chosen.name, tensors, labels.names(classes), preprocess, {}, f".npy of Caffe weights: {file.name}")
+    preprocess = Preprocess(256, chosen.input, "RGB", (1.0,), find_mean(file, hints.mean, 3, 256, chosen.input))
+    return Weights(
+        chosen.name, tensors, labels.names(classes), preprocess, {}, f".npy of Caffe weights: {file.name}", naming=ASSUMED
+    )
 
 
 def _dictionary(file: Path) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ Read by the format's own description (onnx.proto), so that no library is needed 
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from alexnet import variants as v
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import Preprocess
 from alexnet.shapes import layer_facts
-from alexnet.weights import caffe, torchvision
+from alexnet.weights import caffe, state
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import Weights, check_finite, check_shapes, from_facts
+from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, parsed
+from alexnet.weights.hints import Hints
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
 
 DOUBLE = 11  # of TensorProto.DataType
@@ -53,7 +53,7 @@ class Node:
         return [int(x) for x in self.attributes.get(key, default)]
 
 
-def read(file: Path, mean: Path | None = None, variant: str | None = None) -> Weights:
+def read(file: Path, hints: Hints) -> Weights:
     """The weights in an .onnx file of this project, of torchvision's alexnet, or of the zoo's bvlcalexnet."""
     try:
         model = pb.whole(file)
@@ -69,7 +69,7 @@ def read(file: Path, mean: Path | None = None, variant: str | None = None) -> We
         raise AlexNetError(f"MODEL {file} is not a whole .onnx file ({error}); copy it again.") from None
     if KEY in metadata:
         return _own(file, metadata, tensors)
-    return _foreign(file, nodes, tensors, side, mean, variant)
+    return _foreign(file, nodes, tensors, side, hints)
 
 
 def _tensor(file: Path, message: pb.Message) -> tuple[str, np.ndarray]:
@@ -123,7 +123,7 @@ def _input_side(graph: pb.Message, tensors: dict[str, np.ndarray]) -> int:
 
 def facts_and_mean(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
     """What `onnx_writer.metadata` wrote. Raises KeyError, TypeError, ValueError."""
-    given = json.loads(metadata[KEY])
+    given = parsed(metadata[KEY])
     mean = np.frombuffer(base64.b64decode(metadata[MEAN_KEY], validate=True), "<f4").reshape(given["mean"])
     return given, torch.from_numpy(mean.copy())
 
@@ -131,8 +131,8 @@ def facts_and_mean(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]
 def _check_form(file: Path, metadata: Mapping[str, str]) -> None:
     """Refuse an export whose weights are no longer those of layers."""
     try:
-        form = json.loads(metadata.get(KEY, "{}")).get("form")
-    except (AttributeError, ValueError):
+        form = parsed(metadata.get(KEY, "{}")).get("form")
+    except ValueError:
         return
     if form:
         raise AlexNetError(
@@ -157,12 +157,10 @@ def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -
     return weights
 
 
-def _foreign(
-    file: Path, nodes: list[Node], tensors: dict[str, np.ndarray], side: int, mean: Path | None, name: str | None
-) -> Weights:
+def _foreign(file: Path, nodes: list[Node], tensors: dict[str, np.ndarray], side: int, hints: Hints) -> Weights:
     steps = _steps(file, nodes, tensors)
     weighted = [node for node in steps if node.operator in ("Conv", "Gemm", "MatMul")]
-    variant = v.variant(name) if name else _recognised(file, steps, tensors, side)
+    variant = v.variant(hints.variant) if hints.variant else _recognised(file, steps, tensors, side)
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
     if len(records) != len(weighted):
         raise AlexNetError(
@@ -177,13 +175,13 @@ def _foreign(
     classes = found[f"{records[-1].name}.bias"].numel()
     input = side or variant.input
     if variant.name == "alexnet_owt":
-        preprocess = torchvision.preprocess()
+        preprocess = state.preprocess()
     else:
         found["conv1.weight"] = found["conv1.weight"].flip(1)
-        preprocess = Preprocess(256, input, "RGB", (1.0,), caffe.find_mean(file, mean, 3, 256))
+        preprocess = Preprocess(256, input, "RGB", (1.0,), caffe.find_mean(file, hints.mean, 3, 256, input))
     check_shapes(file, variant, found, classes, 3, input)
     check_finite(file, found)
-    return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}")
+    return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}", naming=ASSUMED)
 
 
 def _steps(file: Path, nodes: list[Node], tensors: dict[str, np.ndarray]) -> list[Node]:
