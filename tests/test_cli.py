@@ -311,7 +311,7 @@ def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders
         file.write_bytes(contents)
         assert "is not a whole file of AlexNet weights" in refused("evaluate", file, folders)
     save_file({"x": torch.zeros(2)}, file)
-    assert "was written by another program" in refused("evaluate", file, folders)
+    assert "holds no network that is called as torchvision's alexnet" in refused("evaluate", file, folders)
     model = package.load(tiny_run)
     model.classes.append("one more")
     file.write_bytes(checkpoint.weights_bytes(model.model, model.preprocess, model.classes, ""))

@@ -19,11 +19,11 @@ from alexnet.checkpoint import built
 from alexnet.cli import run
 from alexnet.conversion import compare, convert
 from alexnet.errors import AlexNetError
+from alexnet.hints import Hints
 from alexnet.model import AlexNet, initialise
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS, variant
 from alexnet.weights.base import Weights
-from alexnet.weights.hints import Hints
 from conftest import coloured, encoded
 
 onnx = pytest.importorskip("onnx")

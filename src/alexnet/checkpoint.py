@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alexnet import metrics, weights
+from alexnet import hints, metrics, weights
 from alexnet.data.pictures import check_square
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS
-from alexnet.weights import hints, native, published
+from alexnet.weights import native, published
 from alexnet.weights.base import first_line
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet import weights
+from alexnet import hints, weights
 from alexnet.checkpoint import Classifier, built, find, load
 from alexnet.data.pictures import Unreadable
 from alexnet.data.sources import Sources
@@ -19,7 +19,6 @@ from alexnet.device import choose_device
 from alexnet.errors import AlexNetError
 from alexnet.preprocess import check_sizes
 from alexnet.shapes import check_size
-from alexnet.weights import hints
 
 RANDOM_PICTURES = 4
 

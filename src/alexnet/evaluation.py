@@ -24,9 +24,11 @@ from alexnet.data.split import split_word
 from alexnet.distributed import World, start
 from alexnet.engines import attach, device_for
 from alexnet.errors import AlexNetError
+from alexnet.hints import IMAGEFOLDER, NUMERIC
 from alexnet.preprocess import Preprocess
 from alexnet.progress import Progress
 from alexnet.tally import Tally, check_outputs
+from alexnet.weights.base import ASSUMED, note
 
 if TYPE_CHECKING:
     from alexnet.engines.base import Engine
@@ -135,6 +137,7 @@ def opened(
             and as_trained(found, classifiers[0].trained) is None
         ):
             told(f"these are the pictures that training would hold out; --split all takes all {len(found.whole):,}")
+        classifiers = [with_names(one, found) for one in classifiers]
         classes = classifiers[0].classes
         if not found.named and found.classes != classes:
             told(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
@@ -222,6 +225,34 @@ def _held_out(data: Data, held: HeldOut | None, models: Sequence[Classifier], sa
             which = f"MODEL {number}" if len(models) > 1 else "MODEL"
             say(f"other pictures were held out when {which} was trained, so it was trained on some of these")
     return chosen
+
+
+def with_names(one: Classifier, data: Data) -> Classifier:
+    """The classifier with its outputs called as DATA's classes, where its file names none; what is assumed is said."""
+    names, count = data.classes, len(one.classes)
+    numbered = all(name.isdecimal() and len(name) < 10 for name in names)
+    if one.naming in (IMAGEFOLDER, NUMERIC) and len(names) == count:
+        if one.naming == NUMERIC and not numbered:
+            raise AlexNetError(f"--classes numeric was given, and DATA's classes are no numbers ({names[0]!r:.40}).")
+        return replace(one, classes=sorted(names) if one.naming == IMAGEFOLDER else sorted(names, key=int))
+    if one.naming != ASSUMED or (not labels.position(one.classes).keys().isdisjoint(names) and not numbered):
+        return one
+    if numbered and (len(names) == count or all(int(name) < count for name in names)):
+        by_number = {int(name): name for name in names}
+        known = sorted(names, key=int) if len(names) == count else [by_number.get(n, str(n)) for n in range(count)]
+        text = sorted(known)
+        other = f"; torchvision's ImageFolder orders them as text ({', '.join(text[:5])} …): --classes imagefolder"
+        note(
+            f"{one.origin} names no classes: its outputs are taken for DATA's {', '.join(known[:3])} … in the order of "
+            f"their numbers{other if text != known else ''}"
+        )
+        return replace(one, classes=known)
+    shown = ", ".join(sorted(names)[:3]) + (" …" if names[3:] else "")
+    raise AlexNetError(
+        f"{one.origin} names none of its {count:,} classes, and DATA {data.path} has {len(names):,} ({shown}); "
+        "give the names in the model's order with --classes FILE, or --classes imagefolder if it was trained by "
+        "torchvision's ImageFolder on all of them."
+    )
 
 
 def match_classes(data: Data, split: Split, classes: list[str]) -> Split:

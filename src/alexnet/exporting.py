@@ -26,7 +26,7 @@ from alexnet.engines import exported, onnx, openvino
 from alexnet.engines.base import Engine, Whole, package, quiet
 from alexnet.engines.trial import made_up
 from alexnet.errors import AlexNetError
-from alexnet.evaluation import count, log_probabilities, match_classes, opened
+from alexnet.evaluation import count, log_probabilities, match_classes, opened, with_names
 from alexnet.progress import Progress
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
@@ -99,6 +99,7 @@ def export(
     found = None if data is None else find(data, quiet)
     pictures = calibration(one, found) if calibrated and found is not None else []
     if found is not None:
+        one = with_names(one, found)
         match_classes(found, found.split(split), one.classes)  # before the work
     made = _written(one, files, format, weights, pictures)
     rates = {batch: _rate(made.engine, batch) for batch in (1, BATCH)} if made.engine else {}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet import checkpoint
+from alexnet import checkpoint, hints
 from alexnet import recipe as recipes
 from alexnet.checkpoint import load
 from alexnet.data.layouts import Data, find
@@ -47,7 +47,7 @@ def finetune(
     found = data if isinstance(data, Data) else find(data)
     check_classes(found)
     file = Path(out) / checkpoint.RECIPE
-    place = str(Path(model).absolute()) if Path(model).exists() else str(model)
+    place = hints.absolute(model)
     chosen: Recipe | None = None
     if resume and file.exists():
         recorded = recipes.from_toml(file.read_text("utf-8"), str(file)).weights

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet import hints
 from alexnet.errors import AlexNetError
 from alexnet.shapes import LayerFacts, layer_facts
 from alexnet.variants import Variant, variant
@@ -32,7 +33,7 @@ class Info:
 
 def describe(name: str) -> Info:
     """The facts of a run folder, a file of weights or a variant; a path that exists wins over a name."""
-    if Path(name).exists():
+    if hints.split(name)[0] != name or Path(name).exists():
         return _loaded(name)
     try:
         chosen = variant(name)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet import hints
 from alexnet.checkpoint import Classifier, load
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
@@ -70,7 +71,7 @@ def build_index(
         raise AlexNetError(f"INDEX {out}: there is no folder {folder.parent}; make it, or give another place.")
     classifier = load(model, choose_device(device))
     (layer,) = check_layers(classifier.model, [layer])
-    named = str(Path(model).resolve()) if Path(model).exists() else str(model)
+    named = hints.absolute(model)
     places = [image if image == "-" else os.path.abspath(image) for image in images]  # found from any folder later
     facts = {"index": 1, "layer": layer, "path": named, "images": places}
     part = folder.with_name(folder.name + ".part")

@@ -26,6 +26,7 @@ from alexnet.cli.base import (
     engine_option,
     held_out_options,
     json_option,
+    model_options,
     recipe_options,
     shared,
     which_option,
@@ -84,6 +85,7 @@ def demo(out: str | None, device: str) -> int:
 
 @commands.command()
 @click.argument("model", default="alexnet2012", metavar="[MODEL|VARIANT]")
+@model_options("model")
 @json_option
 @shared
 def info(model: str, as_json: bool) -> int:
@@ -165,6 +167,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
 @engine_option
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
+@model_options("models")
 @json_option
 @device_option
 @shared

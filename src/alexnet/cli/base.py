@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import click
 
-from alexnet import __version__
+from alexnet import __version__, hints
 from alexnet import recipe as recipes
 from alexnet.engines import ENGINES
 from alexnet.errors import did_you_mean
@@ -185,6 +185,28 @@ engine_option = click.option(
     "--engine", type=click.Choice(ENGINES), help="What computes the answers.  [default: torch; of an export, its own]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object.")
+
+
+def model_options(*names: str) -> Callable[[Callable], Callable]:
+    """What files of weights may not say, as options; the command gets it within the MODELs of those names."""
+
+    def add(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def call(**given: Any) -> Any:
+            said = hints.Hints(**{key: given.pop(key) for key in hints.MEANINGS})
+            for name in names:
+                one = given[name]
+                if one is not None:
+                    several = isinstance(one, tuple)
+                    given[name] = tuple(hints.joined(x, said) for x in one) if several else hints.joined(one, said)
+            return command(**given)
+
+        for key, meaning in reversed(hints.MEANINGS.items()):
+            kind = click.Choice(hints.ORDERS) if key == "order" else None
+            call = click.option(f"--{key}", type=kind, metavar=hints.TAKES.get(key), help=meaning)(call)
+        return call
+
+    return add
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from alexnet.cli.base import Output, commands, device_option, json_option, recipe_options, shared, weights_option
+from alexnet.cli.base import (
+    Output,
+    commands,
+    device_option,
+    json_option,
+    model_options,
+    recipe_options,
+    shared,
+    weights_option,
+)  # fmt: skip
 
 
 @commands.command()
@@ -15,6 +24,7 @@ from alexnet.cli.base import Output, commands, device_option, json_option, recip
 @recipe_options
 @weights_option
 @click.option("--resume", is_flag=True, help="Go on exactly where the run in RUN stopped.")
+@model_options("model")
 @json_option
 @device_option
 @shared

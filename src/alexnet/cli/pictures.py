@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from alexnet.cli.base import Output, commands, device_option, engine_option, json_option, shared, weights_option
+from alexnet.cli.base import (
+    Output,
+    commands,
+    device_option,
+    engine_option,
+    json_option,
+    model_options,
+    shared,
+    weights_option,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from alexnet.prediction import Prediction
@@ -34,6 +43,7 @@ workers_option = click.option(
 @batch_option
 @workers_option
 @weights_option
+@model_options("model")
 @json_option
 @device_option
 @shared
@@ -86,6 +96,7 @@ def predict(
 @batch_option
 @workers_option
 @weights_option
+@model_options("model")
 @json_option
 @device_option
 @shared
@@ -125,6 +136,7 @@ def features(
 @batch_option
 @workers_option
 @weights_option
+@model_options("model")
 @json_option
 @device_option
 @shared

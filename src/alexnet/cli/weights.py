@@ -6,22 +6,20 @@ from dataclasses import asdict
 
 import click
 
-from alexnet.cli.base import Output, commands, device_option, json_option, shared
+from alexnet.cli.base import Output, commands, device_option, json_option, model_options, shared
 
 
 @commands.command()
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
-@click.option("--variant", metavar="V", help="The network, where SRC does not say.")
-@click.option("--mean", metavar="FILE", help="The mean that belongs to SRC: .binaryproto or .npy.")
 @click.option("--input", "side", type=click.IntRange(1), help="Pixels, side of the crops that DST takes.")
 @click.option("--preprocessing", is_flag=True, help="Put crop, mean and scale inside an .onnx, which then takes bytes.")
 @click.option("--int8", "eight_bits", is_flag=True, help="Round weights to 8 bits: a quarter of a .safetensors' size.")
+@model_options("source")
 @json_option
 @shared
 def convert(
-    source: str, target: str, variant: str | None, mean: str | None, side: int | None, preprocessing: bool,
-    eight_bits: bool, as_json: bool,
+    source: str, target: str, side: int | None, preprocessing: bool, eight_bits: bool, as_json: bool
 ) -> int:  # fmt: skip
     """Write the MODEL SRC as DST: .safetensors, .pth (torchvision), .caffemodel or .onnx.
 
@@ -30,7 +28,7 @@ def convert(
     from alexnet.conversion import convert as run_conversion
 
     output = Output(as_json)
-    files = run_conversion(source, target, variant, mean, side, preprocessing, eight_bits)
+    files = run_conversion(source, target, input=side, preprocessing=preprocessing, eight_bits=eight_bits)
     output.say("\n".join(f"{path}: {path.stat().st_size:,} bytes" for path in files))
     output.end({"files": [str(path) for path in files]})
     return 0
@@ -40,6 +38,7 @@ def convert(
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.argument("images", nargs=-1, metavar="[IMAGE_OR_FOLDER ...]")
+@model_options("a", "b")
 @json_option
 @device_option
 @shared
@@ -62,6 +61,7 @@ def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str)
 @click.option("--weights", type=click.Choice(["fp16", "w8", "int8"]), help="Smaller weights.  [default: float32]")
 @click.option("--data", metavar="DATA", help="Measure the change of error on it; int8 is calibrated on it.")
 @click.option("--split", default="valid", show_default=True, help="Of DATA, to measure on: train, valid or all.")
+@model_options("model")
 @json_option
 @shared
 def export(model: str, out: str, format: str, weights: str | None, data: str | None, split: str, as_json: bool) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from alexnet import labels
 from alexnet.errors import AlexNetError
+from alexnet.hints import IMAGEFOLDER, NUMERIC, Hints
 from alexnet.weights import base
 from alexnet.weights.base import Weights
-from alexnet.weights.hints import IMAGEFOLDER, NUMERIC, Hints
 
 NOTHING = Hints()
 OTHERS = {  # what people's files of weights turn out to be, by their first bytes

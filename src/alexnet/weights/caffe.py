@@ -19,10 +19,10 @@ from torch import Tensor
 from alexnet import labels
 from alexnet import variants as v
 from alexnet.errors import AlexNetError
+from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
-from alexnet.weights.hints import Hints
 
 MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (spec §10)
 STORED = 256  # the side of the pictures that Caffe crops (spec §10)
@@ -245,7 +245,13 @@ def _weights(file: Path, found: list[Layer], side: int, hints: Hints) -> Weights
     check_finite(file, {**tensors, "mean": image})
     preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image)
     return Weights(
-        variant.name, tensors, labels.names(classes), preprocess, changes, f"Caffe .caffemodel: {file.name}", naming=ASSUMED
+        variant.name,
+        tensors,
+        labels.names(classes),
+        preprocess,
+        changes,
+        f"Caffe .caffemodel: {file.name}",
+        naming=ASSUMED,
     )
 
 

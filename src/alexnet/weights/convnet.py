@@ -21,10 +21,10 @@ from alexnet import labels
 from alexnet import variants as v
 from alexnet.data import restricted
 from alexnet.errors import AlexNetError
+from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import given_mean
-from alexnet.weights.hints import Hints
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
 NORMS = {"cmrnorm": v.LRN, "rnorm": v.WithinMapNorm}

@@ -18,6 +18,7 @@ from torch import Tensor
 from alexnet import variants as v
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
+from alexnet.hints import Hints
 from alexnet.weights import int8, state
 from alexnet.weights.base import (
     Lazy,
@@ -30,7 +31,6 @@ from alexnet.weights.base import (
     taken,
     with_mean,
 )
-from alexnet.weights.hints import Hints
 
 KEY = "alexnet"  # of the header's metadata; one alone, because safetensors writes several in any order
 DTYPES = {

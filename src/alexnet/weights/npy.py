@@ -19,11 +19,11 @@ from alexnet import labels
 from alexnet import variants as v
 from alexnet.data import restricted
 from alexnet.errors import AlexNetError
+from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
 from alexnet.shapes import weight_shapes
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import find_mean
-from alexnet.weights.hints import Hints
 
 MAGIC = b"\x93NUMPY"
 
@@ -65,7 +65,13 @@ def read(file: Path, hints: Hints) -> Weights:
     tensors[first] = tensors[first].flip(1)
     preprocess = Preprocess(256, chosen.input, "RGB", (1.0,), find_mean(file, hints.mean, 3, 256, chosen.input))
     return Weights(
-        chosen.name, tensors, labels.names(classes), preprocess, {}, f".npy of Caffe weights: {file.name}", naming=ASSUMED
+        chosen.name,
+        tensors,
+        labels.names(classes),
+        preprocess,
+        {},
+        f".npy of Caffe weights: {file.name}",
+        naming=ASSUMED,
     )
 
 

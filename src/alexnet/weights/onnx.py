@@ -19,12 +19,12 @@ from torch import Tensor
 from alexnet import labels
 from alexnet import variants as v
 from alexnet.errors import AlexNetError
+from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
 from alexnet.shapes import layer_facts
 from alexnet.weights import caffe, state
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, parsed
-from alexnet.weights.hints import Hints
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
 
 DOUBLE = 11  # of TensorProto.DataType

@@ -20,6 +20,7 @@ from alexnet import labels
 from alexnet import variants as v
 from alexnet.data.restricted import Inert
 from alexnet.errors import AlexNetError
+from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
 from alexnet.weights.base import (
     ASSUMED,
@@ -33,7 +34,6 @@ from alexnet.weights.base import (
     state_shapes,
     taken,
 )
-from alexnet.weights.hints import Hints
 
 MODULES = {
     "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8", "conv5": "features.10",
@@ -343,8 +343,8 @@ def _refuse(file: Path, found: Any) -> None:
     flat = [key for one in _dictionaries(found) for key in one if isinstance(one[key], Lazy)]
     if isinstance(found, dict) and flat:
         raise AlexNetError(
-            f"MODEL {file} is another network than torchvision's alexnet (it lacks features.0.weight, and has "
-            f"{str(flat[0])[:60]}); give weights of that network."
+            f"MODEL {file} holds no network that is called as torchvision's alexnet or this project's are (it has "
+            f"{str(flat[0])[:60]}, and no {' or '.join(FIRST)}); give weights of one of them."
         )
     raise AlexNetError(f"MODEL {file} holds no state_dict but a {type(found).__name__}; save model.state_dict().")
 

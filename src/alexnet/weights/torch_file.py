@@ -19,9 +19,9 @@ from torch import Tensor
 from alexnet.data import restricted
 from alexnet.data.restricted import Calls, Inert
 from alexnet.errors import AlexNetError
+from alexnet.hints import Hints
 from alexnet.weights import state
 from alexnet.weights.base import Lazy, Weights
-from alexnet.weights.hints import Hints
 
 ZIP, OLD = b"PK\x03\x04", b"\x80\x02\x8a\x0a"
 DTYPES = {

@@ -22,6 +22,7 @@ MEANINGS = {
     "key": "Of a checkpoint with several sets of weights, the one to take.",
     "order": "Of the inputs of fc6 in a .npy: chw (Caffe) or hwc (TensorFlow).",
 }
+TAKES = {"variant": "V", "mean": "FILE|R,G,B", "classes": "FILE|ORDER", "key": "NAME"}
 
 
 @dataclass(frozen=True)
