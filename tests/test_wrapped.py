@@ -342,7 +342,9 @@ def test_class_names_are_read_from_lines_and_from_json(tmp_path):
     for text in ("a\nb c\n\n", '["a", "b c"]', '{"0": "a", "1": "b c"}', '{"0": ["n01", "a"], "1": ["n02", "b c"]}'):
         (tmp_path / "names").write_text(text)
         assert labels.read(tmp_path / "names") == ["a", "b c"]
-    for text in ("", "a\na\n", "[" * 100_000, '{"1": "a"}'):
+    (tmp_path / "names").write_text("a\na\n")
+    assert labels.read(tmp_path / "names") == ["a (class 0)", "a (class 1)"]
+    for text in ("", "[" * 100_000, '{"1": "a"}'):
         (tmp_path / "names").write_text(text)
         with pytest.raises(AlexNetError, match="--classes"):
             labels.read(tmp_path / "names")

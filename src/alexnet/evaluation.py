@@ -235,7 +235,8 @@ def with_names(one: Classifier, data: Data) -> Classifier:
         if one.naming == NUMERIC and not numbered:
             raise AlexNetError(f"--classes numeric was given, and DATA's classes are no numbers ({names[0]!r:.40}).")
         return replace(one, classes=sorted(names) if one.naming == IMAGEFOLDER else sorted(names, key=int))
-    if one.naming != ASSUMED or (not labels.position(one.classes).keys().isdisjoint(names) and not numbered):
+    known_here = any(place >= 0 for place in labels.places(names, one.classes))
+    if one.naming != ASSUMED or not data.named or (known_here and not numbered):
         return one
     if numbered and (len(names) == count or all(int(name) < count for name in names)):
         by_number = {int(name): name for name in names}

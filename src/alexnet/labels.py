@@ -129,9 +129,6 @@ def read(file: Path) -> list[str]:
             f"--classes {file} cannot be read ({error!s:.100}); give a file with a name a line, in the order of the "
             "model's outputs, or the word imagefolder or numeric."
         ) from None
-    if not lines or len(set(lines)) < len(lines):
-        twice = next((name for name in lines if lines.count(name) > 1), "")
-        raise AlexNetError(
-            f"--classes {file} {f'has {twice!r:.60} twice' if twice else 'is empty'}; give each name once."
-        )
-    return lines
+    if not lines:
+        raise AlexNetError(f"--classes {file} is empty; give a name a line, in the order of the model's outputs.")
+    return distinct(lines)
