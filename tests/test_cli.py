@@ -315,7 +315,7 @@ def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders
     model = package.load(tiny_run)
     model.classes.append("one more")
     file.write_bytes(checkpoint.weights_bytes(model.model, model.preprocess, model.classes, ""))
-    assert "has fc8.weight of shape (3, 1024); alexnet32 with 4 classes has (4, 1024)" in refused("evaluate", file, folders)
+    assert "fc8.weight of shape (3, 1024); alexnet32 with 4 classes has" in refused("evaluate", file, folders)
 
 
 def test_classes_are_matched_by_name_not_by_index(alexnet, tiny_run, tmp_path):
