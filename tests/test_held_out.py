@@ -77,6 +77,20 @@ def test_pictures_that_stood_apart_are_left_alone_and_are_the_split_test(folders
     assert sorted(names(one) + names(one, "train")) == sorted(names(data, "train"))
     assert "valid 12 pictures (a share of 0.25 of train/)" in one.summary()
     assert divided(data, HeldOut()) is data
+    three = replace(data, splits={**data.splits, "test": data.split("train").take(np.arange(4), "more")})
+    one = divided(three, HeldOut(0.25))  # a test split is left alone, and the other two are divided together
+    assert {name: len(split) for name, split in one.splits.items()} == {"train": 48, "valid": 15, "test": 4}
+
+
+def test_what_was_said_of_the_splits_is_said_of_the_new_ones(tmp_path):
+    root = write_folders(tmp_path, 3)
+    (root / "white").mkdir()
+    coloured("red", 9).save(root / "white" / "9.png")
+    data = find(root)
+    assert data.notes == ["valid has no picture of 1 of 4 classes (white); errors on it say nothing of these"]
+    assert divided(data, HeldOut(0.4)).notes == data.notes
+    (said,) = divided(data, HeldOut(folds=9, fold=1)).notes
+    assert said.startswith("valid has no picture of 3 of 4 classes")
 
 
 @pytest.mark.parametrize(
@@ -225,6 +239,9 @@ def test_all_takes_a_labelled_folder_whole_however_few_its_pictures(alexnet, ref
         for colour in colours:
             (tmp_path / name / colour).mkdir(parents=True)
             coloured(colour, 50).save(tmp_path / name / colour / "a.png")
+        assert "alexnet evaluate takes it as it is by --split all" in refused(
+            "evaluate", small / "run", tmp_path / name
+        )
         status, out, _ = alexnet("evaluate", small / "run", tmp_path / name, "--split", "all", "--json")
         assert status == 0
         assert json.loads(out.splitlines()[-1])["images"] == len(colours)

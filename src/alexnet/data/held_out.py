@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.split import Data, Split
+from alexnet.data.split import Data, Split, joined, lacking
 from alexnet.errors import AlexNetError
 
 NAMES = 100_000  # of a split, evenly spaced, that tell it from another
@@ -43,11 +43,14 @@ def recipe_held_out(recipe: Any) -> HeldOut:
 def divided(data: Data, held: HeldOut) -> Data:
     """DATA with other pictures held out: of all of them where none stood apart, else of those to train on.
 
-    Those that stood apart are then the split `test`. A class keeps one picture at least to be trained on.
+    Those that stood apart for validation are then the split `test`; where there is one already, they are divided with
+    those to train on. A class keeps one picture at least to be trained on.
     """
     if held == HeldOut():
         return data
     base = data.whole or data.splits.get("train")
+    if base is not None and {"valid", "test"} <= set(data.splits):
+        base = joined({name: data.splits[name] for name in ("train", "valid")})
     if base is None or not len(base):
         raise AlexNetError(f"{data.path} has no pictures to train on, so none can be held out of them; leave it out.")
     out = np.zeros(len(base), bool)
@@ -73,9 +76,12 @@ def divided(data: Data, held: HeldOut) -> Data:
         "train": base.take(kept, f"the rest of {base.origin}"),
         "valid": base.take(np.flatnonzero(out), f"{what} of {base.origin}"),
     }
-    if data.whole is None and "valid" in data.splits:
-        splits["test"] = data.splits["valid"]
-    return replace(data, splits=splits, whole=None)
+    apart = data.splits.get("test", data.splits.get("valid") if data.whole is None else None)
+    if apart is not None:
+        splits["test"] = apart
+    chosen = replace(data, splits=splits, whole=None)
+    untrue = lacking(data)
+    return replace(chosen, notes=[note for note in data.notes if note not in untrue] + lacking(chosen))
 
 
 def _by_name(split: Split, rows: np.ndarray) -> np.ndarray:

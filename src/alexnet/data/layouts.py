@@ -16,7 +16,7 @@ from alexnet.data.folders import advice, class_folders, files_below, subfolders
 from alexnet.data.imagenet import flat, human, is_flat, is_kaggle, is_official, is_tiny, kaggle, official, tiny
 from alexnet.data.pack import is_pack, pack
 from alexnet.data.parquet import is_parquet, parquet
-from alexnet.data.split import Data, Split, some, stratified
+from alexnet.data.split import Data, Split, lacking, some, stratified
 from alexnet.data.webdataset import is_address, is_webdataset, webdataset
 from alexnet.errors import AlexNetError
 
@@ -65,7 +65,8 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
         return replace(data, notes=notes)
     if set(data.splits) == {"train"}:
         data = _hold_out(data)
-    return replace(data, notes=[*notes, *_check(data, tell)])
+    _check(data, tell)
+    return replace(data, notes=[*notes, *lacking(data)])
 
 
 def _check_folder(root: Path) -> None:
@@ -105,32 +106,25 @@ def _hold_out(data: Data) -> Data:
     return replace(data, splits=splits, whole=whole)
 
 
-def _check(data: Data, tell: Tell) -> list[str]:
-    """Refuse what cannot be used; a line for each split that lacks classes, which is no reason to stop."""
+def _check(data: Data, tell: Tell) -> None:
+    """Refuse what cannot be used."""
     if len(data.classes) < 2:
         what = f"has one class ({some(data.classes)})"
-        tell(Fault(data.path, what, f"a classifier needs two or more: give {EXPECTED}"))
+        tell(Fault(data.path, what, f"a classifier needs two or more ({WHOLE}): give {EXPECTED}"))
     for name, split in data.splits.items():
-        if not len(split):
+        if not len(split) and data.whole is not None and len(data.whole):
+            what = "has one picture of each class, of which none can be held out"
+            tell(Fault(data.path, what, f"give two or more of each ({WHOLE})"))
+        elif not len(split):
             tell(Fault(data.path, f"has no pictures in its split {name}", f"give {EXPECTED}"))
     seen = {name: set(np.unique(split.labels).tolist()) for name, split in data.splits.items()}
-    notes = []
     for name in seen:
         if extra := seen[name] - seen.get("train", seen[name]):
-            what = f"has other classes in {name} than in train ({_names(data, extra)} only in {name})"
+            what = f"has other classes in {name} than in train ({data.names(extra)} only in {name})"
             tell(Fault(data.path, what, "give pictures of every class to both"))
-        if missing := seen.get("train", set(range(len(data.classes)))) - seen[name]:
-            notes.append(f"{name} has no picture of {len(missing):,} of {len(data.classes):,} classes")
-            notes[-1] += f" ({_names(data, missing)}); errors on it say nothing of these"
-    if "train" in seen and (unseen := set(range(len(data.classes))) - set.union(*seen.values())):
-        notes.append(f"no split has a picture of {len(unseen):,} classes ({_names(data, unseen)})")
-    return notes
 
 
-def _names(data: Data, places: set[int]) -> str:
-    return some([data.classes[i] for i in sorted(places)])
-
-
+WHOLE = "alexnet evaluate takes it as it is by --split all"
 EXPECTED = (
     "a folder of class folders (with or without train/ and val/ above them), ImageNet as downloaded or unpacked, a "
     "folder of parquet files with the columns image and label, CIFAR's python archives, WebDataset shards, a pack, or "

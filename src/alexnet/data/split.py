@@ -137,6 +137,10 @@ class Data:
             raise AlexNetError(f"{self.path} has no split '{name}'; it has {there}: name one of those, or other data.")
         return self.splits[wanted]
 
+    def names(self, labels: set[int]) -> str:
+        """Some of those classes' names."""
+        return some([self.classes[label] for label in sorted(labels)])
+
     def _tests(self) -> bool:
         """Whether the split `valid` has test pictures, or others that no name calls validation pictures."""
         return "valid" in self.splits and split_word(self.splits["valid"].origin) != "valid"
@@ -146,6 +150,20 @@ class Data:
         parts = [f"{name} {len(s):,} pictures ({s.origin})" for name, s in self.splits.items()]
         line = f"{self.path}: {self.layout}, {len(self.classes)} classes, {', '.join(parts)}"
         return "\n".join([line, *(f"  {note}" for note in self.notes)])
+
+
+def lacking(data: Data) -> list[str]:
+    """A line for each split that lacks classes, which is no reason to stop."""
+    everything = set(range(len(data.classes)))
+    seen = {name: set(np.unique(split.labels).tolist()) for name, split in data.splits.items()}
+    notes = []
+    for name in seen:
+        if missing := seen.get("train", everything) - seen[name]:
+            notes.append(f"{name} has no picture of {len(missing):,} of {len(data.classes):,} classes")
+            notes[-1] += f" ({data.names(missing)}); errors on it say nothing of these"
+    if "train" in seen and (unseen := everything - set.union(*seen.values())):
+        notes.append(f"no split has a picture of {len(unseen):,} classes ({data.names(unseen)})")
+    return notes
 
 
 def stratified(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
