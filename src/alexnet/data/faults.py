@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Callable
 
 from alexnet.errors import AlexNetError
@@ -41,9 +42,19 @@ POINTER = b"version https://git-lfs.github.com"  # so begins a file that only sa
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
+def is_pointer(file: str | os.PathLike[str]) -> bool:
+    """Whether a file only says where Git's storage of large files has the contents."""
+    try:
+        with open(file, "rb") as contents:
+            return contents.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
+
+
 def encoding(head: bytes) -> str:
-    """Of a text that begins so: UTF-8, or what the mark says that Windows' programs put before it."""
-    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+    """Of a text that begins so: what the mark says that Windows' programs put first, UTF-16 without one, or UTF-8."""
+    plain = len(head) >= 8 and all(head[:8:2]) and not any(head[1:8:2])  # each letter and a zero
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-16-le" if plain else "utf-8")
 
 
 def decoded(contents: bytes) -> str:

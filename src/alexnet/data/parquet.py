@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet import labels
-from alexnet.data.faults import POINTER, Fault, Note, Tell, refuse
+from alexnet.data.faults import Fault, Note, Tell, is_pointer, refuse
 from alexnet.data.folders import glance, subfolders, visible
 from alexnet.data.pictures import Source, Unreadable
 from alexnet.data.split import Data, Split, arranged, by_split, called, difference, some, split_word
@@ -129,15 +129,6 @@ def opened(file: str | Path, dictionary: Sequence[str] = ()) -> Any:
         if is_pointer(file):
             raise Unreadable("only a pointer of Git LFS to the data, which git lfs pull brings") from None
         raise Unreadable(f"not a whole parquet file ({first_line(error)})") from None
-
-
-def is_pointer(file: str | Path) -> bool:
-    """Whether a file only says where Git's storage of large files has the contents."""
-    try:
-        with open(file, "rb") as contents:
-            return contents.read(len(POINTER)) == POINTER
-    except OSError:
-        return False
 
 
 def first_line(error: BaseException) -> str:

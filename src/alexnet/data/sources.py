@@ -14,18 +14,23 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from alexnet.data.folders import LITTER, walk
+from alexnet.data import parquet, tars
+from alexnet.data.faults import Fault, Note, encoding, is_pointer
+from alexnet.data.folders import LITTER, claims, walk
 from alexnet.data.pictures import Source, Unreadable, contents, is_source
 from alexnet.errors import AlexNetError
+from alexnet.labels import printable
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_HEADS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 LARGEST = 1 << 28  # bytes of an encoded picture inside an archive or on stdin, so that none can fill the memory
+SHOWN = 5  # links that are not followed
 HEAD = 512  # bytes of stdin that say what it is; a block of tar
 
 Named: TypeAlias = "tuple[str, Source | Unreadable]"
@@ -37,6 +42,8 @@ class Sources:
     Takes a picture (data.pictures.Source) or an iterable of them. A string or path is a picture, a folder (all below
     it), a pattern such as `photos/*.jpg`, a tar archive, a parquet file with a column of images, or `-`: on stdin
     names, one a line, a tar archive or one picture. `total` is the number of pictures, None where only reading tells.
+
+    In folders, patterns and archives what neither is a picture nor called one is passed over, counted in `passed`.
     """
 
     def __init__(self, pictures: Source | Iterable[Source], stdin: BinaryIO | None = None) -> None:
@@ -48,17 +55,39 @@ class Sources:
                 "or tensors, one or several."
             )
         self.stdin = stdin
+        self.passed = Passed()
         self.total = _total(self.pictures) if isinstance(self.pictures, Sequence) else None
 
     def __iter__(self) -> Iterator[Named]:
+        self.passed = Passed()
         for number, one in enumerate(self.pictures):
             if not isinstance(one, str | os.PathLike):
                 yield f"picture {number}", _held(one)
             elif str(one) == "-":
-                yield from _stdin(self.stdin or sys.stdin.buffer)
+                yield from _stdin(self.stdin or sys.stdin.buffer, self.passed)
             else:
-                for path in _paths(one):
-                    yield from _opened(path)
+                yield from _named(one, self.passed)
+
+
+@dataclass
+class Passed:
+    """What was passed over: how many files that are no pictures, the first of them, and links not followed."""
+
+    count: int = 0
+    first: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        self.first = self.first or name
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        if self.count:
+            yield f"{self.count:,} files that are no pictures were passed over, such as {printable(self.first)}"
+        yield from map(printable, self.notes[:SHOWN])
+        if len(self.notes) > SHOWN:
+            yield f"and {len(self.notes) - SHOWN:,} more"
 
 
 def _held(one: Any) -> Source | Unreadable:
@@ -71,24 +100,42 @@ def _held(one: Any) -> Source | Unreadable:
     return one.clone() if hasattr(one, "data_ptr") else one.copy() if isinstance(one, np.ndarray) else one
 
 
-def _paths(argument: str | os.PathLike[str]) -> Iterable[str | Path]:
-    """The files that an argument names; a path that is not there stays, to fail by its name."""
-    path = Path(argument)
-    if path.is_dir():
-        below = walk(path)
-        first = next(below, None)
-        if first is None:
-            raise AlexNetError(f"{argument} is a folder without files; give pictures or a folder that holds some.")
-        return _chain(first, below)
-    pattern = glob.has_magic(str(argument)) and not path.exists()
-    if pattern and (found := sorted(glob.glob(str(argument), recursive=True))):
-        return (file for one in found for file in (walk(Path(one)) if Path(one).is_dir() else [one]))
-    return [path if isinstance(argument, os.PathLike) else argument]
+def _named(argument: str | os.PathLike[str], passed: Passed) -> Iterator[Named]:
+    """The pictures that a name or a pattern stands for; a path that is not there stays, to fail by its name."""
+    pattern = glob.has_magic(str(argument)) and not os.path.exists(argument)
+    found = sorted(glob.glob(str(argument), recursive=True)) if pattern else []
+    for one in found or [os.fspath(argument)]:
+        if os.path.isdir(one):
+            yield from _folder(Path(one), passed)
+        elif not found or _is_source(one):
+            yield from _opened(one if found or isinstance(argument, str) else Path(one), passed)
+        else:
+            passed.add(str(one))
 
 
-def _chain(first: Path, rest: Iterator[Path]) -> Iterator[Path]:
-    yield first
-    yield from rest
+def _folder(folder: Path, passed: Passed) -> Iterator[Named]:
+    """The pictures below a folder, and each folder in it that cannot be listed."""
+    told: list[Fault] = []
+
+    def faults() -> Iterator[Named]:
+        for fault in told:
+            if isinstance(fault, Note):
+                passed.notes.append(str(fault).removesuffix("."))
+            else:
+                yield fault.file, Unreadable(fault.what)
+        told.clear()
+
+    for path in walk(folder, told.append):
+        yield from faults()
+        if _is_source(path):
+            yield from _opened(path, passed)
+        else:
+            passed.add(str(path))
+    yield from faults()
+
+
+def _is_source(path: str | Path) -> bool:
+    return _kind(path) != "picture" or claims(os.path.basename(path), Path(path))
 
 
 def _kind(path: str | Path) -> str:
@@ -96,35 +143,66 @@ def _kind(path: str | Path) -> str:
     return "tar" if name.endswith(TARS) else "parquet" if name.endswith(".parquet") else "picture"
 
 
-def _opened(path: str | Path) -> Iterator[Named]:
+def _opened(path: str | Path, passed: Passed) -> Iterator[Named]:
     kind = _kind(path)
-    if kind == "picture" or not Path(path).is_file():
-        yield str(path), path
+    if kind == "picture" or not os.path.isfile(path):
+        yield str(path), Unreadable("no such file") if "\0" in str(path) else path
     elif kind == "tar":
-        yield from _tar(str(path))
+        yield from _tar(str(path), passed)
     else:
         yield from _parquet(str(path))
 
 
 def _total(pictures: Sequence[Source]) -> int | None:
+    """How many pictures there are; a folder without any is an error before all work."""
     total = 0
     for one in pictures:
-        if not isinstance(one, str | os.PathLike):
-            total += 1
-            continue
-        for path in _paths(one):
-            kind = _kind(path)
-            if str(path) == "-" or (kind == "tar" and Path(path).is_file()):
-                return None
-            total += _rows(path) if kind == "parquet" and Path(path).is_file() else 1
+        count = _count(one) if isinstance(one, str | os.PathLike) else 1
+        if count is None:
+            return None
+        total += count
     return total
+
+
+def _count(argument: str | os.PathLike[str]) -> int | None:
+    if str(argument) == "-":
+        return None
+    if not os.path.isdir(argument):
+        pattern = glob.has_magic(str(argument)) and not os.path.exists(argument)
+        found = sorted(glob.glob(str(argument), recursive=True)) if pattern else []
+        counts = [_count(one) if os.path.isdir(one) else _rows(one) if _is_source(one) else 0 for one in found]
+        return _rows(argument) if not found else None if None in counts else sum(filter(None, counts))
+    passed, told, counts = 0, list[Fault](), list[int | None]()
+    for path in walk(Path(argument), told.append):
+        if _is_source(path):
+            counts.append(_rows(path))
+        else:
+            passed += 1
+    counts += [1 for fault in told if not isinstance(fault, Note)]
+    if not counts:
+        others = f"pictures, with {passed:,} other files" if passed else "files"
+        raise AlexNetError(f"{argument} is a folder without {others}; give pictures or a folder that holds some.")
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _rows(path: str | os.PathLike[str]) -> int | None:
+    """Pictures in a file; None where only reading it tells."""
+    kind = _kind(Path(path))
+    if kind == "picture" or not os.path.isfile(path):
+        return 1
+    if kind == "tar":
+        return None
+    try:
+        return parquet.opened(Path(path)).metadata.num_rows
+    except Unreadable:
+        return 1
 
 
 # -- tar --------------------------------------------------------------------------------------------------------
 
 
-def _tar(name: str, stream: BinaryIO | None = None) -> Iterator[Named]:
-    """The files in a tar archive, compressed or not, as they come."""
+def _tar(name: str, passed: Passed, stream: BinaryIO | None = None) -> Iterator[Named]:
+    """The pictures in a tar archive, compressed or not, as they come."""
     try:
         with tarfile.open(None if stream else name, "r|*", fileobj=stream) as archive:
             while (member := archive.next()) is not None:
@@ -139,73 +217,46 @@ def _tar(name: str, stream: BinaryIO | None = None) -> Iterator[Named]:
                     yield inside, Unreadable(f"{member.size:,} bytes, more than the {LARGEST:,} that are read")
                 else:
                     opened = archive.extractfile(member)
-                    yield inside, opened.read() if opened else b""
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        yield name, Unreadable(f"not a whole tar archive ({error})")
+                    contents = opened.read() if opened else b""
+                    if claims(last, contents):
+                        yield inside, contents
+                    else:
+                        passed.add(inside)
+    except (*tars.DAMAGED, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        what = "only a pointer of Git LFS to the data" if not stream and is_pointer(name) else ""
+        yield name, Unreadable(what or f"not a whole tar archive ({error})")
 
 
 # -- parquet ----------------------------------------------------------------------------------------------------
 
 
-def _parquet_file(path: str | Path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise Unreadable(f"not a whole parquet file ({error})") from None
-
-
-def _rows(path: str | Path) -> int:
-    try:
-        return _parquet_file(path).metadata.num_rows
-    except Unreadable:
-        return 1
-
-
 def _parquet(name: str) -> Iterator[Named]:
-    """The pictures in a column of bytes or of {bytes, path}, row by row."""
+    """The pictures in a column of bytes, structs, paths or lists of one, row by row."""
     import pyarrow as pa
 
     try:
-        opened = _parquet_file(name)
-        column = _image_column(opened.schema_arrow)
-        row = 0
-        for batch in opened.iter_batches(batch_size=16, columns=[column]):
-            for cell in batch.column(0):
-                value = cell.as_py()
-                inner = value.get("path") if isinstance(value, dict) else None
-                contents = value.get("bytes") if isinstance(value, dict) else value
-                yield f"{name}/{inner or f'row {row}'}", contents or b""
-                row += 1
+        opened = parquet.opened(name)
+        column = parquet.image_column(opened.schema_arrow)
+        if column is None:
+            raise Unreadable(
+                f"a parquet file with the columns {', '.join(opened.schema_arrow.names)}, none of which holds pictures "
+                "(bytes, or a struct of bytes and path)"
+            )
+        for row, (source, inner) in enumerate(parquet.cells(opened, column)):
+            inside = f"{name}/{inner or f'row {row}'}"
+            if isinstance(source, bytes) and len(source) > LARGEST:
+                source = Unreadable(f"{len(source):,} bytes, more than the {LARGEST:,} that are read")
+            yield inside, parquet.beside(name, source) if isinstance(source, str) else source
     except Unreadable as error:
         yield name, error
-    except (pa.ArrowException, OSError) as error:
-        yield name, Unreadable(f"broken parquet file ({error})")
-
-
-def _image_column(schema) -> str:
-    import pyarrow as pa
-
-    def holds_pictures(type) -> bool:
-        if pa.types.is_struct(type):
-            return type.get_field_index("bytes") >= 0
-        return pa.types.is_binary(type) or pa.types.is_large_binary(type)
-
-    able = [field.name for field in schema if holds_pictures(field.type)]
-    if not able:
-        raise Unreadable(
-            f"a parquet file with the columns {', '.join(schema.names)}, none of which holds pictures (bytes, or a "
-            "struct of bytes and path)"
-        )
-    return next((name for name in ("image", "img") if name in able), able[0])
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        yield name, Unreadable(f"broken parquet file ({parquet.first_line(error)})")
 
 
 # -- stdin ------------------------------------------------------------------------------------------------------
 
 
-def _stdin(stream: BinaryIO) -> Iterator[Named]:
+def _stdin(stream: BinaryIO, passed: Passed) -> Iterator[Named]:
     """What comes on stdin, told by its first bytes: a tar archive, names of pictures, or one picture."""
     head = b""
     while len(head) < HEAD and not _names(head) and (chunk := _some(stream, HEAD - len(head))):
@@ -216,15 +267,22 @@ def _stdin(stream: BinaryIO) -> Iterator[Named]:
         )
     rest = io.BufferedReader(_Pushed(head, stream))
     if head[257:262] == b"ustar" or head.startswith(TAR_HEADS):
-        yield from _tar("-", rest)
+        yield from _tar("-", passed, rest)
     elif _names(head, whole=len(head) < HEAD):
-        for line in rest:
-            if name := line.decode(errors="surrogateescape").strip("\r\n"):
-                for path in _paths(name):
-                    yield from _opened(path)
+        kind = encoding(head)
+        with io.TextIOWrapper(rest, kind, "surrogateescape" if kind == "utf-8" else "replace", newline="\n") as lines:
+            for line in lines:
+                if name := line.strip("\r\n\ufeff"):
+                    yield from _named(_with_slashes(name), passed)
     else:
         contents = rest.read(LARGEST + 1)
         yield "-", contents if len(contents) <= LARGEST else Unreadable(f"more than {LARGEST:,} bytes on stdin")
+
+
+def _with_slashes(name: str) -> str:
+    """A name as Windows' programs list it, where only with slashes there is such a file."""
+    other = name.replace("\\", "/")
+    return other if not os.path.lexists(name) and os.path.lexists(other) else name
 
 
 def _some(stream: BinaryIO, count: int) -> bytes:
@@ -234,14 +292,17 @@ def _some(stream: BinaryIO, count: int) -> bytes:
 
 def _names(head: bytes, whole: bool = False) -> bool:
     """Whether the first bytes are those of a line of text, not of a picture (PNM begins with P1 to P7 in a line)."""
-    line, end, _ = head.partition(b"\n")
-    if not end and not whole:
+    kind = encoding(head)
+    text = codecs.getincrementaldecoder(kind)("replace" if kind.startswith("utf-16") else "strict")
+    end = "\n".encode("utf-16-le" if kind.startswith("utf-16") else "ascii")
+    line, found, _ = head.partition(end)
+    if not found and not whole:
         return False
     try:
-        text = codecs.decode(line, "utf-8").rstrip("\r")
+        words = text.decode(line).rstrip("\r")
     except UnicodeDecodeError:
         return False
-    return text.isprintable() and not (len(text) == 2 and text[0] == "P" and text[1] in "1234567f")
+    return words.isprintable() and not (len(words) == 2 and words[0] == "P" and words[1] in "1234567f")
 
 
 class _Pushed(io.RawIOBase):
