@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import os
 import tarfile
 
 import numpy as np
@@ -164,6 +166,87 @@ def test_stdin_is_told_by_its_first_bytes(folder, tmp_path, kind, pipe):
     else:
         assert names == ["-"]
         assert (pixels(found[0][1]) == np.asarray(coloured("red", 1))).all()
+
+
+LIST_FORMS = {
+    "utf-8": lambda text: text.encode(), "a BOM": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "utf-16 with a mark": lambda text: text.encode("utf-16"), "utf-16 without": lambda text: text.encode("utf-16-le"),
+    "utf-16, big end first": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", LIST_FORMS)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("pipe", [io.BytesIO, lambda c: io.BufferedReader(Slow(c))])
+def test_lists_as_programs_of_every_system_write_them_are_read(folder, monkeypatch, form, end, pipe):
+    monkeypatch.chdir(folder)
+    coloured("red", 5).save("größe 日本.png")
+    lines = ["red.png", "", "größe 日本.png", "deeper\\blue.png", "none\\other.png"]
+    found = list(Sources("-", stdin=pipe(LIST_FORMS[form](end.join(lines)))))
+    assert [name for name, _ in found] == ["red.png", "größe 日本.png", "deeper/blue.png", "none\\other.png"]
+
+
+def test_what_is_no_picture_is_passed_over_and_counted_where_it_was_not_named(folder, tmp_path):
+    """In folders, patterns and archives; what is called a picture, or cannot be looked at, is kept to be named."""
+    others = {"notes.txt": b"words", "index.html": b"<p>", "0.cls": b"3", "0.json": b"{}", "empty": b""}
+    kept = {"unnamed": encoded(coloured("red", 7)), "broken.jpg": b"no picture", "cut.HEIC": b"", "0.jpg": b"\xff\xd8"}
+    for name, contents in {**others, **kept}.items():
+        (folder / "deeper" / name).write_bytes(contents)
+    (folder / "deeper" / "lost").symlink_to("nowhere")
+    archive = tarred(tmp_path / "a.tar", "w", list({**others, **kept}.items()))
+    for argument, wanted in {
+        folder: {*kept, "lost", "blue.png", "green.png", "red.png"},
+        f"{folder}/deeper/*": {*kept, "lost", "blue.png"},
+        archive: set(kept),
+    }.items():
+        named = Sources(argument)
+        assert {name.rpartition("/")[2] for name, _ in named} == wanted
+        assert named.passed.count == len(others)
+        assert [line.partition(",")[0] for line in named.passed.lines()] == [
+            f"{len(others)} files that are no pictures were passed over"
+        ]
+        assert named.total in (None, len(list(named)))
+    assert [name for name, _ in Sources([str(folder / "deeper" / "notes.txt")])] == [f"{folder}/deeper/notes.txt"]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    with pytest.raises(AlexNetError, match=r"is a folder without pictures, with 1 other files; give pictures"):
+        Sources([tmp_path / "texts"])
+
+
+def test_a_folder_is_entered_once_and_one_that_may_not_be_listed_is_named(folder, monkeypatch):
+    (folder / "deeper" / "again").symlink_to("..")
+    (folder / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path="."):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    named = Sources(folder)
+    found = dict(named)
+    assert sorted(name.removeprefix(f"{folder}/") for name in found) == [
+        "blue.png", "closed", "deeper/blue.png", "green.png", "red.png",
+    ]  # fmt: skip
+    assert "cannot be listed (Permission denied)" in str(found[f"{folder}/closed"])
+    assert "again leads to" in next(named.passed.lines())
+    assert named.total == 5
+
+
+def test_predict_goes_on_past_what_is_no_picture_and_fails_by_what_is_called_one(alexnet, folder, tmp_path):
+    (folder / "notes\nof\udce9.txt").write_text("words")
+    status, out, err = alexnet("predict", "tiny", folder, "--topk", "1")
+    assert status == 0, err
+    assert "1 files that are no pictures were passed over, such as" in out
+    assert r"notes\nof\xe9.txt" in out
+    shard = tarred(tmp_path / "a.tar", "w", [("0.cls", b"3"), ("0.png", (folder / "red.png").read_bytes())])
+    status, out, err = alexnet("predict", "tiny", shard, "--json")
+    assert (status, json.loads(out)["passed_over"], json.loads(out)["failed"]) == (0, 1, [])
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    status, out, err = alexnet("predict", "tiny", folder)
+    assert status == 1
+    assert "broken.jpg: not a picture" in err
 
 
 def test_an_empty_stdin_is_refused():

@@ -71,7 +71,7 @@ def predict(
 
 def stream(
     model: str | Path | Classifier,
-    pictures: Source | Iterable[Source],
+    pictures: Source | Iterable[Source] | Sources,
     topk: int = 5,
     batch_size: int = 64,
     device: str = "auto",

@@ -60,7 +60,7 @@ class Index:
 
 
 def build_index(
-    model: str | Path, images: Sequence[str], out: str | Path, layer: str = "fc7", batch_size: int = 64,
+    model: str | Path, images: Sequence[str] | Sources, out: str | Path, layer: str = "fc7", batch_size: int = 64,
     device: str = "auto", workers: int = 0, resume: bool = False, quiet: bool = True,
 ) -> tuple[Index, list[dict[str, str]]]:  # fmt: skip
     """Write the index of pictures into the new folder `out`; also gives the pictures that could not be read."""
@@ -72,13 +72,19 @@ def build_index(
     classifier = load(model, choose_device(device))
     (layer,) = check_layers(classifier.model, [layer])
     named = hints.absolute(model)
-    places = [image if image == "-" else os.path.abspath(image) for image in images]  # found from any folder later
+    sources = images if isinstance(images, Sources) else Sources(absolute(images))
+    places = [str(one) for one in sources.pictures]
     facts = {"index": 1, "layer": layer, "path": named, "images": places}
     part = folder.with_name(folder.name + ".part")
-    found = gather(classifier, Sources(places), [layer], part, None, batch_size, workers, resume, quiet, facts)
+    found = gather(classifier, sources, [layer], part, None, batch_size, workers, resume, quiet, facts)
     failed = found.failed()
     os.replace(part, folder)
     return open_index(folder), failed
+
+
+def absolute(images: Iterable[str]) -> list[str]:
+    """The same names for any folder that they will be looked for from."""
+    return [image if image == "-" else os.path.abspath(image) for image in images]
 
 
 def open_index(path: str | Path) -> Index:
@@ -100,7 +106,7 @@ def open_index(path: str | Path) -> Index:
 
 def similar(
     index: str | Path | Index,
-    pictures: Source | Iterable[Source],
+    pictures: Source | Iterable[Source] | Sources,
     count: int = 5,
     distance: Distance = "euclidean",
     model: str | Path | Classifier | None = None,

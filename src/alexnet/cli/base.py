@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,10 @@ from alexnet import __version__, hints
 from alexnet import recipe as recipes
 from alexnet.engines import ENGINES
 from alexnet.errors import did_you_mean
+from alexnet.labels import printable
+
+if TYPE_CHECKING:
+    from alexnet.data.sources import Sources
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SHOWN_FAILURES = 20
@@ -59,12 +63,18 @@ class Output:
             print("], ", end="")
         print(json.dumps(facts)[1 if listed else 0 :], flush=True)
 
+    def passed(self, sources: Sources) -> dict[str, int]:
+        """Say what was passed over; as facts, how many files."""
+        for line in sources.passed.lines():
+            self.say(line)
+        return {"passed_over": sources.passed.count}
+
     def failures(self, failed: list[dict[str, str]]) -> int:
         """Name what could not be read; the exit status."""
         if failed and self.first:
             print(f"{len(failed)} pictures could not be read and were left out:", file=sys.stderr)
             for one in failed[:SHOWN_FAILURES] if not self.as_json else failed:
-                print(f"  {one['file']}: {one['error']}", file=sys.stderr)
+                print(f"  {printable(one['file'])}: {printable(one['error'])}", file=sys.stderr)
             if not self.as_json and len(failed) > SHOWN_FAILURES:
                 print(f"  and {len(failed) - SHOWN_FAILURES} more; --json names all", file=sys.stderr)
         return 1 if failed else 0

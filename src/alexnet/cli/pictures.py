@@ -20,6 +20,7 @@ from alexnet.cli.base import (
     shared,
     weights_option,
 )  # fmt: skip
+from alexnet.labels import printable
 
 if TYPE_CHECKING:
     from alexnet.prediction import Prediction
@@ -57,12 +58,16 @@ def predict(
     or one picture.
     """
     from alexnet import prediction
+    from alexnet.data.sources import Sources
 
     if table is not None:
         prediction.check_output(Path(table), prediction.TABLES)
     output = Output(as_json)
     failed: list[dict[str, str]] = []
-    answers = prediction.stream(model, images, topk, batch_size, device, int(views), workers, False, engine, output.say)
+    sources = Sources(images)
+    answers = prediction.stream(
+        model, sources, topk, batch_size, device, int(views), workers, False, engine, output.say
+    )
 
     def told() -> Iterator[Prediction]:
         for one in answers:
@@ -71,7 +76,7 @@ def predict(
                 continue
             output.result(one.as_json())
             if table is None:
-                output.say(one.file)
+                output.say(printable(one.file))
                 for c in one.classes:
                     output.say(f"  {100 * c.probability:6.2f} %  {c.label}")
             yield one
@@ -81,8 +86,9 @@ def predict(
         output.say(f"{table}: {output.results:,} pictures")
     else:
         deque(told(), maxlen=0)
+    passed = output.passed(sources)
     status = output.failures(failed)
-    output.end({"failed": failed}, listed=True)
+    output.end({"failed": failed, **passed}, listed=True)
     return status
 
 
@@ -117,13 +123,15 @@ def features(
     out = Output(as_json)
     feature_files.check_output(Path(output), len(set(layers)))
     classifier = load(model, choose_device(device))
+    sources = Sources(images)
     result = feature_files.write_features(
-        classifier, Sources(images), layers, Path(output), pool, batch_size, workers, resume, quiet=False
+        classifier, sources, layers, Path(output), pool, batch_size, workers, resume, quiet=False
     )
     shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in result.layers.items())
     out.say(f"{output}: {result.pictures:,} pictures, {shapes}")
+    passed = out.passed(sources)
     status = out.failures(result.failed)
-    out.end(asdict(result))
+    out.end({**asdict(result), **passed})
     return status
 
 
@@ -145,13 +153,16 @@ def index(
     as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Make INDEX, a new folder with the features of pictures, for alexnet similar."""
-    from alexnet.similarity import build_index
+    from alexnet.data.sources import Sources
+    from alexnet.similarity import absolute, build_index
 
     output = Output(as_json)
-    made, failed = build_index(model, images, index, layer, batch_size, device, workers, resume, quiet=False)
+    sources = Sources(absolute(images))
+    made, failed = build_index(model, sources, index, layer, batch_size, device, workers, resume, quiet=False)
     output.say(f"{index}: {len(made.filenames):,} pictures by {layer}; next: alexnet similar {index} PICTURE")
+    passed = output.passed(sources)
     status = output.failures(failed)
-    output.end({"index": index, "layer": layer, "pictures": len(made.filenames), "failed": failed})
+    output.end({"index": index, "layer": layer, "pictures": len(made.filenames), "failed": failed, **passed})
     return status
 
 
@@ -171,6 +182,7 @@ def similar(
 ) -> int:  # fmt: skip
     """Print the pictures of INDEX that are nearest to each IMAGE, and write a contact sheet."""
     from alexnet import contact_sheet, prediction, similarity
+    from alexnet.data.sources import Sources
 
     sheet = Path(output) if output else _free("similar.png")
     prediction.check_output(sheet, (".png", ".jpg"))
@@ -178,23 +190,25 @@ def similar(
     opened = similarity.open_index(index)
     answers: list[similarity.Similar] = []
     failed: list[dict[str, str]] = []
-    for one in similarity.similar(opened, images, count, distance, model, device=device, quiet=False):
+    sources = Sources(images)
+    for one in similarity.similar(opened, sources, count, distance, model, device=device, quiet=False):
         if one.error is not None:
             failed.append({"file": one.file, "error": one.error})
             continue
         answers += [one] if len(answers) < contact_sheet.ROWS else []
         out.result({key: value for key, value in asdict(one).items() if key != "error"})
-        out.say(one.file)
+        out.say(printable(one.file))
         for neighbour in one.neighbours:
-            out.say(f"  {neighbour.distance:10.4g}  {neighbour.file}")
+            out.say(f"  {neighbour.distance:10.4g}  {printable(neighbour.file)}")
     if answers:
         asked = contact_sheet.find_pictures(images, [one.file for one in answers])
         shown = {n.file for one in answers for n in one.neighbours}
         contact_sheet.save(sheet, answers, asked | contact_sheet.find_pictures(opened.images, shown))
         first = f"the first {len(answers)} of " if len(answers) < out.results else ""
         out.say(f"{sheet}: a contact sheet of {first}{out.results:,} pictures and their neighbours")
+    passed = out.passed(sources)
     status = out.failures(failed)
-    out.end({"sheet": str(sheet) if answers else None, "failed": failed}, listed=True)
+    out.end({"sheet": str(sheet) if answers else None, "failed": failed, **passed}, listed=True)
     return status
 
 

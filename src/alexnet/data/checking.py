@@ -25,6 +25,7 @@ from alexnet.data.layouts import find
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.data.split import Data, Split
 from alexnet.errors import AlexNetError
+from alexnet.labels import printable
 from alexnet.progress import Progress
 
 SAMPLE = 256  # pictures of each split that are looked at without --full
@@ -146,7 +147,7 @@ def text(report: Report, shown: int = 20) -> Iterator[str]:
             yield f"{'broken' if kind in BROKEN else 'odd'}: {len(those):,} × {kind}; {remedy}"
             for one in those[:shown]:
                 todo = f"; {one.own}" if one.own else ""
-                yield f"  {one.split + ': ' if one.split else ''}{one.file}: {one.fault}{todo}"
+                yield f"  {one.split + ': ' if one.split else ''}{printable(one.file)}: {printable(one.fault)}{todo}"
             if len(those) > shown:
                 yield f"  and {len(those) - shown:,} more; --json names all"
     yield "something is broken" if report.broken else "nothing is broken"
