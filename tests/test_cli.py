@@ -298,7 +298,7 @@ def test_evaluation_refusals(refused, folders, tiny_run, tmp_path):
     assert "does not exist" in refused("evaluate", tmp_path / "none", folders)
     assert "is a variant, which has no weights" in refused("evaluate", "alexnet2012", folders)
     assert "is a folder without model.safetensors" in refused("evaluate", folders, folders)
-    assert "has no split 'dev'; it has train and valid" in refused("evaluate", tiny_run, folders, "--split", "dev")
+    assert "has no split 'other'; it has train and valid" in refused("evaluate", tiny_run, folders, "--split", "other")
     assert "classes that the model does not know (0, 1" in refused("evaluate", tiny_run, "digits")
 
 
