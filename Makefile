@@ -2,15 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check fix constraints
+.PHONY: demo test slow check fix constraints
 demo: .venv/installed
 	$(BIN)/alexnet demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --max-worker-restart 0
 	@echo "once more what the compiled layers stand for, with the compiler hidden"
 	CXX=hidden OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py \
 	  tests/test_evaluation.py
+
+slow: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --max-worker-restart 0
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -121,6 +121,16 @@ def tiny_run(tmp_path_factory, folders) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch) -> None:
+    """Runs end without their two pictures, which take longer to draw than such runs; `draws` marks who needs them."""
+    from alexnet import plots
+
+    if not request.node.get_closest_marker("draws"):
+        for name in ("save_curves", "save_filters"):
+            monkeypatch.setattr(plots, name, lambda *given: None)
+
+
 @pytest.fixture
 def alexnet(capfd) -> Callable:
     """Run a command in this process: (exit status, stdout, stderr)."""

@@ -56,14 +56,14 @@ def test_python_reads_the_towers_checkpoint(tmp_path, zipped):
     assert layers["conv3b"]["inputs"] == ["pool2a", "pool2b"]
     assert layers["conv3b"]["inputLayers"][1] is layers["pool2b"]
     assert layers["fc2048bb"]["inputs"] == ["hs1b", "hs1a"]
-    for row, (c, y, x) in enumerate(np.ndindex(8, 3, 3)):  # conv3b's second block: its maps of tower b
-        expected = kept["conv3.weight"][6:, 8 + c, y, x]
+    for row, (c, y, x) in enumerate(np.ndindex(16, 3, 3)):  # conv3b's second block: its maps of tower b
+        expected = kept["conv3.weight"][6:, 16 + c, y, x]
         assert (layers["conv3b"]["weights"][1][row] == expected).all()
     first, second = layers["fc2048bb"]["weights"]  # units of tower b, of inputs b and then a
     assert (first == kept["fc7.weight"][12:, 12:].T).all()
     assert (second == kept["fc7.weight"][12:, :12].T).all()
     assert first.flags.f_contiguous
-    assert (layers["conv2b"]["biases"][:, 0] == kept["conv2.bias"][8:]).all()
+    assert (layers["conv2b"]["biases"][:, 0] == kept["conv2.bias"][16:]).all()
     assert (layers["fc1000"]["biases"][0] == kept["fc8.bias"]).all()
     assert layers["fc2048a"]["weightsInc"][1].shape == layers["fc2048a"]["weights"][1].shape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ class FeatureRows(Pictures):
     ) -> None:
         self.pictures, self.split, self.failed, self.store = pictures, pictures.split, pictures.failed, None
         self.square = CROP  # of one pixel
-        (units,) = row_shape(model, layer)
+        units = math.prod(row_shape(model, layer))
         self.size, self.channels = 1, units
         if fits_in_memory(4 * units * len(pictures)):
             self.rows = np.zeros((len(pictures), units), np.float32)
@@ -66,7 +67,8 @@ class FeatureRows(Pictures):
                 indices = np.arange(first, min(first + BATCH, len(pictures)))
                 pixels, readable = pictures.get(indices)
                 crops = preprocess.central(torch.from_numpy(pixels).to(device))
-                self.rows[indices[readable]] = outputs(model, preprocess.normalise(crops), [layer])[layer]
+                values = outputs(model, preprocess.normalise(crops), [layer])[layer]
+                self.rows[indices[readable]] = values.reshape(len(values), units)
                 progress.update(len(indices))
         model.train(training)
 

@@ -26,6 +26,11 @@ def write(weights: Weights, file: Path) -> list[Path]:
             "one tower without normalisation; convert to .safetensors, .onnx or .caffemodel."
         )
     state = {key: weights.tensors[name].contiguous() for name, key in KEYS.items()}
+    if state["classifier.1.weight"].shape[1] != 36 * len(state["features.10.weight"]):
+        raise AlexNetError(
+            f"a .pth of torchvision cannot hold {weights.variant} at input {weights.preprocess.input}: torchvision's "
+            "alexnet has maps of 6 x 6 before its first fully connected layer; convert to .safetensors or .onnx."
+        )
     own, usual = weights.preprocess, preprocess()
     plain = own.facts() == usual.facts() and torch.equal(own.mean.cpu(), usual.mean)
     if plain and weights.classes == labels.names(len(weights.classes)):
