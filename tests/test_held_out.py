@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet import checkpoint, evaluate
+from alexnet import checkpoint, evaluate, export
 from alexnet.data.held_out import HeldOut, digest, divided
 from alexnet.data.layouts import find
 from alexnet.data.split import Data, Split
@@ -171,6 +171,18 @@ def test_evaluate_says_where_pictures_are_not_those_that_were_held_out(alexnet, 
     assert json.loads(out.splitlines()[-1])["images"] == 3
     assert "is not what MODEL was trained on" in err
     assert "these are the pictures that training would hold out; --split all takes all 30" in err
+
+
+def test_data_that_are_divided_already_are_taken_as_they_are(small):
+    said: list[str] = []
+    held = divided(find(small / "data"), HeldOut(0.4))
+    assert evaluate(small / "run", held, device="cpu", say=said.append).images == 12
+    assert "not what MODEL was trained on" not in " ".join(said)
+
+
+def test_an_export_is_measured_on_what_the_run_held_out(small, tmp_path):
+    pytest.importorskip("onnxruntime")
+    assert export(small / "run", tmp_path / "net", "onnx", data=small / "data").change.images == 12
 
 
 def test_members_that_held_out_others_than_the_first_are_named(small, tmp_path):

@@ -12,7 +12,7 @@ from alexnet.checkpoint import Classifier
 from alexnet.data.held_out import HeldOut
 from alexnet.data.layouts import Data
 from alexnet.errors import AlexNetError
-from alexnet.evaluation import log_probabilities, opened
+from alexnet.evaluation import PLACES, log_probabilities, opened
 from alexnet.progress import Progress
 
 START, STEP, PASSES = 0.5, 0.05, 5
@@ -31,7 +31,10 @@ def fit_weights(
     quiet: bool = True,
     held: HeldOut | None = None,
 ) -> list[float]:
-    """The weight of each model that gives the ensemble the lowest top-5 error on a split; for use on another split."""
+    """The weight of each model that gives the ensemble the lowest top-5 error on a split; for use on another split.
+
+    Of five classes or fewer it is the lowest top-1 error.
+    """
     with opened(models, data, split, workers, device, say, quiet, held=held) as task:
         if task.world.size > 1:
             raise AlexNetError("--fit-weights holds every probability in one process; run it without torchrun.")
@@ -59,13 +62,14 @@ def search(probabilities: Tensor, labels: Tensor) -> list[float]:
     times round; of equal ones the first found stays."""
     weights = [START] * len(probabilities)
     grid = [STEP * number for number in range(round(1 / STEP) + 1)]
-    best = _top5_wrong(_sum(probabilities, weights), labels)
+    places = PLACES if probabilities.shape[2] > PLACES else 1
+    best = _wrong(_sum(probabilities, weights), labels, places)
     for _ in range(PASSES):
         before = list(weights)
         for number in range(len(weights)):
             others = _sum(probabilities, [0.0 if n == number else w for n, w in enumerate(weights)])
             for candidate in grid:
-                wrong = _top5_wrong(others + candidate * probabilities[number], labels)
+                wrong = _wrong(others + candidate * probabilities[number], labels, places)
                 if wrong < best:
                     best, weights[number] = wrong, candidate
         if weights == before:
@@ -77,5 +81,5 @@ def _sum(probabilities: Tensor, weights: Sequence[float]) -> Tensor:
     return torch.einsum("m,mnc->nc", torch.tensor(weights, dtype=probabilities.dtype), probabilities)
 
 
-def _top5_wrong(scores: Tensor, labels: Tensor) -> int:
-    return int(((scores > scores.gather(1, labels[:, None])).sum(1) >= 5).sum())
+def _wrong(scores: Tensor, labels: Tensor, places: int) -> int:
+    return int(((scores > scores.gather(1, labels[:, None])).sum(1) >= places).sum())

@@ -210,15 +210,15 @@ def evaluate(
 
 def _held_out(data: Data, held: HeldOut | None, models: Sequence[Classifier], say: Callable[[str], object]) -> Data:
     """DATA with held out what was asked for, or what the first model's training held out of it; says what differs."""
-    if held is None:
-        held = HeldOut()
-        known = recorded(models[0].trained)
-        if known is not None and known[0] != held:
-            there = as_trained(data, models[0].trained)
-            held = known[0] if there is not None else held
-            if there is None:
-                say(f"{data.path} is not what MODEL was trained on, so what was held out there says nothing here")
-    chosen = divided(data, held.checked())
+    chosen, known = data, recorded(models[0].trained)
+    if held is not None:
+        chosen = divided(data, held.checked())
+    elif known is not None and known[0] != HeldOut():
+        held, there = known[0], as_trained(data, models[0].trained)
+        if there is None:
+            say(f"{data.path} is not what MODEL was trained on, so what was held out there says nothing here")
+        chosen = data if there is None else there
+    held = held or HeldOut()
     for number, one in enumerate(models, 1):
         known = recorded(one.trained)
         if known is not None and known[0] != held and as_trained(data, one.trained) is not None:

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.checkpoint import Classifier, load, weights_of
+from alexnet.data.held_out import as_trained
 from alexnet.data.layouts import Data, find
 from alexnet.data.loader import Pictures
 from alexnet.engines import exported, onnx, openvino
 from alexnet.engines.base import Engine, Whole, package, quiet
 from alexnet.engines.trial import made_up
 from alexnet.errors import AlexNetError
-from alexnet.evaluation import count, log_probabilities, match_classes, opened, with_names
+from alexnet.evaluation import PLACES, count, log_probabilities, match_classes, opened, with_names
 from alexnet.progress import Progress
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
@@ -97,6 +98,8 @@ def export(
     if one.exported:
         raise AlexNetError(f"MODEL {model} is an export already; give the model that it was exported from.")
     found = None if data is None else find(data, quiet)
+    if found is not None:
+        found = as_trained(found, one.trained) or found
     pictures = calibration(one, found) if calibrated and found is not None else []
     if found is not None:
         one = with_names(one, found)
@@ -275,4 +278,5 @@ def _change(
     if not images:
         raise AlexNetError(f"none of the {total:,} pictures to measure the error on can be read; check them.")
     (_, a1, a5, al), (_, b1, b5, bl) = (sums / images).tolist()
-    return Change(images, (a1, b1), (a5, b5), (al, bl), same / images)
+    five = (a5, b5) if len(one.classes) > PLACES else (None, None)
+    return Change(images, (a1, b1), five, (al, bl), same / images)

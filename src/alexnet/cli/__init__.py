@@ -153,7 +153,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
     metavar="best|last|W,W",
     help="Of run folders, those of the best epoch or the last; W,W: how much each MODEL of an ensemble counts.",
 )
-@click.option("--fit-weights", is_flag=True, help="Find the weights with the lowest top-5 error on this split first.")
+@click.option("--fit-weights", is_flag=True, help="First find the weights with the lowest top-5 error on this split.")
 @click.option(
     "--ties",
     default="first",

@@ -125,6 +125,8 @@ def as_trained(data: Data, trained: Mapping[str, Any]) -> Data | None:
     known = recorded(trained)
     if known is None:
         return None
+    if digest(data) == known[1]:  # they are held out already
+        return data
     try:
         there = divided(data, known[0])
     except AlexNetError:
