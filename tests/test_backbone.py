@@ -112,7 +112,7 @@ def test_dense_scores_of_a_picture_of_the_inputs_size_are_the_logits(variant):
 def test_dense_scores_are_the_layers_of_a_loop_over_windows_of_the_last_maps(variant):
     model = seeded_build(0, variant, 7, 3, 224).eval()
     x = torch.randn(1, 3, 290, 322)
-    after = list(dict(model.named_children()))
+    after = [record.name for record in model.variant.layers]
     last = after[after.index("fc6") - 1 :] if variant != "alexnet_owt" else after[after.index("drop6") - 1 :]
     backbone = Backbone(model, last[0]).eval()
     with torch.no_grad():

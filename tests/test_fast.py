@@ -129,11 +129,12 @@ def test_ties_and_not_a_number_go_where_torch_sends_them_bit_for_bit(layers, dty
 @pytest.mark.parametrize(("name", "stride", "pad", "input"), [("a", 4, 0, 224), ("b", 4, 2, 64), ("c", 2, 1, 31)])
 def test_a_strided_convolution_by_blocks_is_the_convolution(name, stride, pad, input):
     from alexnet.fast.conv1 import passes
-    from alexnet.layers import CeilConv2d
+    from alexnet.layers import LastWindow
 
-    for kind in (CeilConv2d, nn.Conv2d):
-        layer = kind(3, 8, 11, stride, pad).to(torch.bfloat16)
-        (form,) = passes([("conv1", layer)])
+    for layers in ([nn.Conv2d(3, 8, 11, stride, pad)], [LastWindow(11, stride, pad), nn.Conv2d(3, 8, 11, stride, pad)]):
+        layer = nn.Sequential(*layers).to(torch.bfloat16)
+        (form,) = passes([(str(i), one) for i, one in enumerate(layers)])
+        assert form.layers == layers
         x = (50 * random(2, 3, input, input)).to(torch.bfloat16)
         y = form(x)
         g = random(*y.shape, seed=2).to(torch.bfloat16)
@@ -181,7 +182,7 @@ def test_the_fast_forms_of_a_network_are_those_of_its_layers_and_give_its_output
     x = 30 * random(2, 3, 224, 224)
     names = [one.names for one in fast.passes(model, x, "fc8").values()]
     assert names == [
-        ["conv1"], ["norm1", "pool1", "relu1"], ["relu2", "norm2", "norm2b", "pool2"], ["pool5", "relu5"],
+        ["conv1_edge", "conv1"], ["norm1", "pool1", "relu1"], ["relu2", "norm2", "norm2b", "pool2"], ["pool5", "relu5"],
     ]  # fmt: skip
     with torch.no_grad():
         for until in ("norm1", "pool1", "relu1", "norm2b", "conv3", "relu5", "fc8"):

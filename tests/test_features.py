@@ -47,8 +47,8 @@ def by_hand(classifier, path) -> dict[str, np.ndarray]:
     x = classifier.preprocess(path)[None].double()
     found = {}
     with torch.no_grad():
-        for name, layer in classifier.model.named_children():
-            x = layer.double()(x.flatten(1) if isinstance(layer, nn.Linear) else x)
+        for name, layer in classifier.model.named_layers():
+            x = layer.double()(x)
             layer.float()
             found[name] = x[0].numpy()
     return found
@@ -56,7 +56,7 @@ def by_hand(classifier, path) -> dict[str, np.ndarray]:
 
 def test_every_layer_in_one_pass_is_that_of_a_pass_by_hand(tiny_run, pictures):
     one = package.load(tiny_run)
-    layers = [name for name, _ in one.model.named_children()]
+    layers = [record.name for record in one.model.variant.layers]
     got = list(package.features(one, str(pictures), layers, batch_size=4))
     assert [g.file for g in got] == [str(pictures / f"{n}.png") for n in range(10)]
     assert [g.error is None for g in got] == [n not in (2, 7) for n in range(10)]

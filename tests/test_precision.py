@@ -54,8 +54,8 @@ def test_every_variant_takes_a_step_with_masks_in_every_precision(name, casts, f
 def test_every_layer_below_bfloat16_gives_bfloat16_on_a_gpus_list(name):
     model = net(name).eval()
     seen: dict[str, torch.dtype] = {}
-    for layer, module in model.named_children():
-        module.register_forward_hook(lambda m, i, y, layer=layer: seen.update({layer: y.dtype}))
+    for layer in (record.name for record in model.variant.layers):
+        getattr(model, layer).register_forward_hook(lambda m, i, y, layer=layer: seen.update({layer: y.dtype}))
     cast = cuda_autocast if DEVICE.type == "cpu" else nullcontext
     with cast(), torch.autocast(DEVICE.type, torch.bfloat16), torch.no_grad():
         model(30 * torch.randn(2, 3, model.input, model.input, device=DEVICE))

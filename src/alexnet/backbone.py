@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet import layers as own
+from alexnet import variants as v
 from alexnet.checkpoint import Classifier
 from alexnet.data.pictures import Source, decode
 from alexnet.errors import AlexNetError
@@ -34,22 +35,27 @@ class Backbone(nn.Module):
         net = model.model if isinstance(model, Classifier) else model
         given = [layers] if isinstance(layers, str) else layers
         wanted = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
-        order = list(dict(net.named_children()))
-        names = sorted(check_layers(net, list(wanted)), key=order.index)
+        names = sorted(check_layers(net, list(wanted)), key=net.order.index)
+        records = {record.name: record for record in net.variant.layers}
+        order = list(records)
         shape: tuple[int, ...] = (net.channels, net.input, net.input)
         stride, channels, strides = 1, [], []
-        for record in net.variant.layers[: order.index(names[-1]) + 1]:
+        for name in net.order[: net.order.index(names[-1]) + 1]:
+            self.add_module(name, copy.deepcopy(getattr(net, name)))
+            if name not in records:
+                continue
+            record = records[name]
             shape = output_shape(record, shape, net.classes)
-            if len(shape) == 1 or isinstance(getattr(net, record.name), own.LocalConv2d):
+            if len(shape) == 1 or isinstance(record, v.Local):
                 raise AlexNetError(
                     f"a backbone ends before the first layer whose weights belong to places; {record.name} is one: "
                     f"give {order[order.index(record.name) - 1]} or a layer before it."
                 )
             stride *= getattr(record, "stride", 1)
-            self.add_module(record.name, copy.deepcopy(getattr(net, record.name)))
-            if record.name in names:
+            if name in names:
                 channels.append(shape[0])
                 strides.append(stride)
+        self.order = list(self._modules)
         self.names = OrderedDict((name, wanted[name]) for name in names)
         self.strides = strides
         self.out_channels: int | list[int] = channels[0] if len(set(channels)) == 1 else channels
@@ -61,8 +67,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         maps: OrderedDict[str, Tensor] = OrderedDict()
-        for name, layer in self.named_children():
-            x = layer(x)
+        for name in self.order:
+            x = getattr(self, name)(x)
             if name in self.names:
                 maps[self.names[name]] = x
         return maps
@@ -81,19 +87,21 @@ class Dense(nn.Module):
         net = model.model if isinstance(model, Classifier) else model
         self.input, self.stride = net.input, 1
         shape: tuple[int, ...] = (net.channels, net.input, net.input)
-        for record in net.variant.layers:
-            layer = getattr(net, record.name)
-            if isinstance(layer, own.LocalConv2d):
+        records = {record.name: record for record in net.variant.layers}
+        for name in net.order[: net.order.index(net.logits) + 1]:
+            layer, record = getattr(net, name), records.get(name)
+            if isinstance(record, v.Local):
                 raise AlexNetError(
                     f"{net.variant.name} has no dense form: {record.name}'s weights belong to places of the picture."
                 )
-            self.add_module(
-                record.name, _convolution(layer, shape) if isinstance(layer, nn.Linear) else copy.deepcopy(layer)
-            )
-            self.stride *= getattr(record, "stride", 1)
-            shape = output_shape(record, shape, net.classes)
-            if record.name == net.logits:
-                break
+            if isinstance(record, v.FC):
+                self.add_module(name, _convolution(layer, shape))
+            elif not isinstance(layer, nn.Flatten):
+                self.add_module(name, copy.deepcopy(layer))
+            if record is not None:
+                self.stride *= getattr(record, "stride", 1)
+                shape = output_shape(record, shape, net.classes)
+        self.order = list(self._modules)
         self.train(net.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,8 +110,8 @@ class Dense(nn.Module):
                 f"dense mode was given pictures of {x.shape[2]} x {x.shape[3]} pixels; both sides must be {self.input} "
                 "or more"
             )
-        for layer in self.children():
-            x = layer(x)
+        for name in self.order:
+            x = getattr(self, name)(x)
         return x
 
 

@@ -117,18 +117,12 @@ def _outputs(classifier: Classifier, picture: Any) -> dict[str, Tensor]:
     if classifier.engine is not None:
         pixels = classifier.preprocess.pixels(picture)[None]
         return {"logits": classifier.engine.logits(classifier.preprocess.central(pixels))[0]}
-    found: dict[str, Tensor] = {}
     model = classifier.model
-    hooks = [
-        layer.register_forward_hook(lambda _, __, output, name=name: found.__setitem__(name, output[0].float().cpu()))
-        for name, layer in model.named_children()
-    ]
-    try:
-        logits = model(classifier.preprocess(picture)[None].to(classifier.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {**found, "logits": logits[0].float().cpu()}
+    names = [record.name for record in model.variant.layers]
+    names = names[: names.index(model.logits) + 1]
+    picture = classifier.preprocess(picture)[None].to(classifier.device)
+    found = model.activations(picture, names, keep=lambda output: output[0].float().cpu().clone())
+    return {**found, "logits": found[model.logits]}
 
 
 def table(result: Comparison) -> str:

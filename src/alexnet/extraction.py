@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alexnet.checkpoint import Classifier, load
 from alexnet.data.pictures import Source
@@ -99,30 +99,20 @@ def outputs(model: AlexNet, images: Tensor, layers: Sequence[str], pool: Pool | 
     """What layers make of preprocessed pictures (N, C, input, input), N from 0: float32 (N, …) by name, C-ordered."""
     if not len(images):
         return {name: np.empty((0, *row_shape(model, name, pool)), np.float32) for name in layers}
-    found: dict[str, np.ndarray] = {}
 
-    def keep(name: str):
-        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            if pool and output.dim() == 4:
-                output = output.mean((2, 3)) if pool == "mean" else output.amax((2, 3))
-            # A copy, so that a later layer that works in place changes nothing.
-            found[name] = output.float().cpu().clone(memory_format=torch.contiguous_format).numpy()
+    def keep(output: Tensor) -> Tensor:
+        if pool and output.dim() == 4:
+            output = output.mean((2, 3)) if pool == "mean" else output.amax((2, 3))
+        # A copy, so that a later layer that works in place changes nothing.
+        return output.float().cpu().clone(memory_format=torch.contiguous_format)
 
-        return hook
-
-    order = list(dict(model.named_children()))
-    hooks = [getattr(model, name).register_forward_hook(keep(name)) for name in layers]
-    try:
-        model(images.contiguous(memory_format=torch.channels_last), until=max(layers, key=order.index))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: found[name] for name in layers}
+    found = model.activations(images.contiguous(memory_format=torch.channels_last), layers, keep=keep)
+    return {name: found[name].numpy() for name in layers}
 
 
 def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:
     """The layers, each once; a name that the network lacks is an error that offers the nearest."""
-    there = list(dict(model.named_children()))
+    there = [record.name for record in model.variant.layers]
     for name in layers:
         if name not in there:
             near = nearest(name, there, 3)

@@ -6,79 +6,130 @@ a GPU differ. Norms compute in float32 where they are given less, as a square of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 
-class CeilConv2d(nn.Conv2d):
-    """Convolution with 1 + ceil((in + 2·pad - kernel) / stride) outputs: zeros at right and bottom fill the last.
+class Layer(nn.Module):
+    """A layer that torch.fx sees as one node, as it does torch.nn's: it may depend on types and on the mode."""
 
-    float (N, C, H, W) -> (N, F, H', W'). 224 -> 55 with kernel 11 and stride 4: 3 columns and rows of zeros.
+    def __call__(self, x, *more, **named):
+        if isinstance(x, Proxy):
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, *more), named)  # type: ignore[attr-defined]
+        return super().__call__(x, *more, **named)
+
+
+class LastWindow(nn.Module):
+    """Zeros at right and bottom that fill a convolution's last window, so that there are
+    1 + ceil((in + 2·pad - kernel) / stride) of them.
+
+    float (N, C, H, W) -> (N, C, H', W'). 224 with kernel 11 and stride 4: 3 columns and rows, for 55 windows.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.padded(x))
+    def __init__(self, kernel: int, stride: int, pad: int) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.pad = kernel, stride, pad
 
-    def padded(self, x: Tensor) -> Tensor:
-        """x with the zeros that its last windows need."""
-        right, bottom = (
-            -(size + 2 * pad - kernel) % stride
-            for size, pad, kernel, stride in zip(
-                (x.shape[3], x.shape[2]),
-                (int(self.padding[1]), int(self.padding[0])),
-                (self.kernel_size[1], self.kernel_size[0]),
-                (self.stride[1], self.stride[0]),
-                strict=True,
-            )
-        )
-        return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+    def forward(self, x: Tensor) -> Tensor:
+        beyond = 2 * self.pad - self.kernel
+        return F.pad(x, (0, -(x.shape[3] + beyond) % self.stride, 0, -(x.shape[2] + beyond) % self.stride))
+
+    def fits(self, layer: nn.Conv2d) -> bool:
+        """Whether these are the windows of that convolution."""
+        numbers = ((self.kernel, self.kernel), (self.stride, self.stride), (self.pad, self.pad))
+        return (layer.kernel_size, layer.stride, layer.padding) == numbers
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}, pad={self.pad}"
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """float16 and bfloat16 as float32, all else as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
-@contextmanager
-def as_written(x: Tensor) -> Iterator[None]:
-    """Within it no autocast changes a type on the device of x."""
-    if not torch.amp.is_autocast_available(x.device.type):
-        yield
-        return
-    with torch.autocast(x.device.type, enabled=False):
-        yield
+def as_written(x: Tensor):
+    """A context within which no autocast changes a type on the device of x."""
+    kind = x.device.type
+    casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if casts else nullcontext()
 
 
-class _LRN(torch.autograd.Function):
-    """y = x · d^-β with d = k + s·(band ∗ x²), and its gradient with three tensors kept instead of eight."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, band: Tensor, groups: int, s: float, beta: float, k: float) -> Tensor:
-        d = F.conv2d(x * x, band, groups=groups).mul_(s).add_(k)
-        power = _minus_three_quarters(d) if beta == 0.75 else d.pow(-beta)
-        ctx.save_for_backward(x, d, power, band)
-        ctx.numbers = groups, s, beta
-        return x * power
-
-    @staticmethod
-    def backward(ctx, g: Tensor):
-        x, d, power, band = ctx.saved_tensors
-        groups, s, beta = ctx.numbers
-        # The band is symmetric, so the sum over the maps that see x is the same convolution.
-        spread = F.conv2d(g * x * power / d, band, groups=groups)
-        return g * power - (2 * s * beta) * x * spread, None, None, None, None, None
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x is that and not contiguous, too, as a single pixel or channel is."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _minus_three_quarters(d: Tensor) -> Tensor:
+def laid_out_as(y: Tensor, x: Tensor) -> Tensor:
+    """y in the memory layout of x: channels last or contiguous."""
+    if torch.jit.is_scripting():
+        pass
+    elif torch._C._are_functorch_transforms_active():
+        return y.contiguous()  # vmap cannot tell the other layout
+    return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y.contiguous()
+
+
+def in_plain_operators() -> bool:
+    """Whether somebody writes down what is computed, to be kept or compiled: own functions would stand in the way."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def _lrn(x: Tensor, band: Tensor, groups: int, s: float, beta: float, k: float) -> Tensor:
+    """x · d^-β with d = k + s·(band ∗ x²)."""
+    return x * _power(_denominator(x, band, groups, s, k), beta)
+
+
+def _denominator(x: Tensor, band: Tensor, groups: int, s: float, k: float) -> Tensor:
+    return F.conv2d(x * x, band, groups=groups).mul_(s).add_(k)
+
+
+def _power(d: Tensor, beta: float) -> Tensor:
+    if beta != 0.75:
+        return d.pow(-beta)
     root = torch.rsqrt(d)
     return root * torch.sqrt(root)  # two square roots cost a fifth of pow
 
 
-class LocalResponseNorm(nn.Module):
+class _LRN(torch.autograd.Function):
+    """`_lrn` that keeps its input alone for the gradient, where its operators would keep seven tensors more."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, band: Tensor, groups: int, s: float, beta: float, k: float) -> Tensor:
+        return _lrn(x, band, groups, s, beta, k)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, band, *ctx.numbers = inputs
+        ctx.save_for_backward(x, band)
+        ctx.save_for_forward(x, band)
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        x, band = ctx.saved_tensors
+        groups, s, beta, k = ctx.numbers
+        with as_written(x):
+            d = _denominator(x, band, groups, s, k)
+            straight = g * _power(d, beta)
+            # The band is symmetric, so the sum over the maps that see x is the same convolution.
+            spread = F.conv2d(straight * x / d, band, groups=groups)
+            return straight - (2 * s * beta) * x * spread, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, t: Tensor, *others):
+        x, band = ctx.saved_tensors
+        groups, s, beta, k = ctx.numbers
+        with as_written(x):
+            d = _denominator(x, band, groups, s, k)
+            return _power(d, beta) * (t - (2 * s * beta) * x * F.conv2d(x * t, band, groups=groups) / d)
+
+
+class LocalResponseNorm(Layer):
     """Cross-map response normalisation, each of `towers` groups of maps by itself (spec 2.4; paper §3.3).
 
     float (N, C, H, W) -> same: x · (k + alpha/size · Σ x²)^-beta over `size` neighbouring maps, clipped at the
@@ -86,27 +137,29 @@ class LocalResponseNorm(nn.Module):
     of ones, which runs as a matrix product in every precision.
     """
 
-    band: Tensor
-
     def __init__(self, channels: int, towers: int, size: int, alpha: float, beta: float, k: float) -> None:
         super().__init__()
         per_tower = channels // towers
         index = torch.arange(per_tower)
         band = (index[:, None] - index[None, :]).abs() <= size // 2
-        self.register_buffer("band", band.float().repeat(towers, 1)[:, :, None, None], persistent=False)
+        self.band = nn.Buffer(band.float().repeat(towers, 1)[:, :, None, None], persistent=False)
         self.towers, self.size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
 
     def forward(self, x: Tensor) -> Tensor:
         wide = at_least_float32(x)
-        with as_written(x):
-            y = _LRN.apply(wide, self.band.to(wide.dtype), self.towers, self.alpha / self.size, self.beta, self.k)
-        return y.to(x.dtype)
+        band, s = self.band.to(wide.dtype), self.alpha / self.size
+        if torch.jit.is_scripting():
+            return _lrn(wide, band, self.towers, s, self.beta, self.k).to(x.dtype)
+        else:
+            compute = _lrn if in_plain_operators() else _LRN.apply
+            with as_written(x):
+                return compute(wide, band, self.towers, s, self.beta, self.k).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-class LocalConv2d(nn.Module):
+class LocalConv2d(Layer):
     """A convolution with unshared weights: every position has its own filters and biases (spec §8, "local").
 
     float (N, C, H, W) -> (N, F, H', W'); weight (F, H', W', C, k, k), bias (F, H', W').
@@ -121,15 +174,15 @@ class LocalConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (height, width), stride, pad = self.sides, self.stride, self.pad
         padded = F.pad(x, (pad, pad, pad, pad)).permute(2, 3, 0, 1)  # (H, W, N, C): a position's pictures are a matrix
-        taps = [
-            padded[dy : dy + stride * height : stride, dx : dx + stride * width : stride]
-            for dy in range(self.kernel)
-            for dx in range(self.kernel)
-        ]
+        taps = []
+        for dy in range(self.kernel):
+            for dx in range(self.kernel):
+                taps.append(padded[dy : dy + stride * height : stride, dx : dx + stride * width : stride])
         columns = torch.cat(taps, 3).flatten(0, 1)  # (H'·W', N, k·k·C)
         weight = self.weight.permute(1, 2, 4, 5, 3, 0).flatten(2, 4).flatten(0, 1)  # (H'·W', k·k·C, F)
-        y = torch.bmm(columns, weight).unflatten(0, self.sides)
-        return (y + self.bias.permute(1, 2, 0)[:, :, None].to(y.dtype)).permute(2, 3, 0, 1)
+        y = torch.bmm(columns, weight).unflatten(0, (height, width))
+        y = y + self.bias.permute(1, 2, 0).unsqueeze(2).to(y.dtype)
+        return laid_out_as(y.permute(2, 3, 0, 1), x)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, stride={self.stride}, pad={self.pad}"
@@ -138,45 +191,78 @@ class LocalConv2d(nn.Module):
 class _AllTies(torch.autograd.Function):
     """Max pooling whose gradient goes in full to every input that equals its window's maximum (spec 2.3)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, kernel: int, stride: int) -> Tensor:
-        y = F.max_pool2d(x, kernel, stride, ceil_mode=True)
-        ctx.save_for_backward(x, y)
-        ctx.numbers = kernel, stride
-        return y
+    def forward(x: Tensor, kernel: int, stride: int) -> Tensor:
+        return F.max_pool2d(x, kernel, stride, ceil_mode=True)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, *ctx.numbers = inputs
+        ctx.save_for_backward(x, output)
+        ctx.save_for_forward(x, output)
 
     @staticmethod
     def backward(ctx, g: Tensor):
         x, y = ctx.saved_tensors
-        kernel, stride = ctx.numbers
-        (height, width), (rows, columns) = x.shape[2:], y.shape[2:]
-        # Windows that overhang see only what is there; room for the rest keeps the slices simple.
-        whole = F.pad(
-            x, (0, (columns - 1) * stride + kernel - width, 0, (rows - 1) * stride + kernel - height), value=-torch.inf
-        )
-        gradient = torch.zeros_like(whole)
-        for dy in range(kernel):
-            for dx in range(kernel):
-                at = (..., slice(dy, dy + rows * stride, stride), slice(dx, dx + columns * stride, stride))
-                gradient[at] += g * (whole[at] == y)
-        return gradient[..., :height, :width], None, None
+        whole = _with_room(-torch.inf, x, y, *ctx.numbers)
+        gradient = torch.zeros_like(whole) + g.new_zeros(1)  # where either is a batch of vmap's, so is the sum
+        for at in _taps(y, *ctx.numbers):
+            gradient[at] += g * (whole[at] == y)
+        return gradient[..., : x.shape[2], : x.shape[3]], None, None
 
 
-class AllTiesMaxPool2d(nn.Module):
-    """Max pooling by the 2012 code's rule for ties: float (N, C, H, W) -> (N, C, H', W'), windows clipped."""
+class _AllTiesForward(_AllTies):
+    """With derivatives in forward mode, which torch.compile does not take."""
+
+    @staticmethod
+    def jvp(ctx, t: Tensor, *numbers):
+        x, y = ctx.saved_tensors
+        whole, tangents = _with_room(-torch.inf, x, y, *ctx.numbers), _with_room(0.0, t, y, *ctx.numbers)
+        return sum(tangents[at] * (whole[at] == y) for at in _taps(y, *ctx.numbers))
+
+
+def _with_room(value: float, x: Tensor, y: Tensor, kernel: int, stride: int) -> Tensor:
+    """Windows that overhang see only what is there; room for the rest keeps the slices simple."""
+    rows, columns = ((out - 1) * stride + kernel - size for out, size in zip(y.shape[2:], x.shape[2:], strict=True))
+    return F.pad(x, (0, columns, 0, rows), value=value)
+
+
+def _taps(y: Tensor, kernel: int, stride: int) -> list[tuple]:
+    """The places of all windows' first, second, … input."""
+    rows, columns = y.shape[2] * stride, y.shape[3] * stride
+    return [
+        (..., slice(dy, dy + rows, stride), slice(dx, dx + columns, stride))
+        for dy in range(kernel)
+        for dx in range(kernel)
+    ]
+
+
+class AllTiesMaxPool2d(Layer):
+    """Max pooling by the 2012 code's rule for ties: float (N, C, H, W) -> (N, C, H', W'), windows clipped.
+
+    A traced or scripted form is torch's pooling, whose gradient goes to the first.
+    """
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return _AllTies.apply(x, self.kernel, self.stride)
+        if torch.jit.is_scripting():
+            return F.max_pool2d(x, self.kernel, self.stride, ceil_mode=True)
+        else:
+            if torch.jit.is_tracing():
+                return F.max_pool2d(x, self.kernel, self.stride, ceil_mode=True)
+            form = _AllTies if torch.compiler.is_compiling() else _AllTiesForward
+            return form.apply(x, self.kernel, self.stride)
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, stride={self.stride}"
 
 
-class GroupedLinear(nn.Linear):
+class GroupedLinear(Layer, nn.Linear):
     """Fully connected towers: group g of the outputs sees only group g of the inputs, each contiguous.
 
     float (N, in) -> (N, out); weight (out, in / groups), as a grouped convolution's.
@@ -196,7 +282,7 @@ class GroupedLinear(nn.Linear):
         return f"{super().extra_repr()}, groups={self.groups}"
 
 
-class WithinMapNorm(nn.Module):
+class WithinMapNorm(Layer):
     """x · (1 + alpha/size² · Σ x²)^-beta over size × size positions of the same map (spec 2.5).
 
     float (N, C, H, W) -> same; windows are clipped at the border, the divisor stays size².
@@ -207,34 +293,39 @@ class WithinMapNorm(nn.Module):
         self.size, self.alpha, self.beta = size, alpha, beta
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._normalised(x)
+        else:
+            with as_written(x):
+                return self._normalised(x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
         wide = at_least_float32(x)
-        with as_written(x):
-            mean_square = F.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2, count_include_pad=True)
-            return (wide * (1 + self.alpha * mean_square).pow(-self.beta)).to(x.dtype)
+        mean_square = F.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2, count_include_pad=True)
+        return (wide * (1 + self.alpha * mean_square).pow(-self.beta)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}"
 
 
-class Dropout(nn.Module):
-    """Dropout as in 2012: × 0/1 in training, × (1 - rate) otherwise; `inverted` rescales in training instead.
+class Dropout(Layer, nn.Dropout):
+    """Dropout as in 2012: × 0/1 in training, × (1 - p) otherwise; `inverted` rescales in training instead.
 
     float (N, units) or (N, C, H, W) -> same. `mask` (N, units), 1 where a unit stays, makes the draw the caller's;
     without it torch's generator draws. Spec 2.7, 4.6.
     """
 
-    def __init__(self, rate: float, inverted: bool) -> None:
-        super().__init__()
-        self.rate, self.inverted = rate, inverted
+    def __init__(self, p: float, inverted: bool) -> None:
+        super().__init__(p)
+        self.inverted = inverted
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        keep = 1 - self.rate
-        if not self.training:
-            return x if self.inverted else x * keep
-        if mask is None:
-            mask = torch.rand(x.shape, device=x.device) < keep
-        x = x * mask.reshape(x.shape).to(x.dtype)
-        return x / keep if self.inverted else x
+        keep = 1 - self.p
+        if self.training and mask is not None:
+            x = x * mask.reshape(x.shape).to(x.dtype)
+            return x / keep if self.inverted else x
+        x = F.dropout(x, self.p, self.training)
+        return x if self.inverted else x * keep
 
     def extra_repr(self) -> str:
-        return f"rate={self.rate}, inverted={self.inverted}"
+        return f"p={self.p}, inverted={self.inverted}"

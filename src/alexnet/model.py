@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from alexnet import fast
 from alexnet import layers as own
@@ -16,11 +18,15 @@ from alexnet.shapes import check_size, output_shape
 
 
 class AlexNet(nn.Module):
-    """A variant as a module whose children are its layers: `model.conv1`, …, `model.fc8`, `model.prob`.
+    """A variant as a module whose children are its layers, in their order: `model.conv1`, …, `model.fc8`.
 
     Takes preprocessed float pictures (N, channels, input, input), gives logits (N, classes). `masks` holds 0/1
     tensors (N, units) for dropout layers by name, so that a training loop can own the draw. `until` names the
-    layer whose output is returned; the default is the last before the softmax.
+    layer whose output is returned; the default is the last before the softmax, `model.prob`, which is no child because
+    it is run only where it is named.
+
+    Any layer may be replaced, wrapped or stand twice: the names are run, whatever they hold. Two children are no
+    layers of the variant: `flatten`, and `conv1_edge` where a convolution's last window overhangs.
     """
 
     def __init__(
@@ -34,34 +40,87 @@ class AlexNet(nn.Module):
         self.dropouts: dict[str, tuple[int, float]] = {}  # units and rate of each dropout layer
         shape: tuple[int, ...] = (channels, input, input)
         for record in variant.layers:
-            self.add_module(record.name, _module(record, shape, classes))
+            layer = _module(record, shape, classes)
+            if isinstance(record, v.Softmax):
+                object.__setattr__(self, record.name, layer)
+            else:
+                if isinstance(record, v.Conv) and record.ceil:
+                    self.add_module(f"{record.name}_edge", own.LastWindow(record.kernel, record.stride, record.pad))
+                if isinstance(record, v.FC) and len(shape) > 1:
+                    self.add_module("flatten", nn.Flatten())
+                self.add_module(record.name, layer)
             if isinstance(record, v.Dropout):
                 self.dropouts[record.name] = math.prod(shape), record.rate
             shape = output_shape(record, shape, classes)
+        self.order = [*self._modules, *(record.name for record in variant.layers if isinstance(record, v.Softmax))]
         self.logits = next(x.name for x in reversed(variant.layers) if not isinstance(x, v.Softmax))
 
+    def named_layers(self) -> list[tuple[str, nn.Module]]:
+        """What is run, in order; a module that stands twice is there twice, unlike in `named_children`."""
+        return [(name, getattr(self, name)) for name in self.order]
+
     def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None, until: str | None = None) -> Tensor:
+        if isinstance(x, Proxy):
+            masks, until = (_unless_proxy(given) for given in (masks, until))
+        until = until or self.logits
+        return self.activations(x, [until], masks)[until]
+
+    def activations(
+        self, x: Tensor, layers: Collection[str], masks: Mapping[str, Tensor] | None = None,
+        keep: Callable[[Tensor], Tensor] = lambda y: y,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """What each of the named layers makes of x, by name in order, in one pass that ends at the last of them.
+
+        Without hooks, so that threads may share the network. `keep` is given each output before the next layer, which
+        may work in place, is run; what it returns is returned.
+        """
+        self._check(x, layers, masks or {})
+        last = max(layers, key=self.order.index)
+        found: dict[str, Tensor] = {}
+        passes = fast.passes(self, x, last)
+        done: Sequence[str] = ()  # layers that a fast form has taken together
+        for name, layer in self.named_layers():
+            if name not in done:
+                chosen = passes.get(name)
+                y = None if chosen is None or any(one in layers for one in chosen.names[:-1]) else chosen(x)
+                if chosen is not None and y is not None:
+                    x, done = y, chosen.names
+                else:
+                    x = layer(x, masks[name]) if masks and name in masks else layer(x)
+            if name in layers:
+                found[name] = keep(x)
+            if name == last:
+                break
+        return found
+
+    def _check(self, x: Tensor, layers: Collection[str], masks: Mapping[str, Tensor]) -> None:
+        for name in layers:
+            if name not in self.order:
+                raise ValueError(f"{self.variant.name} has no layer '{name}'; it has {', '.join(self.order)}")
+        for name in masks:
+            if name not in self.dropouts:
+                there = f"it has {', '.join(self.dropouts)}" if self.dropouts else "it has none"
+                raise ValueError(f"{self.variant.name} has no dropout layer '{name}' to mask; {there}")
         expected = (self.channels, self.input, self.input)
-        if tuple(x.shape[1:]) != expected:
+        if not isinstance(x, Proxy) and not torch.jit.is_tracing() and tuple(x.shape[1:]) != expected:
             raise ValueError(
                 f"{self.variant.name} was given pictures of shape {tuple(x.shape)}; it takes (N, "
                 f"{', '.join(map(str, expected))}): preprocess them first, or build it with another input or channels"
             )
-        until = until or self.logits
-        passes = fast.passes(self, x, until)
-        done: Sequence[str] = ()  # layers that a fast form has taken together
-        for name, layer in self.named_children():
-            if name not in done:
-                y = passes[name](x) if name in passes else None
-                if y is not None:
-                    x, done = y, passes[name].names
-                elif isinstance(layer, own.Dropout):
-                    x = layer(x, masks.get(name) if masks else None)
-                else:
-                    x = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x)
-            if name == until:
-                return x
-        raise ValueError(f"{self.variant.name} has no layer '{until}'; it has {', '.join(dict(self.named_children()))}")
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script makes its form of: the layers in a row, pictures -> logits."""
+        row = nn.Sequential(OrderedDict(self.named_layers()[: self.order.index(self.logits) + 1]))
+        row.training = self.training
+        return row
+
+
+def _unless_proxy(given: Any) -> Any:
+    """None where torch.fx stands in for an argument: its form of the network takes pictures alone."""
+    if isinstance(given, Proxy):
+        given.node.graph.erase_node(given.node)
+        return None
+    return given
 
 
 def build(variant: str, classes: int = 1000, channels: int = 3, input: int | None = None, **changes: Any) -> AlexNet:
@@ -94,11 +153,7 @@ def initialise(model: AlexNet) -> None:
 def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
     match record:
         case v.Conv():
-            kind = own.CeilConv2d if record.ceil else nn.Conv2d
-            return kind(
-                shape[0], record.filters, record.kernel, record.stride, record.pad,
-                groups=record.groups,
-            )  # fmt: skip
+            return nn.Conv2d(shape[0], record.filters, record.kernel, record.stride, record.pad, groups=record.groups)
         case v.FC():
             inputs, units = math.prod(shape), record.units or classes
             return own.GroupedLinear(inputs, units, record.groups) if record.groups > 1 else nn.Linear(inputs, units)

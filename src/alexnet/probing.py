@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alexnet import layers as own
 from alexnet.data.loader import Pictures, fits_in_memory
 from alexnet.data.pictures import CROP
 from alexnet.extraction import outputs, row_shape
@@ -27,10 +26,9 @@ class Tail(nn.Module):
 
     def __init__(self, model: AlexNet) -> None:
         super().__init__()
-        names = [name for name, _ in model.named_children()]
-        names = names[: names.index(model.logits) + 1]
+        names = model.order[: model.order.index(model.logits) + 1]
         first = len(names) - 1
-        while isinstance(getattr(model, names[first - 1]), own.Dropout):
+        while names[first - 1] in model.dropouts:
             first -= 1
         self.below = names[first - 1]
         for name in names[first:]:
@@ -39,7 +37,7 @@ class Tail(nn.Module):
     def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
         x = x.flatten(1)
         for name, layer in self.named_children():
-            x = layer(x, masks.get(name) if masks else None) if isinstance(layer, own.Dropout) else layer(x)
+            x = layer(x, masks[name]) if masks and name in masks else layer(x)
         return x
 
 

@@ -2,26 +2,46 @@
 
 On a CPU, in float32 and bfloat16, runs of ReLU, normalisations and max pooling are one C++ pass each (blocks.py), and
 conv1 sees its picture as blocks of pixels (conv1.py). On an Nvidia GPU the same is done in Triton (gpu.py), with the
-convolutions' biases. Everything else, and every layer that somebody watches with a
-hook or that `until` stops within, runs in its plain form.
+convolutions' biases. Everything else runs in its plain form, and so does whatever somebody could watch or has changed:
+layers with hooks, of other types, with another `forward`; all of them where hooks are global, operators are
+intercepted, or the network is traced, exported, transformed or compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from alexnet.augment import Draws
 from alexnet.fast import blocks, compiler, conv1, gpu
 from alexnet.fast import pictures as by_pass
 from alexnet.preprocess import Preprocess
 
-_switched_on = True
+if TYPE_CHECKING:
+    from alexnet.model import AlexNet
+
+_switched_on: ContextVar[bool] = ContextVar("fast forms", default=True)  # each thread's own
+
+# What the layers that have fast forms run; tools that count or rewrite put their own there.
+_AS_IN_TORCH = [
+    (owner, name, getattr(owner, name))
+    for owner, names in (
+        (nn.Module, ("__call__", "_call_impl")),
+        (F, ("relu", "max_pool2d", "avg_pool2d", "conv2d", "pad")),
+        *((kind, ("forward",)) for kind in (*blocks.KINDS, nn.Conv2d, conv1.LastWindow)),
+    )
+    for name in names
+]
 
 
 class Pass(Protocol):
@@ -38,13 +58,12 @@ class Pass(Protocol):
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Within it every layer runs in its plain form."""
-    global _switched_on
-    before, _switched_on = _switched_on, False
+    """Within it every layer runs in its plain form, in this thread."""
+    before = _switched_on.set(False)
     try:
         yield
     finally:
-        _switched_on = before
+        _switched_on.reset(before)
 
 
 def choose(device: torch.device, compile: bool = False) -> str:
@@ -62,29 +81,30 @@ def choose(device: torch.device, compile: bool = False) -> str:
     return f"layers: {'fast, ' if found else ''}{words}"
 
 
-def passes(model: nn.Module, x: Tensor, until: str) -> dict[str, Pass]:
+def passes(model: AlexNet, x: Tensor, until: str) -> dict[str, Pass]:
     """The fast forms for this input, by the name of the first layer that each takes; none where none fits.
 
     A form may still give None for what it is given; then, and for all other layers, the plain form runs.
     """
     if not _usable(x):
         return {}
-    found: list[Pass]
+    layers, found = model.named_layers(), list[Pass]()
     if x.device.type == "cpu" and not gpu.ON_CPU:
-        found = [*conv1.passes(model.named_children()), *blocks.passes(model.named_children())]
+        found += [*conv1.passes(layers), *blocks.passes(layers)]
     else:
-        found = [*gpu.passes(model.named_children())]
-    return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_watched, one.layers))}
+        found += gpu.passes(layers)
+    return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}
 
 
 def _usable(x: Tensor) -> bool:
     return (
-        _switched_on
+        not torch.compiler.is_compiling()  # before all else, so that torch.compile looks at nothing else
+        and not torch.jit.is_tracing()
         and type(x) is Tensor
         and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
+        and compiler.takes(x)
+        and _switched_on.get()
+        and not _intercepted()
         and _forms_for(x.device)
     )
 
@@ -95,11 +115,27 @@ def _forms_for(device: torch.device) -> bool:
     return gpu.usable(device)[0]
 
 
+def _intercepted() -> bool:
+    """Whether somebody waits for every module or operator: global hooks, modes, functions put in torch's place."""
+    return (
+        modules._has_any_global_hook()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+        or any(getattr(owner, name) is not function for owner, name, function in _AS_IN_TORCH)
+    )
+
+
+def _touched(layer: nn.Module) -> bool:
+    """Whether somebody's hook waits for what goes into this layer or comes out of it, or it runs something else."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(layer) or layer._compiled_call_impl is not None
+
+
 def augmented(
     pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0
 ) -> Tensor | None:
     """Training pictures as the network takes them (see pictures.py), or None where the plain functions must do it."""
-    return by_pass.augmented(pictures, draws, preprocess, axes, amount) if _switched_on else None
+    return by_pass.augmented(pictures, draws, preprocess, axes, amount) if _switched_on.get() else None
 
 
 def _watched(layer: nn.Module) -> bool:

@@ -12,10 +12,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from alexnet.fast.compiler import call
-from alexnet.layers import LocalResponseNorm, WithinMapNorm
+from alexnet.fast.compiler import call, takes
+from alexnet.layers import LocalResponseNorm, WithinMapNorm, laid_out_as
 
 WIDTH = 16  # channels that the widest registers hold: towers must be a multiple
 NORMS = (LocalResponseNorm, WithinMapNorm)
@@ -40,8 +39,8 @@ class Run:
         return list(self.slots.values())
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        block = describe(self, x)
-        return None if block is None else Pass.apply(x, block)
+        block = describe(self, x) if x.device.type == "cpu" and takes(x) else None
+        return None if block is None else Pass.apply(x, block, self.layers)
 
     def slot(self, layer: nn.Module) -> str | None:
         """The slot that the layer would fill: one after those already filled, ReLU after pooling being the second."""
@@ -133,11 +132,13 @@ def _norm(run: Run, slot: str) -> _MapsNorm:
 
 
 class Pass(torch.autograd.Function):
-    """A run over x, float32 or bfloat16 (N, C, H, W), channels last; sums are float32 in both."""
+    """A run over x, float32 or bfloat16 (N, C, H, W), channels last inside; sums are float32 in both.
+
+    Where its gradient is to be differentiated, or asked for by a transform, the layers' plain forms give it.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, block: _Block) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+    def forward(ctx, x: Tensor, block: _Block, layers: list[nn.Module]) -> Tensor:
         height, width = (block.out_height, block.out_width) if block.kernel else x.shape[2:]
         y = torch.empty((*x.shape[:2], height, width), dtype=x.dtype, memory_format=torch.channels_last)
         places = torch.empty(0, dtype=torch.uint8)
@@ -145,15 +146,27 @@ class Pass(torch.autograd.Function):
             if block.kernel:
                 places = torch.empty(y.numel(), dtype=torch.uint8)
             ctx.save_for_backward(x, places)
-            ctx.block = block
-        call("block_forward", block, x, y, places)
-        return y
+            ctx.block, ctx.layers = block, layers
+        call("block_forward", block, x.contiguous(memory_format=torch.channels_last), y, places)
+        return laid_out_as(y, x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient: Tensor):
         x, places = ctx.saved_tensors
+        if torch.is_grad_enabled() or not takes(gradient):
+            return _plain_gradient(ctx.layers, x, gradient), None, None
         gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        to = torch.empty_like(x)
-        call("block_backward", ctx.block, x, places, gradient, to)
-        return to, None
+        last = x.contiguous(memory_format=torch.channels_last)
+        to = torch.empty_like(last)
+        call("block_backward", ctx.block, last, places, gradient, to)
+        return laid_out_as(to, x), None, None
+
+
+def _plain_gradient(layers: list[nn.Module], x: Tensor, gradient: Tensor) -> Tensor:
+    twice = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x if twice else x.detach().requires_grad_()
+        y = x.clone()  # a layer may work in place
+        for layer in layers:
+            y = layer.forward(y)
+    return torch.autograd.grad(y, x, gradient, create_graph=twice)[0]

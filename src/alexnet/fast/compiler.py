@@ -17,7 +17,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from alexnet.distributed import is_first
 from alexnet.files import cache_folder
@@ -118,6 +120,16 @@ def _compile(command: list[str], sources: dict[str, bytes], folder: Path, file: 
     if is_first():
         seconds = time.monotonic() - began
         print(f"fast layers compiled in {seconds:.0f} s by {version}, kept in {folder}", file=sys.stderr, flush=True)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether its memory is all there is of x: no subclass, no batch of vmap's, no derivative in forward mode."""
+    return (
+        type(x) is Tensor
+        and torch._C._has_storage(x)
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad.unpack_dual(x).tangent is None
+    )
 
 
 def call(name: str, what: ctypes.Structure, *tensors: Tensor) -> None:

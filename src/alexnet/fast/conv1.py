@@ -7,45 +7,40 @@ In float32 it gains a tenth at most, so there the plain form stays.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.fast.compiler import call
-from alexnet.layers import CeilConv2d
+from alexnet.fast.compiler import call, takes
+from alexnet.layers import LastWindow, is_channels_last, laid_out_as
 
 FEW = 4  # channels
 
 
 @dataclass
 class Blockwise:
-    """One such convolution."""
+    """One such convolution, with the layer before it that fills its last window, if there is one."""
 
-    name: str
-    layer: nn.Conv2d
-
-    @property
-    def names(self) -> list[str]:
-        return [self.name]
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        return [self.layer]
+    names: list[str]
+    layers: list[nn.Module]
 
     def __call__(self, x: Tensor) -> Tensor | None:
         autocast = torch.is_autocast_enabled("cpu")
         precision = torch.get_autocast_dtype("cpu") if autocast else x.dtype
         if precision != torch.bfloat16 or x.dtype not in (torch.float32, torch.bfloat16) or x.dim() != 4:
             return None
-        if x.requires_grad:  # the rearrangement has no gradient: a picture seldom needs one
+        if (
+            x.requires_grad or x.device.type != "cpu" or not takes(x)
+        ):  # the rearrangement has no gradient: a picture seldom needs one
             return None
-        layer = self.layer
+        layer = cast(nn.Conv2d, self.layers[-1])
         kernel, stride, pad = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
         spans = [size + 2 * pad - kernel for size in x.shape[2:]]
-        outputs = [1 + (-(-span // stride) if isinstance(layer, CeilConv2d) else span // stride) for span in spans]
+        outputs = [1 + (-(-span // stride) if len(self.layers) > 1 else span // stride) for span in spans]
         taps = -(-kernel // stride)  # blocks that a window covers
         blocks = _space_to_depth(x, pad, stride, [n + taps - 1 for n in outputs])
         room = taps * stride - kernel
@@ -53,7 +48,8 @@ class Blockwise:
         # (F, C, taps, dy, taps, dx) -> (F, dy · dx · C, taps, taps), the order of the blocks' channels
         weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3).contiguous(memory_format=torch.channels_last)
         bias = None if layer.bias is None else layer.bias.to(torch.bfloat16)
-        return F.conv2d(blocks, weight.to(torch.bfloat16), bias)
+        y = F.conv2d(blocks, weight.to(torch.bfloat16), bias)
+        return y if is_channels_last(layer.weight) else laid_out_as(y, x)
 
 
 class _Blocks(ctypes.Structure):
@@ -80,13 +76,22 @@ def _space_to_depth(x: Tensor, pad: int, stride: int, size: list[int]) -> Tensor
     return out
 
 
-def passes(layers: Iterable[tuple[str, nn.Module]]) -> list[Blockwise]:
+def passes(layers: Sequence[tuple[str, nn.Module]]) -> list[Blockwise]:
     """The convolutions of a model for which this form is the faster one."""
-    return [
-        Blockwise(name, layer)
-        for name, layer in layers
-        if type(layer) in (nn.Conv2d, CeilConv2d) and isinstance(layer, nn.Conv2d) and _suits(layer)
-    ]
+    found = []
+    for at, (_, layer) in enumerate(layers):
+        if type(layer) is nn.Conv2d and _suits(layer):
+            run = with_edge(layers, at)
+            found.append(Blockwise([name for name, _ in run], [one for _, one in run]))
+    return found
+
+
+def with_edge(layers: Sequence[tuple[str, nn.Module]], at: int) -> list[tuple[str, nn.Module]]:
+    """The convolution at that place, after the layer that fills its last window, if there is one."""
+    name, layer = layers[at]
+    before = layers[max(0, at - 1) : at]
+    edge = [(n, one) for n, one in before if type(one) is LastWindow and one.fits(cast(nn.Conv2d, layer))]
+    return [*edge, (name, layer)]
 
 
 def _suits(layer: nn.Conv2d) -> bool:

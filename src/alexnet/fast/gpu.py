@@ -6,7 +6,7 @@ product with zeros between the towers, which tensor cores finish sooner than two
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
@@ -15,10 +15,12 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from alexnet.errors import AlexNetError
 from alexnet.fast.blocks import Run
-from alexnet.layers import CeilConv2d, LocalResponseNorm, WithinMapNorm
+from alexnet.fast.compiler import takes
+from alexnet.fast.conv1 import with_edge
+from alexnet.layers import LastWindow, LocalResponseNorm, WithinMapNorm, is_channels_last
 
 OLDEST = (8, 0)  # compute capability: bfloat16 in tensor cores
 PROGRAMS = 1024  # that add up a bias' gradient, each its own part: the sum is the same on every card
@@ -83,7 +85,7 @@ class Plan:
 
 @dataclass
 class Stretch:
-    """A convolution, if there is one, and the run of layers after it."""
+    """A convolution, if there is one, the layer before it that fills its last window, and the run of layers after."""
 
     names: list[str]
     layers: list[nn.Module]
@@ -92,44 +94,45 @@ class Stretch:
 
     def __call__(self, x: Tensor) -> Tensor | None:
         precision = _precision(x)
-        if x.dim() != 4 or not x.numel() or precision not in (torch.float32, torch.bfloat16):
+        if x.dim() != 4 or not x.numel() or precision not in (torch.float32, torch.bfloat16) or not takes(x):
             return None
-        bias: Tensor | None = None
+        last, bias = is_channels_last(x), None
         if self.convolution is not None:
-            x, bias = convolve(self.convolution, x, precision), self.convolution.bias
-        if any(min(x.shape[2:]) < plan.kernel for plan in self.plans):
+            last = last or is_channels_last(self.convolution.weight)
+            filled = type(self.layers[0]) is LastWindow
+            x, bias = convolve(self.convolution, x, precision, filled), self.convolution.bias
+        if any(min(x.shape[2:]) < plan.kernel for plan in self.plans) or not takes(x):
             return None
         for plan in self.plans:
             x, bias = Pass.apply(x, bias, plan), None
-        return x if bias is None else x + bias.to(x.dtype)[:, None, None]
+        x = x if bias is None else x + bias.to(x.dtype)[:, None, None]
+        return x if last else x.contiguous()
 
 
-def passes(layers: Iterable[tuple[str, nn.Module]]) -> list[Stretch]:
+def passes(layers: Sequence[tuple[str, nn.Module]]) -> list[Stretch]:
     """The stretches of a model: each plain convolution with what follows, and other runs of two layers and more."""
     found: list[Stretch] = []
-    convolution: tuple[str, nn.Conv2d] | None = None
+    head: list[tuple[str, nn.Module]] = []
     run = Run()
 
     def close() -> None:
-        nonlocal convolution, run
-        if run.names or convolution:
-            name, first = convolution or ("", None)
-            names, layers = list(run.names), list(run.layers)
-            if first is not None:
-                names, layers = [name, *names], [first, *layers]
-            found.append(Stretch(names, layers, first, _plans(run)))
-        convolution, run = None, Run()
+        nonlocal head, run
+        if run.names or head:
+            names = [name for name, _ in head] + run.names
+            layers = [layer for _, layer in head] + run.layers
+            found.append(Stretch(names, layers, cast(nn.Conv2d, head[-1][1]) if head else None, _plans(run)))
+        head, run = [], Run()
 
-    for name, layer in layers:
+    for at, (name, layer) in enumerate(layers):
         slot = run.slot(layer)
-        if slot is None and (run.names or convolution):
+        if slot is None and (run.names or head):
             close()
             slot = run.slot(layer)
         if slot is not None:
             run.names.append(name)
             run.slots[slot] = layer
-        elif type(layer) in (nn.Conv2d, CeilConv2d) and isinstance(layer, nn.Conv2d) and _plain(layer):
-            convolution = name, layer
+        elif type(layer) is nn.Conv2d and _plain(layer):
+            head = with_edge(layers, at)
     close()
     return [one for one in found if one.convolution is not None or len(one.names) > 1 or _has_norm(one)]
 
@@ -171,16 +174,16 @@ def _precision(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def convolve(layer: nn.Conv2d, x: Tensor, precision: torch.dtype) -> Tensor:
-    """The convolution without its bias, in the form that is fastest on a GPU."""
+def convolve(layer: nn.Conv2d, x: Tensor, precision: torch.dtype, filled: bool) -> Tensor:
+    """The convolution without its bias, its last windows filled up or not, in the form that is fastest on a GPU."""
     weight, groups = layer.weight.to(precision), layer.groups
     if groups == 1 and layer.in_channels <= FEW and layer.stride[0] > 1 and not x.requires_grad:
-        return _by_blocks(layer, weight, x)
+        return _by_blocks(layer, weight, x, filled)
     if groups > 1 and precision == torch.bfloat16:
         weight, groups = _dense(weight, groups), 1
     stride, pad = layer.stride, layer.padding
-    if isinstance(layer, CeilConv2d):
-        x = layer.padded(x)
+    if filled:
+        x = LastWindow(layer.kernel_size[0], stride[0], int(pad[0]))(x)
     return F.conv2d(x.to(precision), weight, None, stride, pad, 1, groups)
 
 
@@ -193,12 +196,12 @@ def _dense(weight: Tensor, groups: int) -> Tensor:
     ).contiguous(memory_format=torch.channels_last)
 
 
-def _by_blocks(layer: nn.Conv2d, weight: Tensor, x: Tensor) -> Tensor:
+def _by_blocks(layer: nn.Conv2d, weight: Tensor, x: Tensor, filled: bool) -> Tensor:
     """The convolution of stride s as one of stride 1 over blocks of s x s pixels, whose pixels are channels."""
     kernel, stride, pad = weight.shape[2], layer.stride[0], int(layer.padding[0])
     taps = -(-kernel // stride)
     spans = [size + 2 * pad - kernel for size in x.shape[2:]]
-    outputs = [1 + (-(-span // stride) if isinstance(layer, CeilConv2d) else span // stride) for span in spans]
+    outputs = [1 + (-(-span // stride) if filled else span // stride) for span in spans]
     blocks = blocks_of_pixels(x, stride, pad, [n + taps - 1 for n in outputs], weight.dtype)
     room = taps * stride - kernel
     weight = F.pad(weight, (0, room, 0, room)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
@@ -284,8 +287,12 @@ class Pass(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, g: Tensor):
+        if torch.is_grad_enabled() or not takes(g):
+            raise AlexNetError(
+                "a GPU's fast layers have no second derivatives and no batches of gradients; run both passes within "
+                "alexnet.fast.plain(), whose layers have them."
+            )
         x, bias, z, d, places = ctx.saved_tensors
         plan, (n, channels, height, width) = ctx.plan, ctx.input
         dx = torch.empty(ctx.input, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
