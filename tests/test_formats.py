@@ -409,21 +409,27 @@ def test_a_pickle_that_is_no_checkpoint_is_named(tmp_path):
         weights.read(tmp_path / "other.pkl")
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_npy_dictionaries_are_read_in_caffes_order_and_in_tensorflows(tmp_path, thin, turned):
+@pytest.mark.parametrize(("turned", "order"), [(False, None), (True, None), (False, "hwc"), (True, "chw")])
+def test_npy_dictionaries_are_read_in_caffes_order_and_in_tensorflows(tmp_path, thin, turned, order, caplog):
+    """TensorFlow flattens maps as rows, columns, maps, so that is the order of fc6's inputs in its arrays."""
     found = made("bvlc_alexnet")
+    hwc = order == "hwc" if order else turned
     layers = {}
     for key, value in found.tensors.items():
         layer, kind = key.split(".")
         array = value.numpy()
         if key == "conv1.weight":
             array = array[:, ::-1]
+        if key == "fc6.weight" and hwc:
+            array = array.reshape(len(array), -1, 6, 6).transpose(0, 2, 3, 1).reshape(len(array), -1)
         if turned and kind == "weight":
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
         layers.setdefault(layer, [None, None])[kind == "bias"] = np.ascontiguousarray(array)
     np.save(tmp_path / "net.npy", layers, allow_pickle=True)
-    got = weights.read(tmp_path / "net.npy")
+    got = weights.read(tmp_path / "net.npy", Hints(order=order))
     assert same_tensors(found, got)
+    taken = "rows, columns, maps" if turned else "maps, rows, columns"
+    assert (f"fc6's inputs are taken for {taken}" in caplog.text) == (order is None)
     with pytest.raises(AlexNetError, match=r"conv2.weight of shape .*; alexnet_owt with 7 classes"):
         weights.read(tmp_path / "net.npy", Hints(variant="alexnet_owt"))
 
@@ -528,3 +534,105 @@ def test_another_input_size_is_a_matter_of_the_crop_alone(tmp_path, thin):
     assert (got.model.variant.name, got.model.input) == ("alexnet2012", 227)
     with pytest.raises(AlexNetError, match="cannot take input 100"):
         convert(tmp_path / "net.safetensors", tmp_path / "no.onnx", input=100)
+
+
+# -- what Caffe's nets say of their pictures ----------------------------------------------------------------------
+
+
+def data_layer(scale: float | None = None, means=(), crop: int = 0, mean_file: str = "", old: bool = False) -> bytes:
+    """A layer that reads data, with its transform_param."""
+    m = caffe_file
+    own = m.real(1, scale) if scale is not None else b""
+    own += (m.integer(3, crop) if crop else b"") + (m.message(4, mean_file) if mean_file else b"")
+    own += b"".join(m.real(5, value) for value in means)
+    if old:
+        return m.message(2, m.message(3, "data") + m.message(4, "data") + m.integer(5, 5) + m.message(36, own))
+    return m.message(100, m.message(1, "data") + m.message(2, "Data") + m.message(4, "data") + m.message(100, own))
+
+
+TRANSFORMS = {  # transform_param: divisor, mean in R, G, B
+    "scale and means": (dict(scale=1 / 256, means=(33.0, 44.0, 55.0)), 256.0, [55.0, 44.0, 33.0]),
+    "one mean for all": (dict(means=(60.0,)), 1.0, [60.0] * 3),
+    "scale alone": (dict(scale=0.5), 2.0, [0.0] * 3),
+    "a crop alone": (dict(crop=227), 1.0, [0.0] * 3),
+    "a file that is there": (dict(mean_file="/data/x/train_average.binaryproto"), 1.0, [3.0] * 3),
+    "a file that is lost": (dict(mean_file="/data/x/lost.binaryproto"), 1.0, [122.679, 116.669, 104.007]),
+}
+
+
+@pytest.mark.parametrize("where", ["the net", "the old net", "a prototxt"])
+@pytest.mark.parametrize("case", TRANSFORMS)
+def test_a_caffe_net_says_scale_and_mean_of_its_pictures(tmp_path, thin, case, where):
+    given, scale, mean = TRANSFORMS[case]
+    arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
+    file = caffe_file.write(tmp_path / "net.caffemodel", arrays, old=where == "the old net")
+    caffe_file.write_mean(tmp_path / "train_average.binaryproto", np.full((3, 256, 256), 3.0, np.float32))
+    if where == "a prototxt":
+        names = {
+            "scale": "scale: {}",
+            "crop": "crop_size: {}",
+            "mean_file": 'mean_file: "{}"',
+            "means": "mean_value: {}",
+        }
+        lines = [names[k].format(x) for k, value in given.items() for x in (value if k == "means" else [value])]
+        text = (
+            'name: "net" # a comment {\nlayer { name: "data" include { phase: TRAIN } transform_param { scale: 9 } }\n'
+        )
+        text += f'layer {{ name: "data" include {{ phase: TEST }}\n  transform_param {{ {" ".join(lines)} }} }}\n'
+        (tmp_path / "train_val.prototxt").write_text(text)
+    else:
+        file.write_bytes(data_layer(**given, old=where == "the old net") + file.read_bytes())
+    got = weights.read(file).preprocess
+    assert got.scale == pytest.approx((scale,))
+    colour = got.mean.mean((1, 2)) if got.mean.dim() == 3 else got.mean
+    assert colour.tolist() == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_gray_caffe_net_without_a_mean_asks_for_one_and_takes_numbers(tmp_path, thin):
+    arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
+    arrays["conv1.weight"] = arrays["conv1.weight"][:, :1]
+    file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
+    with pytest.raises(AlexNetError, match=r"--mean, a file or 1 numbers \(0 if it was trained without one\)"):
+        weights.read(file)
+    got = weights.read(file, Hints(mean="60"))
+    assert (got.preprocess.order, got.preprocess.mean.flatten().tolist()) == ("L", [60.0])
+
+
+def test_a_mean_of_the_crops_size_is_subtracted_from_the_crop(tmp_path, thin):
+    arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
+    file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
+    mean = np.random.default_rng(0).uniform(0, 255, (3, 227, 227)).astype(np.float32)
+    caffe_file.write_mean(tmp_path / "net_mean.binaryproto", mean)
+    got = weights.read(file).preprocess
+    np.testing.assert_array_equal(got.central(got.mean).numpy(), mean[::-1])
+
+
+# -- ONNX with its weights beside ---------------------------------------------------------------------------------
+
+
+def test_weights_beside_an_onnx_file_are_read_within_its_folder_alone(tmp_path, thin):
+    found = made("bvlc_alexnet_zoo")
+    folder = tmp_path / "net"
+    folder.mkdir()
+    file = foreign(folder / "zoo.onnx", zoo_steps(found), 224)
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="zoo.onnx.data", size_threshold=0)
+    assert same_tensors(found, weights.read(file))
+    contents = (folder / "zoo.onnx.data").read_bytes()
+    (folder / "zoo.onnx.data").write_bytes(contents[:-10])
+    with pytest.raises(AlexNetError, match="ends before it"):
+        weights.read(file)
+    (folder / "zoo.onnx.data").unlink()
+    with pytest.raises(AlexNetError, match=r"in 'zoo.onnx.data' beside it, which is missing"):
+        weights.read(file)
+    (tmp_path / "secret").write_bytes(contents)
+    (folder / "zoo.onnx.data").symlink_to(tmp_path / "secret")
+    with pytest.raises(AlexNetError, match="in a file outside its folder"):
+        weights.read(file)
+    for place in ("../secret", str(tmp_path / "secret")):
+        model = onnx.load(file, load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = place if entry.key == "location" else entry.value
+        (folder / "other.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(AlexNetError, match="in a file outside its folder"):
+            weights.read(folder / "other.onnx")

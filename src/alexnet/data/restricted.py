@@ -95,6 +95,17 @@ def read(stream: IO[bytes], size: int, name: str, objects: bool = False, calls: 
         raise AlexNetError(f"{name} is not a whole pickle ({said}); copy it again.") from None
 
 
+def numbers(value: Any) -> np.ndarray:
+    """The value, if it is an array of numbers: lists would be copied, and a few bytes may name a list very often.
+
+    Raises TypeError.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        raise TypeError(f"{what} stands where an array of numbers is needed")
+    return value
+
+
 class _Refused(Exception):
     """What the pickle asked for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -52,7 +53,8 @@ def recognises(file: Path) -> bool:
                 return True
             if len(head) < 16 or not onnx_file.recognises(head, file):
                 return False
-            return FORM in head + opened.read()
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                return whole.find(FORM) >= 0
     except OSError:
         return False
 
@@ -70,14 +72,21 @@ def load(file: Path) -> Classifier:
         facts, mean = onnx_file.facts_and_mean(metadata)
         found = from_facts(facts, {"mean": mean})
         check_preprocess(found.preprocess)
-    except (KeyError, TypeError, ValueError, pb.WireError) as error:
+    except (KeyError, TypeError, ValueError, OSError, LookupError, pb.WireError) as error:
         raise AlexNetError(
             f"MODEL {file} is not a whole export of this project ({first_line(error)}); export it anew."
         ) from None
     form = facts.get("form", "float32")
-    engine: Engine = (
-        onnx.start(file, found.preprocess, form) if start is None else openvino.start(start, found.preprocess, form)
-    )
+    try:
+        engine: Engine = (
+            onnx.start(file, found.preprocess, form) if start is None else openvino.start(start, found.preprocess, form)
+        )
+    except AlexNetError:
+        raise
+    except Exception as error:  # the engines' libraries have kinds of their own
+        raise AlexNetError(
+            f"MODEL {file} is an export that cannot be run ({first_line(error)}); export it anew."
+        ) from None
     return Classifier(cast(AlexNet, Absent(file)), found.preprocess, found.classes, found.origin, engine, name)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +17,10 @@ from alexnet.weights import base
 from alexnet.weights.base import Weights
 
 NOTHING = Hints()
+DAMAGE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError, RecursionError,
+    RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 OTHERS = {  # what people's files of weights turn out to be, by their first bytes
     b"version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for (git lfs pull fetches it)",
     b"<!doctype": "is a web page, not a file of weights (a sign-in or error page, most likely)",
@@ -43,9 +50,17 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
             head = opened.read(64)
     except OSError as error:
         raise AlexNetError(f"MODEL {file} cannot be read ({error.strerror}); give a file that you may read.") from None
-    for reader in (convnet, torch_file, native, npy, onnx, caffe):
+    for reader in (npy, convnet, torch_file, native, onnx, caffe):
         if len(head) >= 16 and reader.recognises(head, file):
-            found = base.checked(file, reader.read(file, hints))
+            try:
+                found = base.checked(file, reader.read(file, hints))
+            except AlexNetError:
+                raise
+            except DAMAGE as error:  # readers name what they foresee; whatever else a file may hold ends here
+                raise AlexNetError(
+                    f"MODEL {file} is damaged, or another kind of file than it seems ({base.first_line(error)}); "
+                    "copy it again."
+                ) from None
             return _named(file, _agreed(file, found, hints), hints.classes)
     raise AlexNetError(
         f"MODEL {file} {_what(head)}; give a run folder, or weights as .safetensors, .pth, .caffemodel, .onnx, .npy or "

@@ -25,6 +25,7 @@ VERSION = 2  # of the facts in a file's metadata; 1 had the mean among the tenso
 LARGEST = 4096  # side of stored pictures: 50 MB each
 MOST_CLASSES = 1_000_000
 ASSUMED = "assumed"
+MOST_PACKED = 100  # times that an archive of weights, which are nearly noise, gets smaller
 TINY, HUGE = 1e-6, 1e6  # what pixels may be divided by
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from alexnet import variants as v
 from alexnet.errors import AlexNetError
 from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
+from alexnet.weights import caffe_transform
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
+from alexnet.weights.caffe_transform import Transform
 
 MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (spec §10)
 STORED = 256  # the side of the pictures that Caffe crops (spec §10)
@@ -160,10 +162,11 @@ def read(file: Path, hints: Hints) -> Weights:
     """The weights in a .caffemodel; the mean is the hint's, or the one beside the file, or Caffe's channel means."""
     try:
         net = pb.whole(file)
-        found, side = list(_read_layers(net)), _input_side(net)
+        found, side, transform = list(_read_layers(net)), _input_side(net), caffe_transform.in_net(net)
     except pb.WireError as error:
         raise AlexNetError(f"MODEL {file} is not a whole .caffemodel ({error}); copy it again.") from None
-    return _weights(file, found, side, hints)
+    transform = transform or caffe_transform.beside(file)
+    return _weights(file, found, side, transform, hints)
 
 
 def _read_layers(net: pb.Message) -> Iterator[Layer]:
@@ -210,16 +213,20 @@ def _blob(message: pb.Message) -> np.ndarray:
     return np.array(data, np.float32).reshape(shape)
 
 
-def _weights(file: Path, found: list[Layer], side: int, hints: Hints) -> Weights:
+def _weights(file: Path, found: list[Layer], side: int, transform: Transform | None, hints: Hints) -> Weights:
     weighted = [layer for layer in found if layer.type in WEIGHTED and len(layer.blobs) == 2]
     computing = [layer for layer in found if layer.type not in NO_PART]
     if not weighted:
         raise AlexNetError(f"MODEL {file} holds no layers with weights; give a .caffemodel, not a .prototxt.")
     scales = [layer for layer in computing if layer.type == "Scale"]
     scale = tuple((1 / scales[0].blobs[0].astype(np.float64).ravel()[::-1]).tolist()) if scales else (1.0,)
+    if transform is not None and transform.scale != 1:
+        if not transform.scale > 0:
+            raise AlexNetError(f"MODEL {file} has a transform_param with scale {transform.scale:g}; mend that.")
+        scale = tuple(one / transform.scale for one in scale)
     changes: dict[str, Any] = {"activation": "tanh"} if any(x.type == "TanH" for x in computing) else {}
     rates = {layer.parameters["dropout_ratio"] for layer in found if layer.type == "Dropout"}
-    variant = v.variant(hints.variant) if hints.variant else _recognised(file, computing, scale, changes, rates)
+    variant = v.variant(hints.variant) if hints.variant else _recognised(file, computing, bool(scales), changes, rates)
     if len(rates) == 1:
         changes["dropout"] = round(rates.pop(), 6)
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
@@ -238,9 +245,11 @@ def _weights(file: Path, found: list[Layer], side: int, hints: Hints) -> Weights
     tensors[first] = reversed_channels(tensors[first], axis=1)
     channels, classes = tensors[first].shape[1], tensors[f"{records[-1].name}.bias"].numel()
     padded = any(isinstance(record, v.Conv) and record.ceil for record in variant.layers)
-    input = side or (227 if padded else variant.input)  # Caffe cannot pad as these nets do at 224
+    input = (
+        side or (transform.crop if transform else 0) or (227 if padded else variant.input)
+    )  # Caffe cannot pad as these nets do at 224
     stored = max(STORED if variant.stored == 256 else variant.stored, input)
-    image = find_mean(file, hints.mean, channels, stored, input)
+    image = find_mean(file, hints.mean, channels, stored, input, transform)
     check_shapes(file, variant, tensors, classes, channels, input)
     check_finite(file, {**tensors, "mean": image})
     preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image)
@@ -255,14 +264,14 @@ def _weights(file: Path, found: list[Layer], side: int, hints: Hints) -> Weights
     )
 
 
-def _recognised(file: Path, found: list[Layer], scale: tuple[float, ...], changes: dict, rates: set) -> v.Variant:
+def _recognised(file: Path, found: list[Layer], scaled: bool, changes: dict, rates: set) -> v.Variant:
     """The variant that computes what the file's layers compute; else an error with the first difference."""
     best: tuple[int, str] = (-1, "")
     got = [layer.plan() for layer in found]
     for variant in v.VARIANTS.values():
         rate = {"dropout": round(next(iter(rates)), 6)} if len(rates) == 1 else {}
         try:
-            known = layers(v.changed(variant, changes | rate), scale, 3, 1000)
+            known = layers(v.changed(variant, changes | rate), (2.0,) if scaled else (1.0,), 3, 1000)
         except AlexNetError:
             continue
         expected = [layer for layer in known if layer.type not in NO_PART]
@@ -280,12 +289,23 @@ def _recognised(file: Path, found: list[Layer], scale: tuple[float, ...], change
     )
 
 
-def find_mean(file: Path, given: str | None, channels: int, stored: int, input: int) -> Tensor:
-    """The mean image as RGB: `given`, or a mean file beside `file`, or Caffe's channel means, said in one line."""
+def find_mean(
+    file: Path, given: str | None, channels: int, stored: int, input: int, transform: Transform | None = None
+) -> Tensor:
+    """The mean image as RGB: `given`, or the net's own, or a file beside it, or Caffe's channel means."""
     beside = [file.with_name(f"{file.stem}_mean{suffix}") for suffix in (".binaryproto", ".npy")]
     if given and not Path(given).exists():
         return given_mean(given, channels, stored, input)
     found = [Path(given)] if given else [path for path in beside if path.exists()]
+    if not found and transform is not None:
+        if transform.mean_file and (path := file.with_name(transform.mean_file)).exists():
+            found = [path]
+        elif transform.mean_values:
+            values = transform.mean_values
+            if len(values) not in (1, channels):
+                raise AlexNetError(f"MODEL {file} has {len(values)} values of mean for {channels} channels; mend that.")
+            note(f"{file.name}: the net itself says its mean, {', '.join(f'{x:g}' for x in values)}, and scale")
+            return reversed_channels(torch.tensor(values * (channels // len(values))).reshape(channels, 1, 1), axis=0)
     if not found:
         found = sorted(x for x in file.parent.glob("*mean*") if x.suffix in (".binaryproto", ".npy"))
     if len(found) > 1:
@@ -295,12 +315,16 @@ def find_mean(file: Path, given: str | None, channels: int, stored: int, input: 
         )
     if found:
         return reversed_channels(read_mean(found[0], channels, stored, input), axis=0)
+    if transform is not None and not transform.mean_file:
+        note(f"{file.name}: the net itself says that it was trained without a mean (--mean gives another)")
+        return torch.zeros(channels, 1, 1)
     if channels != 3:
         raise AlexNetError(
             f"MODEL {file} has no mean beside it, and there is a usual one for 3 channels alone; give it with --mean, "
             f"a file or {channels} numbers ({','.join('0' * channels)} if it was trained without one)."
         )
-    note(f"{file.name}: no mean beside it, so Caffe's channel means are used: B, G, R = {MEAN_BGR}")
+    lost = f" ({transform.mean_file} is what it was trained with)" if transform and transform.mean_file else ""
+    note(f"{file.name}: no mean beside it{lost}, so Caffe's channel means are used: B, G, R = {MEAN_BGR}")
     return reversed_channels(torch.tensor(MEAN_BGR).reshape(3, 1, 1), axis=0)
 
 
@@ -361,8 +385,8 @@ def read_mean(path: Path, channels: int, stored: int, input: int = 0) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def npy_array(opened: IO[bytes], size: int) -> np.ndarray:
-    """The array of numbers in a .npy file of `size` bytes. Raises ValueError."""
+def npy_array(opened: Any, size: int) -> np.ndarray:
+    """The array of numbers in an opened .npy file of `size` bytes. Raises ValueError."""
     version = np.lib.format.read_magic(opened)
     if version > (2, 0):
         raise ValueError(f"its version is {version}")
@@ -370,8 +394,8 @@ def npy_array(opened: IO[bytes], size: int) -> np.ndarray:
     shape, fortran, dtype = header(opened)
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise ValueError(f"it holds {dtype}, not numbers")
-    data = opened.read()
-    if math.prod(shape) * dtype.itemsize != len(data) or size < len(data):
+    data = opened.read(size)
+    if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"it has {len(data):,} bytes for the shape {shape!s:.60}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 

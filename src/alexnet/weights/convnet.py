@@ -23,10 +23,11 @@ from alexnet.data import restricted
 from alexnet.errors import AlexNetError
 from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
-from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
+from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import given_mean
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
+MOST_INPUTS = 16
 NORMS = {"cmrnorm": v.LRN, "rnorm": v.WithinMapNorm}
 # Channel means, R, G, B, of ILSVRC-2012 at 256 x 256 and of CIFAR-10, for checkpoints without their mean (spec 5.2).
 MEAN_RGB, CIFAR_RGB = (127.305, 119.715, 104.913), (125.269, 122.933, 113.863)
@@ -60,11 +61,13 @@ def read(file: Path, hints: Hints) -> Weights:
     try:
         layers = contents["model_state"]["layers"]
         records = layers if isinstance(layers, list) else list(layers.values())
+        if not all(isinstance(one, dict) and isinstance(one["name"], str) for one in records):
+            raise TypeError("a layer that is no dictionary with a name")
         stages = _stages(records)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise AlexNetError(
-            f"MODEL {file} is a pickle, but no checkpoint of cuda-convnet ({type(error).__name__}: {error}); give one "
-            "that holds model_state with its layers."
+            f"MODEL {file} is a pickle, but no checkpoint of cuda-convnet ({type(error).__name__}: {error!s:.120}); "
+            "give one that holds model_state with its layers."
         ) from None
     chosen = v.variant(hints.variant) if hints.variant else _recognised(file, stages, records)
     weighted = [record for record in chosen.layers if isinstance(record, v.Weighted)]
@@ -78,7 +81,7 @@ def read(file: Path, hints: Hints) -> Weights:
     for record, stage in zip(weighted, stages, strict=True):
         try:
             weight, bias = _joined(stage)
-        except (KeyError, ValueError, TypeError) as error:
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:
             raise AlexNetError(
                 f"MODEL {file}: the matrices of {_title(stage)} do not fit together ({error})."
             ) from None
@@ -102,7 +105,7 @@ def read(file: Path, hints: Hints) -> Weights:
 def _unzipped(file: Path) -> Any:
     with zipfile.ZipFile(file) as archive:
         member = archive.infolist()[0]
-        if member.file_size > restricted.LIMIT:
+        if member.file_size > min(restricted.LIMIT // 2, MOST_PACKED * member.compress_size + (1 << 26)):
             raise AlexNetError(f"MODEL {file} unpacks to {member.file_size:,} bytes, more than any checkpoint has.")
         try:
             contents = archive.read(member)
@@ -121,12 +124,23 @@ def _stages(records: list[dict[str, Any]]) -> list[Stage]:
 
     depth: dict[str, int] = {}
 
+    known: dict[str, list[dict[str, Any]] | None] = {}  # None while it is looked for
+
     def sources(record: dict[str, Any]) -> list[dict[str, Any]]:
         """What a record sees, in its order: layers with weights, or data."""
-        found = []
-        for one in inputs(record):
-            found += [one] if one["type"] in KINDS or one["type"] == "data" else sources(one)
-        return found
+        name = record["name"]
+        if name not in known:
+            known[name] = None
+            found: list[dict[str, Any]] = []
+            for one in inputs(record):
+                found += [one] if one["type"] in KINDS or one["type"] == "data" else sources(one)
+                if len(found) > MOST_INPUTS:
+                    raise KeyError(f"{name} sees more than {MOST_INPUTS} layers")
+            known[name] = found
+        there = known[name]
+        if there is None:
+            raise KeyError(f"{name} sees itself")
+        return there
 
     def far(record: dict[str, Any], seen: tuple[str, ...] = ()) -> int:
         name = record["name"]
@@ -154,11 +168,11 @@ def _joined(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
     """Weights and biases of one layer of ours: each tower's blocks along inputs, then the towers along outputs."""
     weights, biases = [], []
     for record, sees in zip(stage.towers, stage.sees, strict=True):
-        blocks = [_block(record, number, np.asarray(one)) for number, one in enumerate(record["weights"])]
+        blocks = [_block(record, number, restricted.numbers(one)) for number, one in enumerate(record["weights"])]
         order = sorted(range(len(blocks)), key=lambda number: sees[number])  # fc7's second half lists (b, a)
         axis = {"conv": 1, "fc": 1, "local": 3}[stage.kind]
         weights.append(np.concatenate([blocks[number] for number in order], axis))
-        bias = np.asarray(record["biases"]).reshape(-1)
+        bias = restricted.numbers(record["biases"]).reshape(-1)
         biases.append(bias.reshape(weights[-1].shape[:3]) if stage.kind == "local" else bias)
     return np.concatenate(weights), np.concatenate(biases)
 
@@ -196,7 +210,7 @@ def _recognised(file: Path, stages: list[Stage], records: list[dict[str, Any]]) 
         if split != towers or [type(record) for record in weighted] != kinds or count != norms:
             continue
         if any(
-            record.filters != sum(len(np.asarray(x["biases"]).reshape(-1)) for x in stage.towers)
+            record.filters != sum(len(restricted.numbers(x["biases"]).reshape(-1)) for x in stage.towers)
             for record, stage in zip(weighted, stages, strict=True)
             if isinstance(record, v.Conv)
         ):

@@ -27,9 +27,11 @@ from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, parsed
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
 
+MOST_DIMENSIONS = 32
 DOUBLE = 11  # of TensorProto.DataType
 KINDS = {FLOAT: "<f4", UINT8: "u1", INT64: "<i8", FLOAT16: "<f2", DOUBLE: "<f8"}
 # Operators that only pass their input on, in inference and at the shapes that are checked.
+COMPUTING = ("Conv", "Gemm", "MatMul", "LRN", "MaxPool", "Relu")
 PASSING = {"Identity", "Dropout", "Flatten", "Reshape", "Softmax", "LogSoftmax", "Cast", "Squeeze"}
 AROUND = {"Constant", "Shape", "Gather", "Unsqueeze", "Concat"}  # of shapes, in old exports
 
@@ -53,6 +55,16 @@ class Node:
         return [int(x) for x in self.attributes.get(key, default)]
 
 
+@dataclass
+class Graph:
+    """A graph that was read: `input` is the pictures' name."""
+
+    nodes: list[Node]
+    tensors: dict[str, np.ndarray]
+    input: str
+    outputs: list[str]
+
+
 def read(file: Path, hints: Hints) -> Weights:
     """The weights in an .onnx file of this project, of torchvision's alexnet, or of the zoo's bvlcalexnet."""
     try:
@@ -64,30 +76,62 @@ def read(file: Path, hints: Hints) -> Weights:
             raise pb.WireError("it holds no graph")
         tensors = dict(_tensor(file, message) for message in graphs[0].messages(5))
         nodes = [_read_node(file, message, tensors) for message in graphs[0].messages(1)]
+        names = [value.text(1) for value in graphs[0].messages(11)]
         side = _input_side(graphs[0], tensors)
+        # Old files list weights as inputs too.
+        pictures = next((name for name in names if name not in tensors), "")
+        graph = Graph(nodes, tensors, pictures, [value.text(1) for value in graphs[0].messages(12)])
     except pb.WireError as error:
         raise AlexNetError(f"MODEL {file} is not a whole .onnx file ({error}); copy it again.") from None
     if KEY in metadata:
         return _own(file, metadata, tensors)
-    return _foreign(file, nodes, tensors, side, hints)
+    return _foreign(file, graph, side, hints)
 
 
 def _tensor(file: Path, message: pb.Message) -> tuple[str, np.ndarray]:
     name, kind, shape = message.text(8), message.integer(2, 0), message.integers(1)
-    if message.integer(14, 0) or message.messages(13):
-        raise AlexNetError(f"MODEL {file} keeps {name} in another file; save it as one file and give that.")
     if kind not in KINDS:
-        raise AlexNetError(f"MODEL {file} has {name} in number format {kind}; only float and int tensors are read.")
-    raw = message.messages(9)
-    if raw:
+        raise AlexNetError(
+            f"MODEL {file} has {name!r:.60} in number format {kind}; only float and int tensors are read."
+        )
+    if len(shape) > MOST_DIMENSIONS or any(side < 0 for side in shape):
+        raise pb.WireError(f"{name!r:.60} has {len(shape)} sides, some of them below 0" if shape else "a shape")
+    raw, count = message.messages(9), math.prod(shape)
+    if message.integer(14, 0) or message.messages(13):
+        array = np.frombuffer(_elsewhere(file, name, message, count * np.dtype(KINDS[kind]).itemsize), KINDS[kind])
+    elif raw:
         if len(raw[-1].data) % np.dtype(KINDS[kind]).itemsize:
-            raise pb.WireError(f"{name} at byte {raw[-1].start} is no whole number of values")
+            raise pb.WireError(f"{name!r:.60} at byte {raw[-1].start} is no whole number of values")
         array = np.frombuffer(raw[-1].data, KINDS[kind])
     else:
         array = message.floats(4) if kind == FLOAT else np.array(message.integers(7), np.int64)
-    if any(side < 0 for side in shape) or math.prod(shape) != len(array):
-        raise pb.WireError(f"{name} has {len(array):,} values for the shape {tuple(shape)}")
-    return name, array.reshape(shape).astype(np.float32 if kind in (FLOAT, FLOAT16, DOUBLE) else np.int64)
+    if count != len(array):
+        raise pb.WireError(f"{name!r:.60} has {len(array):,} values for the shape {tuple(shape)}")
+    array = array.reshape(shape)  # whole numbers stay as they lie: they are shapes, not weights
+    return name, array.astype(np.float32, copy=False) if kind in (FLOAT, FLOAT16, DOUBLE) else array
+
+
+def _elsewhere(file: Path, name: str, message: pb.Message, size: int) -> memoryview | bytes:
+    """A tensor's bytes in another file, as torch exports them: within the folder, as many as it needs."""
+    given = {entry.text(1): entry.text(2) for entry in message.messages(13)}
+    place, start, length = given.get("location", ""), given.get("offset", "0"), given.get("length", str(size))
+    folder = file.resolve().parent
+    path = (folder / place).resolve() if place and "\0" not in place else folder
+    if Path(place).is_absolute() or folder not in path.parents:
+        raise AlexNetError(
+            f"MODEL {file} keeps {name!r:.60} in a file outside its folder ({place!r:.80}), which is not opened; save "
+            "it as one file and give that."
+        )
+    if not path.is_file():
+        raise AlexNetError(
+            f"MODEL {file} keeps its weights in {place!r:.80} beside it, which is missing; put it there, or save it as "
+            "one file."
+        )
+    if not (start.isdecimal() and length.isdecimal() and len(start + length) < 36 and int(length) == size):
+        raise pb.WireError(f"{name!r:.60} takes {size:,} bytes, and {length!r:.20} from {start!r:.20} are named")
+    if int(start) + size > path.stat().st_size:
+        raise AlexNetError(f"MODEL {file} keeps {name!r:.60} in {place!r:.80}, which ends before it; copy it again.")
+    return np.memmap(path, np.uint8, "r", int(start), size).data if size else b""
 
 
 def _read_node(file: Path, message: pb.Message, tensors: dict[str, np.ndarray]) -> Node:
@@ -100,11 +144,17 @@ def _read_node(file: Path, message: pb.Message, tensors: dict[str, np.ndarray]) 
             read = {1: lambda m: m.float(2, 0.0), 2: lambda m: m.integer(3, 0), 3: lambda m: m.text(4)}
             attributes[key] = one.integers(8) if kind == 7 else read[kind](one)
     node = Node(message.text(4), message.text(3), message.texts(1), message.texts(2), attributes)
+    if message.text(7) not in ("", "ai.onnx") or not node.outputs:
+        what = f"of the domain {message.text(7)!r:.40}" if message.text(7) else "without an output"
+        raise AlexNetError(
+            f"MODEL {file} has a node {node.name!r:.60} ({node.operator!r:.40}) {what}, which is none of AlexNet's; "
+            "give an export of torchvision's alexnet, of bvlcalexnet, or of this project."
+        )
     if node.operator == "Constant" and "value" in attributes:
         tensors[node.outputs[0]] = attributes["value"]
-    elif node.operator == "Identity" and node.inputs[0] in tensors:
+    elif node.operator == "Identity" and node.inputs[:1] and node.inputs[0] in tensors:
         tensors[node.outputs[0]] = tensors[node.inputs[0]]
-    elif node.operator == "Transpose" and node.inputs[0] in tensors:
+    elif node.operator == "Transpose" and node.inputs[:1] and node.inputs[0] in tensors:
         tensors[node.outputs[0]] = tensors[node.inputs[0]].transpose(node.numbers("perm", [1, 0]))
     return node
 
@@ -157,8 +207,8 @@ def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -
     return weights
 
 
-def _foreign(file: Path, nodes: list[Node], tensors: dict[str, np.ndarray], side: int, hints: Hints) -> Weights:
-    steps = _steps(file, nodes, tensors)
+def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
+    nodes, tensors, steps = graph.nodes, graph.tensors, _steps(file, graph)
     weighted = [node for node in steps if node.operator in ("Conv", "Gemm", "MatMul")]
     variant = v.variant(hints.variant) if hints.variant else _recognised(file, steps, tensors, side)
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
@@ -170,8 +220,8 @@ def _foreign(file: Path, nodes: list[Node], tensors: dict[str, np.ndarray], side
     found: dict[str, Tensor] = {}
     for record, node in zip(records, weighted, strict=True):
         weight, bias = _weight(node, tensors), _bias(file, node, nodes, tensors)
-        found[f"{record.name}.weight"] = torch.from_numpy(np.ascontiguousarray(weight))
-        found[f"{record.name}.bias"] = torch.from_numpy(bias.reshape(-1).copy())
+        found[f"{record.name}.weight"] = torch.from_numpy(np.array(weight, np.float32, order="C"))
+        found[f"{record.name}.bias"] = torch.from_numpy(np.array(bias, np.float32).reshape(-1))
     classes = found[f"{records[-1].name}.bias"].numel()
     input = side or variant.input
     if variant.name == "alexnet_owt":
@@ -184,23 +234,59 @@ def _foreign(file: Path, nodes: list[Node], tensors: dict[str, np.ndarray], side
     return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}", naming=ASSUMED)
 
 
-def _steps(file: Path, nodes: list[Node], tensors: dict[str, np.ndarray]) -> list[Node]:
-    """The nodes that compute; any operator that is neither of AlexNet nor harmless is refused by name."""
-    steps = []
-    for node in nodes:
-        data = [name for name in node.inputs if name not in tensors]
-        if node.operator in ("Conv", "Gemm", "MatMul", "LRN", "MaxPool", "Relu"):
+def _steps(file: Path, graph: Graph) -> list[Node]:
+    """The nodes that compute, one after the other; any that is neither of AlexNet nor harmless is refused by name."""
+    tensors, steps = graph.tensors, list[Node]()
+    here = {graph.input}  # names of the values that are the last step's
+    ended = False
+
+    def refused(node: Node, why: str) -> AlexNetError:
+        return AlexNetError(
+            f"MODEL {file} has a node {(node.name or node.outputs[0])!r:.60} with the operator {node.operator!s:.40}, "
+            f"{why}; give an export of torchvision's alexnet, of bvlcalexnet, or of this project."
+        )
+
+    for node in graph.nodes:
+        data = [name for name in node.inputs if name and name not in tensors]
+        step = node.operator in COMPUTING
+        pool = node.operator in ("AveragePool", "GlobalAveragePool") and node.numbers("kernel_shape", [1]) == [1, 1]
+        bias = node.operator == "Add" and len(data) == 1 and bool(steps) and steps[-1].operator == "MatMul"
+        if step:
+            wrong = _unusual(node)
+            if wrong or ended or node.inputs[:1] != data:
+                raise refused(node, wrong or ("after the last layer" if ended else "whose inputs are not a layer's"))
+        elif not (pool or bias or node.operator in PASSING | AROUND) and data:
+            raise refused(node, "which is none of AlexNet's")
+        if not step and not pool and not bias and node.operator not in PASSING:
+            continue
+        if data and data[0] not in here:
+            if step or bias:
+                raise refused(node, "which does not follow the layer before it")
+            continue  # of a shape
+        if step:
             steps.append(node)
-        elif node.operator in ("AveragePool", "GlobalAveragePool") and node.numbers("kernel_shape", [1]) == [1, 1]:
-            continue  # torchvision's adaptive pooling, which changes nothing at 224
-        elif node.operator == "Add" and len(data) == 1 and steps and steps[-1].operator == "MatMul":
-            continue  # the bias of a MatMul
-        elif node.operator not in PASSING | AROUND and data:
-            raise AlexNetError(
-                f"MODEL {file} has a node {node.name or node.outputs[0]} with the operator {node.operator}, which is "
-                "none of AlexNet's; give an export of torchvision's alexnet, of bvlcalexnet, or of this project."
-            )
+            here = {node.outputs[0]}
+        elif data:
+            ended = ended or node.operator in ("Softmax", "LogSoftmax")
+            here.add(node.outputs[0])
+    if not here & set(graph.outputs):
+        raise AlexNetError(
+            f"MODEL {file} gives something else than its last layer's output; give an export of AlexNet."
+        )
     return steps
+
+
+def _unusual(node: Node) -> str:
+    """What a node does beside what AlexNet's of its kind do; "" where nothing."""
+    usual: dict[str, Any] = {
+        "alpha": 1.0, "beta": 1.0, "transA": 0, "dilations": [1, 1], "auto_pad": "NOTSET", "storage_order": 0,
+    }  # fmt: skip
+    for key, value in node.attributes.items():
+        if key in usual and not (node.operator == "LRN" and key in ("alpha", "beta")):
+            given = [int(x) for x in value] if isinstance(usual[key], list) else value
+            if given != usual[key]:
+                return f"and {key} {value!s:.40}, which is none of AlexNet's"
+    return ""
 
 
 def _weight(node: Node, tensors: dict[str, np.ndarray]) -> np.ndarray:

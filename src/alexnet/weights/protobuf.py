@@ -17,6 +17,9 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _WIDTH = {FIXED64: 8, FIXED32: 4}
 
 
+MOST_FIELDS = 1 << 20  # of a message, and numbers of a list that are read one by one
+
+
 class WireError(ValueError):
     """What is wrong with the bytes, and where."""
 
@@ -30,8 +33,11 @@ class Message:
 
     def fields(self) -> Iterator[tuple[int, int, int | Message]]:
         """(field number, wire type, value): a whole number for varints, a Message for everything else."""
-        at, end = 0, len(self.data)
+        at, end, count = 0, len(self.data), 0
         while at < end:
+            count += 1
+            if count > MOST_FIELDS:
+                raise WireError(f"the message at byte {self.start} has more than {MOST_FIELDS:,} fields")
             key, at = self._varint(at)
             number, wire = key >> 3, key & 7
             if wire == VARINT:
@@ -86,6 +92,8 @@ class Message:
                 while at < len(value.data):
                     one, at = value._varint(at)
                     values.append(one)
+                    if len(values) > MOST_FIELDS:
+                        raise WireError(f"the list at byte {value.start} has more than {MOST_FIELDS:,} numbers")
         return [value - (1 << 64) if value >= 1 << 63 else value for value in values]
 
     def integer(self, number: int, default: int) -> int:
