@@ -41,7 +41,6 @@ OTHERS = {  # of zip archives, by a member's name
     "serialized_exported_program.json": (
         "a program of torch.export (.pt2), which can hold code", "give the model that it was made from",
     ),
-    ".npy": ("an archive of NumPy (.npz)", "save {layer: [weights, biases]} with numpy.save and give that"),
 }  # fmt: skip
 
 
