@@ -172,6 +172,17 @@ def test_import_and_help_load_no_torch_and_touch_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_output_that_finds_no_room_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command("info"), stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert (
+        result.stderr
+        == "alexnet: cannot write the output (No space left on device); free space, or send it elsewhere.\n"
+    )
+    assert result.returncode == 2
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"old")

@@ -14,6 +14,14 @@ class Diverged(AlexNetError):
     """Training whose loss became infinite or not a number."""
 
 
+class CannotWrite(AlexNetError):
+    """A file that cannot be written, why, and what to do next."""
+
+    def __init__(self, path: object, reason: str, then: str = "free space or give another place") -> None:
+        super().__init__(f"cannot write {path} ({reason}); {then}.")
+        self.path, self.reason = path, reason
+
+
 class Interrupted(AlexNetError):
     """A run stopped by a signal after it was saved; `status` is the exit status (130 or 143)."""
 

@@ -6,6 +6,7 @@ Every format takes uint8 pictures (batch, stored, stored, C) as stored, for any 
 
 from __future__ import annotations
 
+import io
 import os
 import statistics
 import tempfile
@@ -28,6 +29,7 @@ from alexnet.engines.base import Engine, Whole, package, quiet
 from alexnet.engines.trial import made_up
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import PLACES, count, log_probabilities, match_classes, opened, with_names
+from alexnet.files import writing
 from alexnet.progress import Progress
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
@@ -165,21 +167,20 @@ def _written(
 ) -> Classifier:
     """Write the files, all or none, and open what was written as it will be used."""
     found = weights_of(one)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=files[0].parent) as folder:
-            parts = [Path(folder) / path.name for path in files]
-            if format == "pt2":
-                _torch(one, parts[0], weights)
-            elif format == "onnx":
-                parts[0].write_bytes(_onnx(found, weights, pictures))
-            else:
-                _openvino(found, parts[0], weights, pictures)
-            for part, path in reversed(list(zip(parts, files, strict=True))):
-                os.replace(part, path)
-    except OSError as error:
-        raise AlexNetError(
-            f"cannot write {files[0]} ({error.strerror or error}); free space or give another place."
-        ) from None
+    with (
+        writing(files[0]),
+        tempfile.TemporaryDirectory(prefix=".export-", dir=files[0].parent, ignore_cleanup_errors=True) as folder,
+        writing(files[0]),  # once more, as it looks whether the disk is full, which it is until the folder goes
+    ):
+        parts = [Path(folder) / path.name for path in files]
+        if format == "pt2":
+            _torch(one, parts[0], weights)
+        elif format == "onnx":
+            parts[0].write_bytes(_onnx(found, weights, pictures))
+        else:
+            _openvino(found, parts[0], weights, pictures)
+        for part, path in reversed(list(zip(parts, files, strict=True))):
+            os.replace(part, path)
     if format == "pt2":
         return Classifier(one.model, one.preprocess, one.classes, one.origin, _program(files[0], one), "pt2")
     if format == "onnx":
@@ -231,9 +232,12 @@ def _torch(one: Classifier, file: Path, weights: str | None) -> None:
         with quiet():
             quantization.quantize_(module, quantization.Int8WeightOnlyConfig())
     example = torch.zeros(2, one.preprocess.stored, one.preprocess.stored, one.preprocess.channels, dtype=torch.uint8)
+    facts = onnx_writer.metadata(weights_of(one), weights or "float32")
     with torch.no_grad(), quiet():
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        torch.export.save(program, str(file), extra_files=onnx_writer.metadata(weights_of(one), weights or "float32"))
+        contents = io.BytesIO()  # given a file, torch ends the process where the disk is full
+        torch.export.save(program, contents, extra_files=facts)
+    file.write_bytes(contents.getbuffer())
 
 
 def _program(file: Path, one: Classifier) -> Engine:

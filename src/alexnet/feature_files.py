@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from alexnet.checkpoint import Classifier
 from alexnet.data.sources import Sources
 from alexnet.errors import AlexNetError
 from alexnet.extraction import Pool, check_layers
-from alexnet.files import write_whole
-from alexnet.gathering import COPY, NPY_HEADER, Gathered, gather
+from alexnet.files import next_step, reserve, write_all, write_whole, writing
+from alexnet.gathering import COPY, JOURNAL, NPY_HEADER, Gathered, gather
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def write_features(
     check_output(output, len(names))
     found = gather(classifier, sources, names, folder_of(output), pool, batch_size, workers, resume, quiet)
     failed = found.failed()
-    FORMATS[output.suffix](found, output)
+    with next_step("free space and go on with --resume"):
+        FORMATS[output.suffix](found, output)
     shutil.rmtree(found.folder)
     return Extracted(str(output), found.rows, {name: list(shape) for name, shape in found.shapes.items()}, failed)
 
@@ -74,19 +76,18 @@ def _names_file(output: Path) -> Path:
     return output.with_suffix(".filenames.txt")
 
 
-def _write_names(found: Gathered, output: Path) -> None:
-    def write(file: BinaryIO) -> None:
-        for name in found.filenames():
-            file.write(name.replace("\n", "\\n").encode("utf-8", "surrogateescape") + b"\n")
-
-    write_whole(_names_file(output), write)
+def _names(found: Gathered) -> Callable[[BinaryIO], object]:
+    """What writes the names, one a line."""
+    lines = (name.replace("\n", "\\n").encode("utf-8", "surrogateescape") + b"\n" for name in found.filenames())
+    return lambda file: file.writelines(lines)
 
 
 def _to_npy(found: Gathered, output: Path) -> None:
     """(pictures, …) float32, and the names, one a line, in F.filenames.txt."""
-    _write_names(found, output)
+    write_whole(_names_file(output), _names(found))
     (name,) = found.shapes
-    os.replace(found.file(name), output)
+    with writing(output):
+        os.replace(found.file(name), output)
 
 
 def _to_safetensors(found: Gathered, output: Path) -> None:
@@ -106,8 +107,7 @@ def _to_safetensors(found: Gathered, output: Path) -> None:
                 part.seek(NPY_HEADER)
                 shutil.copyfileobj(part, file, COPY)
 
-    _write_names(found, output)
-    write_whole(output, write)
+    write_all({output: write, _names_file(output): _names(found)})
 
 
 def _to_parquet(found: Gathered, output: Path) -> None:
@@ -140,7 +140,11 @@ def _to_hdf5(found: Gathered, output: Path) -> None:
     """A data set a layer, named as the layer, (pictures, …) float32, and `filename`."""
     h5py = _h5py()
     part = found.folder / "whole.h5"
-    try:
+    names_size = (found.folder / JOURNAL).stat().st_size
+    size = sum(found.file(name).stat().st_size for name in found.shapes) + 2 * names_size + 128 * found.rows
+    with writing(output):
+        with TemporaryFile(dir=found.folder) as room:
+            reserve(room, size + (1 << 16))
         with h5py.File(part, "w") as file:
             names = file.create_dataset("filename", (found.rows,), h5py.string_dtype())
             for number, name in enumerate(found.filenames()):
@@ -150,9 +154,7 @@ def _to_hdf5(found: Gathered, output: Path) -> None:
                 for rows in found.parts(layer):
                     data[first : first + len(rows)] = rows
                     first += len(rows)
-    except OSError as error:
-        raise AlexNetError(f"cannot write {output} ({error}); free space and go on with --resume.") from None
-    os.replace(part, output)
+        os.replace(part, output)
 
 
 def _h5py():

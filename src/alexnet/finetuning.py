@@ -19,11 +19,13 @@ from alexnet.checkpoint import load
 from alexnet.data.layouts import Data, find
 from alexnet.distributed import is_first
 from alexnet.errors import AlexNetError
+from alexnet.files import next_step
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.recipe import Recipe
 
 
+@next_step("what was saved before is whole: free space, then go on with --resume")
 def finetune(
     model: str | Path,
     data: str | Path | Data,

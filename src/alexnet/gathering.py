@@ -23,8 +23,9 @@ import numpy as np
 
 from alexnet.checkpoint import Classifier
 from alexnet.data.sources import Named, Sources
-from alexnet.errors import AlexNetError, Interrupted
+from alexnet.errors import AlexNetError, CannotWrite, Interrupted
 from alexnet.extraction import Pool, feature_batches, row_shape
+from alexnet.files import writing
 
 NPY_HEADER = 256  # bytes; room for any shape, so that the number of rows can be set last
 COPY = 1 << 26  # bytes that are in memory while gathered rows are copied
@@ -99,17 +100,17 @@ def gather(
             said = f"stopped after {found.done:,} pictures, kept in {folder}: go on with --resume"
             raise Interrupted(said, 130) from None
         except OSError as error:
-            raise AlexNetError(
-                f"cannot write {folder} ({error.strerror or error}) after {found.done:,} pictures; free space and go "
-                "on with --resume."
-            ) from None
+            raise CannotWrite(
+                folder, error.strerror or str(error),
+                f"{found.done:,} pictures are done: free space and go on with --resume",
+            ) from None  # fmt: skip
     if not found.rows:
         failed = found.failed()
         shutil.rmtree(folder)
         first = f": {failed[0]['file']}: {failed[0]['error']}" if failed else ""
         raise AlexNetError(f"none of the {len(failed):,} pictures can be read{first}; check them.")
     for name, shape in shapes.items():
-        with open(found.file(name), "r+b") as opened:
+        with writing(found.file(name)), open(found.file(name), "r+b") as opened:
             opened.write(_npy_header((found.rows, *shape)))
     return found
 
@@ -125,7 +126,8 @@ def _opened(folder: Path, shapes: dict[str, tuple[int, ...]], about: dict, facts
             (folder / JOURNAL).touch()
             (folder / ABOUT).write_text(json.dumps(about | facts), "utf-8")
         except OSError as error:
-            raise AlexNetError(f"cannot make {folder} ({error.strerror}); give a place that you may write.") from None
+            shutil.rmtree(folder, ignore_errors=True)
+            raise CannotWrite(folder, error.strerror or str(error)) from None
         return found
     if not resume:
         raise AlexNetError(f"{folder} holds features that are not whole; add --resume to go on, or delete it.")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alexnet.files import write_whole
+from alexnet.files import write_whole, writing
 
 
 class Metrics:
@@ -22,7 +22,7 @@ class Metrics:
     def add(self, kind: str, step: int, **facts: Any) -> None:
         """One line; floats keep 7 significant digits."""
         if self.write:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(_text({"kind": kind, "step": step, **facts}))
 
 

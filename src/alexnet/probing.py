@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from alexnet.data.loader import Pictures, fits_in_memory
 from alexnet.data.pictures import CROP
 from alexnet.extraction import outputs, row_shape
+from alexnet.files import reserve, writing
 from alexnet.model import AlexNet
 from alexnet.preprocess import Preprocess
 from alexnet.progress import Progress
@@ -56,7 +57,9 @@ class FeatureRows(Pictures):
         if fits_in_memory(4 * units * len(pictures)):
             self.rows = np.zeros((len(pictures), units), np.float32)
         else:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, lives as long as the rows
+            with writing(folder / "features"):
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, lives as long as the rows
+                reserve(self._file, 4 * units * len(pictures))
             self.rows = np.memmap(self._file, np.float32, "w+", shape=(len(pictures), units))
         device, training = next(model.parameters()).device, model.training
         model.eval()

@@ -22,7 +22,7 @@ from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
 from alexnet.device import choose_precision, describe, make_deterministic
 from alexnet.distributed import World
 from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
+from alexnet.files import clear_parts, write_whole
 from alexnet.finetuning import begin, class_weights
 from alexnet.labels import printable
 from alexnet.metrics import Metrics
@@ -164,6 +164,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         raise AlexNetError(
             f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
         ) from None
+    clear_parts(folder)
     write_whole(folder / checkpoint.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
 
 

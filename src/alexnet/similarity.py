@@ -23,6 +23,7 @@ from alexnet.data.sources import Sources
 from alexnet.device import choose_device
 from alexnet.errors import AlexNetError
 from alexnet.extraction import check_layers, feature_batches
+from alexnet.files import writing
 from alexnet.gathering import ABOUT, COPY, Gathered, fingerprint, gather
 
 Distance = Literal["euclidean", "cosine"]
@@ -78,7 +79,8 @@ def build_index(
     part = folder.with_name(folder.name + ".part")
     found = gather(classifier, sources, [layer], part, None, batch_size, workers, resume, quiet, facts)
     failed = found.failed()
-    os.replace(part, folder)
+    with writing(folder):
+        os.replace(part, folder)
     return open_index(folder), failed
 
 

@@ -24,6 +24,7 @@ from alexnet.data.loader import Batch, batches, order
 from alexnet.distributed import start
 from alexnet.errors import Diverged, Interrupted
 from alexnet.evaluation import Evaluation, Member, measure
+from alexnet.files import next_step
 from alexnet.progress import Progress
 from alexnet.recipe import Recipe
 from alexnet.run import Run, Say, keep_best, open_run, prepare, save
@@ -49,6 +50,7 @@ class Trained:
         return {key: value for key, value in asdict(self).items() if key != "failed"}
 
 
+@next_step("what was saved before is whole: free space, then go on with --resume")
 def train(
     data: str | Path | Data,
     out: str | Path,

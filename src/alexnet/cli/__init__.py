@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -60,14 +61,41 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         status = _fail("stopped", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         status = 0
+    except OSError as error:
+        status = _fail(_denied(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        status = _fail("there is too little memory for this; give a smaller batch size, input or data set.", 2)
     return status or 0
+
+
+def _denied(error: OSError) -> str:
+    """What the system refused, in one sentence."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.filename:
+        return f"cannot use {error.filename} ({reason}); see to it, or give another."
+    _drop_output()
+    return f"cannot write the output ({reason}); free space, or send it elsewhere."
+
+
+def _drop_output() -> None:
+    """Let nothing more be written to stdout, where the end of the program would try once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is Python's, CUDA's or torch's error of memory; torch's own on a CPU is a plain RuntimeError."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "allocate memory" in str(error)
 
 
 def _fail(message: str, status: int) -> int:
     if os.environ.get("RANK", "0") == "0":
-        print(f"alexnet: {message}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # stderr may be full too
+            print(f"alexnet: {message}", file=sys.stderr, flush=True)
     return status
 
 

@@ -29,7 +29,7 @@ from alexnet.data.shards import ShardWriter
 from alexnet.data.split import Data, Split
 from alexnet.data.statistics import Sums
 from alexnet.errors import AlexNetError, Interrupted
-from alexnet.files import write_whole
+from alexnet.files import next_step, write_whole
 from alexnet.progress import Progress
 from alexnet.signals import StopRequest
 
@@ -85,6 +85,7 @@ class _Job:
         return settings if self.square.how == "crop" else {**settings, "square": self.square.how}
 
 
+@next_step("free space, then the same command goes on")
 def pack(
     data: str | Path | Data,
     out: str | Path,
@@ -195,7 +196,7 @@ def _check_space(job: _Job, pictures: int) -> None:
     """Refuse a raw pack that cannot fit, before hours of work."""
     there = next(p for p in (job.folder, *job.folder.absolute().parents) if p.exists())
     needed = pictures * job.side * job.side * 3 if job.encoding == "raw" else 0
-    free = shutil.disk_usage(there).free - SPARE
+    free = max(0, shutil.disk_usage(there).free - SPARE)
     if needed > free:
         raise AlexNetError(
             f"PACK {job.folder} will take {needed / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free there; free "

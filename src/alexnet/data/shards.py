@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, CannotWrite
 
 HEADER_BYTES = 128
 SYNCED = 1 << 25  # bytes after which a file that grows is put on the disk, so that its end has little left to wait for
@@ -147,9 +147,8 @@ class ShardWriter:
         """Leave nothing behind."""
         with contextlib.suppress(OSError):  # what was not written yet found no place
             self.file.close()
-        self.part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.part.unlink(missing_ok=True)
 
     def _cannot(self, error: OSError) -> AlexNetError:
-        return AlexNetError(
-            f"cannot write {self.path} ({error.strerror or error}); free space, then the same command goes on."
-        )
+        return CannotWrite(self.path, error.strerror or str(error))

@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet import variants as v
 from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
+from alexnet.files import write_all
 from alexnet.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights
@@ -44,9 +44,14 @@ def write(weights: Weights, file: Path) -> list[Path]:
     shape = pb.block(1, pb.integers(1, (1, channels, input, input)))
     data = pb.block(1, "data") + pb.block(2, "Input") + pb.block(4, "data") + pb.block(143, shape)
     parts = [pb.block(1, variant.name), pb.block(100, data), *(pb.block(100, _encoded(layer)) for layer in known)]
-    write_whole(mean, lambda out: out.write(_encoded_mean(image)))
-    write_whole(text, lambda out: out.write(_text(variant.name, known, (1, channels, input, input)).encode()))
-    write_whole(file, lambda out: out.writelines(parts))
+    described = _text(variant.name, known, (1, channels, input, input)).encode()
+    write_all(
+        {
+            file: lambda out: out.writelines(parts),
+            text: lambda out: out.write(described),
+            mean: lambda out: out.write(_encoded_mean(image)),
+        }
+    )
     return [file, text, mean]
 
 
