@@ -383,7 +383,7 @@ def test_a_full_disk_is_one_sentence_and_the_pack_goes_on(source, tmp_path, monk
     program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))" + PROGRAM
     words = [sys.executable, "-c", program, str(source), str(tmp_path / "pack")]
     result = subprocess.run(words, capture_output=True, text=True)
-    assert "AlexNetError: cannot write" in result.stderr
+    assert "CannotWrite: cannot write" in result.stderr
     assert "then the same command goes on" in result.stderr
 
 
