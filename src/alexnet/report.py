@@ -18,7 +18,7 @@ from alexnet import recipe as recipes
 from alexnet.checkpoint import Classifier, load
 from alexnet.data.held_out import divided, recipe_held_out
 from alexnet.data.layouts import Data, Split
-from alexnet.data.pictures import Unreadable, decode
+from alexnet.data.pictures import Source, Unreadable, decode
 from alexnet.files import write_whole
 from alexnet.labels import printable
 from alexnet.prediction import stream
@@ -51,7 +51,7 @@ def judge(classifier: Classifier, split: Split) -> Judged:
     """Classify a split, whose labels are the classifier's classes, one central view in float32."""
     classes = len(classifier.classes)
     confusion, mistakes = np.zeros((classes, classes), np.int64), []
-    answers = stream(classifier, (split.read(i) for i in range(len(split))), classes)
+    answers = stream(classifier, (_read(split, i) for i in range(len(split))), classes)
     for row, (label, one) in enumerate(zip(split.labels.tolist(), answers, strict=True)):
         if one.error is not None:
             continue
@@ -61,6 +61,14 @@ def judge(classifier: Classifier, split: Split) -> Judged:
             own = next(c.probability for c in one.classes if c.index == label)
             mistakes.append(Mistake(row, split.name(row), label, first.index, first.probability, own))
     return Judged(confusion, sorted(mistakes, key=lambda m: (m.own - m.probability, m.row)))
+
+
+def _read(split: Split, row: int) -> Source:
+    """The picture; nothing, which is as unreadable, where its row already is."""
+    try:
+        return split.read(row)
+    except Unreadable:
+        return b""
 
 
 def write(folder: Path, data: Data, device: str = "cpu", command: Sequence[str] = ()) -> Path:

@@ -30,6 +30,7 @@ from alexnet.progress import Progress
 
 SAMPLE = 256  # pictures of each split that are looked at without --full
 CHUNK = 64  # pictures a task
+MOST = 1000  # classes that a split lacks which are named
 
 REMEDIES = {
     "structure": "what it touches is not looked at; mend it, then check again",
@@ -40,6 +41,7 @@ REMEDIES = {
     "twice": "delete one; the picture counts twice",
     "other format": "rename it; it is read by its contents, here and not everywhere",
     "CMYK": "nothing; it is read as RGB, though some programs fail at it",
+    "unused bits": "save it with 8 bits, or scaled to all 16; as it is, it is read as almost black",
     "metadata": "nothing; its pixels are whole, though some programs fail at it",
     "not used": "nothing, if that is as it should be",
     "one split only": "put pictures of the class into the other split",
@@ -121,10 +123,14 @@ def check(
             "pictures": len(split), "origin": split.origin, "fewest": int(counts.min()), "most": int(counts.max()),
         }  # fmt: skip
         if len(data.splits) > 1:
+            missing = np.flatnonzero(counts[: len(data.classes)] == 0).tolist()
             report.problems += [
                 Problem("one split only", name, data.classes[i], "a class without a picture in this split")
-                for i in np.flatnonzero(counts[: len(data.classes)] == 0).tolist()
+                for i in missing[:MOST]
             ]
+            if missing[MOST:]:
+                what = f"{len(missing) - MOST:,} more classes without a picture in this split"
+                report.problems.append(Problem("one split only", name, data.classes[missing[MOST]], what))
     _look(report, data, full, workers or os.cpu_count() or 1, quiet)
     return report
 
@@ -222,11 +228,14 @@ def _see(split: Split, said: Callable[[], list[str]], row: int) -> _Seen:
         source = split.read(row)
     except Fault as fault:
         return _Seen(problems=(("structure", f"{fault.file} {fault.what}", fault.remedy),))
+    except Unreadable as error:
+        return _Seen(problems=(("unreadable", str(error)),))
     try:
         with _opened(source) as picture:
             kind, mode, size, xmp = picture.format, picture.mode, picture.size, picture.info.get("xmp")
+            deep = _is_deep(picture)
     except Exception:  # what is wrong is told below
-        kind, mode, size, xmp = None, "", (0, 0), None
+        kind, mode, size, xmp, deep = None, "", (0, 0), None, False
     said()  # forget what opening it has said: decoding says it again
     try:
         pixels = decode(source)
@@ -239,6 +248,9 @@ def _see(split: Split, said: Callable[[], list[str]], row: int) -> _Seen:
         problems.append(("other format", f"{kind} named {suffix}"))
     if mode == "CMYK":
         problems.append(("CMYK", f"CMYK {kind}"))
+    if deep and (unused := 8 - int(np.asarray(pixels).max()).bit_length()) >= 2:
+        what = f"the upper {unused}{' or more' * (unused == 8)} of its 16 bits are unused"
+        problems.append(("unused bits", what))
     if faults := [*said(), *_xmp_fault(xmp)]:
         problems.append(("metadata", faults[0]))
     digest = hashlib.blake2b(np.asarray(pixels).tobytes(), digest_size=16, person=repr(pixels.size).encode()[:16])
@@ -259,6 +271,14 @@ def _opened(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.copy()
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether its values have 16 bits, of which 8 are kept."""
+    bits = getattr(picture, "tag_v2", {}).get(258, ())
+    if picture.format == "PNG":  # the decoder's raw mode tells
+        return any("16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
+    return picture.mode.startswith("I;16") or 16 in bits or (picture.mode == "I" and picture.format in ("PPM", "TIFF"))
 
 
 def _xmp_fault(xmp: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from PIL import Image
 from alexnet.data import restricted
 from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.data.split import Data, Split
+from alexnet.data.tars import DAMAGED
 from alexnet.errors import AlexNetError
 
-LARGEST = 1 << 30  # bytes of a pickle; CIFAR-100's training pictures are 154 million
+LARGEST = 1 << 28  # bytes of a pickle; CIFAR-100's training pictures are 154 million
 # Folder: training files, test file, names and their key, key of the labels. Where most are there, the others are lost.
 KINDS: dict[str, tuple[list[str], str, tuple[str, str], str]] = {
     "cifar-10-batches-py": (
@@ -77,7 +79,7 @@ def _from_archive(path: Path, name: str) -> Any:
                     file = tar.extractfile(member)
                     assert file is not None
                     return restricted.loads(file.read(), f"{path} ({name})")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (*DAMAGED, zlib.error, OSError, EOFError) as error:
         raise AlexNetError(f"{path} is not a whole archive ({error}); copy it again.") from None
     raise AlexNetError(f"{path} has no member {name}; get the original.")
 

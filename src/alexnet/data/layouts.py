@@ -42,11 +42,11 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
             told.append(fault)
         tell(fault)
 
-    if name == "digits" and not root.exists():
+    if name == "digits" and not _exists(root):
         data = digits()
-    elif is_address(name) and not root.exists():
+    elif is_address(name) and not _exists(root):
         data = webdataset(name, note, quiet)
-    elif not root.exists():
+    elif not _exists(root):
         raise AlexNetError(f"DATA {name} does not exist; give {EXPECTED}.")
     else:
         if root.is_dir():
@@ -67,6 +67,16 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
         data = _hold_out(data)
     _check(data, tell)
     return replace(data, notes=[*notes, *lacking(data)])
+
+
+def _exists(root: Path) -> bool:
+    try:
+        os.stat(root)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise AlexNetError(f"DATA {root} cannot be looked at ({error.strerror}); see to its permissions.") from None
+    return True
 
 
 def _check_folder(root: Path) -> None:

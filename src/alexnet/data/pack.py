@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
@@ -34,6 +35,7 @@ HEADER = "pack.json"
 STATE = "packing.npz"  # of a pack that is being made
 FORMAT, VERSION = "alexnet pack", 1
 READ = 1 << 24  # bytes
+LARGEST = 1 << 14  # pixels, side of a picture
 OPEN = 700  # files of pictures of a split that are open at once
 
 
@@ -47,23 +49,31 @@ def pack(root: Path) -> Data:
     header = read_header(root)
     try:
         return _opened(root, header)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise AlexNetError(f"{root / HEADER} does not fit together ({error!r}); make the pack again.") from None
 
 
 def _opened(root: Path, header: dict[str, Any]) -> Data:
     for entry in header["files"]:
         check_length(root, entry)
-    classes = header["classes"]
+    classes, side = header["classes"], header["side"]
+    if type(side) is not int or not 1 <= side <= LARGEST or header["encoding"] not in ("raw", "jpeg"):
+        raise ValueError(f"pictures of {side} x {side}, {header['encoding']}")
+    if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+        raise ValueError("classes that are no names")
     mean = _array(root, "mean.npy").astype(np.float32)
     known = Known(mean, *(np.array(header[key], np.float32) for key in ("colour_std", "colour_axes")))
+    if (known.mean.shape, known.colour_std.shape, known.colour_axes.shape) != ((side, side, 3), (3,), (3, 3)):
+        raise ValueError("a mean or colour axes of another shape")
     square, splits = str(header.get("square", "crop")), {}
     for name, facts in header["splits"].items():
+        if name not in ("train", "valid", "test") or not all(type(n) is int and n >= 0 for n in facts["shards"]):
+            raise ValueError(f"a split {name} in files of {facts['shards']} pictures")
         store = Store(root, name, header["side"], header["encoding"], facts["shards"], known, square)
         labels = _array(root, f"{name}-labels.npy").astype(np.int64)
         if len(labels) != len(store) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
             raise AlexNetError(f"{root} has labels that do not fit its pictures or classes; make the pack again.")
-        splits[name] = Split(facts["origin"], labels, store.read, store.name, store)
+        splits[name] = Split(str(facts["origin"]), labels, store.read, store.name, store)
     words = f"pack of {header['side']} x {header['side']} pictures, {header['encoding']}, of {header['layout']}"
     return Data(str(root), words, classes, splits, square=square)
 
@@ -81,7 +91,7 @@ def read_header(root: Path) -> dict[str, Any]:
                 "alexnet, or make the pack again."
             )
         stated = header.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged from None
     if stated != checksum(header):
         raise damaged
@@ -112,7 +122,7 @@ def verify(root: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
         digest = hashlib.sha256()
         try:
             check_length(root, entry)
-            with open(root / entry["name"], "rb") as file:
+            with open(root / Path(entry["name"]).name, "rb") as file:
                 while block := file.read(READ):
                     digest.update(block)
                     yield len(block), None
@@ -144,11 +154,21 @@ class Store:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        return _array(self.root, f"{self.split}-ends.npy")
+        found = _array(self.root, f"{self.split}-ends.npy")
+        if found.shape != (len(self),) or found.dtype.kind not in "iu":
+            raise damaged(self.root / f"{self.split}-ends.npy")
+        return found
 
     @cached_property
     def _names(self) -> list[str]:
-        return json.loads((self.root / f"{self.split}-names.json").read_text("utf-8"))
+        path = self.root / f"{self.split}-names.json"
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list) or len(found) != len(self) or not all(isinstance(one, str) for one in found):
+            raise damaged(path)
+        return found
 
     def name(self, i: int) -> str:
         """Where the picture came from."""
@@ -190,7 +210,10 @@ class Store:
         """A JPEG file, uint8 (bytes,)."""
         i = int(self.starts[number]) + row
         start = int(self._ends[i - 1]) if row else 0
-        contents = np.empty(int(self._ends[i]) - start, np.uint8)
+        size, path = int(self._ends[i]) - start, self.root / f"{self.split}-{number:05}.npy"
+        if not 0 <= size <= path.stat().st_size:
+            raise damaged(self.root / f"{self.split}-ends.npy")
+        contents = np.empty(size, np.uint8)
         self._open(number).read(contents, start)
         return contents
 
@@ -241,7 +264,15 @@ def pages(kind: str) -> int:
 
 
 def _array(root: Path, name: str) -> np.ndarray:
+    """An array of the pack, after its header was held against the length of its file."""
     try:
-        return np.load(root / name, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open(root / name, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize != os.fstat(file.fileno()).st_size - file.tell():
+                raise ValueError("its length is another")
+            file.seek(0)
+            return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError) as error:
         raise AlexNetError(f"{root / name} cannot be read ({error}); copy it again or make the pack again.") from None

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import time
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -210,8 +212,18 @@ def _go_on(job: _Job, source: str) -> None:
         with np.load(job.folder / STATE, allow_pickle=False) as state:
             facts = json.loads(state["facts"].tobytes())
             arrays = {name: state[name] for name in state.files}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        _take_up(job, facts, arrays, source)
+    except UNFIT as error:
         raise AlexNetError(f"{job.folder / STATE} is damaged ({error}); delete {job.folder} and pack anew.") from None
+
+
+UNFIT = (
+    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError, RecursionError, MemoryError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def _take_up(job: _Job, facts: dict[str, Any], arrays: dict[str, np.ndarray], source: str) -> None:
     if facts["settings"] != job.settings():
         was = ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
         raise AlexNetError(f"PACK {job.folder} was begun with {was}; give the same to go on, or another folder.")
@@ -220,7 +232,7 @@ def _go_on(job: _Job, source: str) -> None:
             f"DATA {job.data.path} has changed since packing into {job.folder} began; delete that folder and pack anew."
         )
     for entry in facts["files"]:
-        path = job.folder / entry["name"]
+        path = job.folder / Path(entry["name"]).name
         if not path.exists() or path.stat().st_size != entry["bytes"]:
             raise AlexNetError(f"{path} is not as it was left; delete {job.folder} and pack anew.")
     job.files, job.shards, job.left_out = facts["files"], facts["shards"], facts["left_out"]
@@ -335,6 +347,7 @@ def _in_order(
 def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) -> _Chunk:
     memory, good, failed = spare.take_pixels(), 0, {}
     for row in rows.tolist():
+        source = None
         try:
             source = split.read(row)
             memory[good] = job.square(decode(source), job.side)

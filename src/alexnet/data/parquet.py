@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import tempfile
 import threading
 from collections import OrderedDict
@@ -140,7 +141,13 @@ def image_column(schema: Any) -> str | None:
     import pyarrow as pa
 
     def is_binary(type: Any) -> bool:
+        type = type.value_type if pa.types.is_dictionary(type) else type
         return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+
+    def is_numbers(type: Any) -> bool:
+        while pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type):
+            type = type.value_type
+        return pa.types.is_integer(type)
 
     def holds(type: Any) -> bool:
         if pa.types.is_list(type) or pa.types.is_large_list(type):
@@ -153,8 +160,9 @@ def image_column(schema: Any) -> str | None:
         return pa.types.is_string(type) or pa.types.is_large_string(type)
 
     able = [field.name for field in schema if holds(field.type)]
-    paths = [field.name for field in schema if is_path(field.type) and field.name.lower() in IMAGES]
-    named = [name for known in IMAGES for name in able + paths if name.lower() == known]
+    # Others only by their name: most texts and lists of numbers are something else.
+    perhaps = [one.name for one in schema if is_path(one.type) or (is_numbers(one.type) and one.type.num_fields)]
+    named = [name for known in IMAGES for name in able + perhaps if name.lower() == known]
     return (named or able or [None])[0]
 
 
@@ -278,11 +286,13 @@ def _unlabelled(table: Table) -> bool:
 def _classes(tables: Sequence[Table], root: Path, tell: Tell) -> tuple[list[str], bool]:
     """The class names of all files, and whether they have names; without any, ImageNet's or numbers."""
     with_names = [table for table in tables if table.names is not None]
-    most = 1 + max([-1, *(int(table.labels.max(initial=-1)) for table in tables)])
     if not with_names:
-        if most > MOST_CLASSES:
-            tell(Fault(root, f"has a label {most - 1:,}", f"labels are whole numbers from 0 to below {MOST_CLASSES:,}"))
-        return labels.names(min(most, MOST_CLASSES)), False
+        most = max((int(table.labels.max(initial=-1)) for table in tables), default=-1)
+        if most >= MOST_CLASSES:
+            tell(Fault(root, f"has a label {most:,}", f"labels are whole numbers from 0 to below {MOST_CLASSES:,}"))
+            below = [table.labels[table.labels < MOST_CLASSES] for table in tables]
+            most = max(int(one.max(initial=-1)) for one in below)
+        return labels.names(most + 1), False
     if not all(table.stated for table in with_names):
         return sorted({name for table in with_names for name in table.names or ()}), True
     first = with_names[0].names or []
@@ -375,9 +385,9 @@ def _list(cell: Any) -> Cell:
     import pyarrow as pa
 
     values, shape = cell.values, list[int]()
-    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        shape.append(len(values))
-        if len(values) and len({*values.value_lengths().to_pylist()}) > 1:
+    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray) and len(values):
+        shape.append(len(values) // math.prod(shape))
+        if len({*values.value_lengths().to_pylist()}) > 1:
             return Unreadable("a list of rows of different lengths, which is no picture"), ""
         values = values.flatten()
     if pa.types.is_integer(values.type):
