@@ -19,7 +19,7 @@ from alexnet.files import write_whole
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.variants import VARIANTS
-from alexnet.weights import native, published
+from alexnet.weights import huggingface, native, published
 from alexnet.weights.base import first_line
 
 if TYPE_CHECKING:
@@ -69,6 +69,13 @@ class Classifier:
         from alexnet.extraction import features
 
         return features(self, pictures, layers, pool, batch_size)
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write a new file in the format of its ending (.safetensors, .pth, .caffemodel, .onnx; a name without one is
+        a folder as Hugging Face has models); the files made."""
+        if self.exported:
+            raise AlexNetError("an export has no weights to save; save the model that it was exported from.")
+        return weights.write(weights_of(self), Path(path))
 
     @property
     def device(self) -> torch.device:
@@ -175,6 +182,7 @@ def built(found: weights.Weights, device: str | torch.device = "cpu", file: str 
             "copy it again."
         ) from None
     network = model.to(device).eval()
+    network.pretrained_cfg = huggingface.pretrained_cfg(network.variant, len(found.classes), found.preprocess)
     return Classifier(
         network, found.preprocess, found.classes, found.origin, trained=found.trained, naming=found.naming
     )

@@ -53,11 +53,46 @@ class AlexNet(nn.Module):
                 self.dropouts[record.name] = math.prod(shape), record.rate
             shape = output_shape(record, shape, classes)
         self.order = [*self._modules, *(record.name for record in variant.layers if isinstance(record, v.Softmax))]
+        weighted = [x.name for x in variant.layers if isinstance(x, v.Weighted)]
+        self._inputs = 0  # of a last layer that was taken away
+        # What timm's tools ask for; preprocessing is added where weights are loaded.
+        self.pretrained_cfg: dict[str, Any] = {
+            "architecture": variant.name, "num_classes": classes, "input_size": [channels, input, input],
+            "first_conv": weighted[0], "classifier": weighted[-1],
+        }  # fmt: skip
         self.logits = next(x.name for x in reversed(variant.layers) if not isinstance(x, v.Softmax))
 
     def named_layers(self) -> list[tuple[str, nn.Module]]:
         """What is run, in order; a module that stands twice is there twice, unlike in `named_children`."""
         return [(name, getattr(self, name)) for name in self.order]
+
+    # -- as timm's users expect --
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        return self.pretrained_cfg
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer with weights."""
+        return getattr(self, self.pretrained_cfg["classifier"])
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer with initial weights for that many classes; with 0, none, so that features come out."""
+        record = next(x for x in reversed(self.variant.layers) if isinstance(x, v.Weighted))
+        old = getattr(self, record.name)
+        new: nn.Module = nn.Identity()
+        if num_classes:
+            inputs = getattr(old, "in_features", self._inputs)
+            new = nn.Linear(inputs, num_classes)
+            _draw(new, record)
+            new.to(next(self.parameters()))
+        self._inputs = getattr(old, "in_features", self._inputs)
+        self.add_module(record.name, new)
+        self.classes = num_classes
 
     def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None, until: str | None = None) -> Tensor:
         if isinstance(x, Proxy):
@@ -141,7 +176,12 @@ def initialise(model: AlexNet) -> None:
     for record in model.variant.layers:
         if not isinstance(record, v.Weighted) or record.std == "torch":
             continue
-        layer = getattr(model, record.name)
+        _draw(getattr(model, record.name), record)
+
+
+def _draw(layer: Any, record: v.Weighted) -> None:
+    """Initial weights of one layer; those of torch's own rule are drawn when it is made."""
+    if record.std != "torch":
         std = math.sqrt(2 / layer.weight[0].numel()) if record.std == "he" else record.std
         nn.init.normal_(layer.weight, 0.0, std)
         if record.std == "he":

@@ -21,7 +21,7 @@ from alexnet.cli.base import Output, commands, device_option, json_option, model
 def convert(
     source: str, target: str, side: int | None, preprocessing: bool, eight_bits: bool, as_json: bool
 ) -> int:  # fmt: skip
-    """Write the MODEL SRC as DST: .safetensors, .pth (torchvision), .caffemodel or .onnx.
+    """Write the MODEL SRC as DST: .safetensors, .pth (torchvision), .caffemodel, .onnx, or a folder for Hugging Face.
 
     Weights stay as they are, to the bit, but for --int8.
     """

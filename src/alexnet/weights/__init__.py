@@ -113,21 +113,25 @@ def write(weights: Weights, file: Path, preprocessing: bool = False, eight_bits:
 
     `preprocessing` puts crop, mean and scale inside an .onnx; `eight_bits` rounds weights to int8 in a .safetensors.
     """
-    from alexnet.weights import caffe_writer, native, onnx_writer, torchvision
+    from alexnet.weights import caffe_writer, huggingface, native, onnx_writer, torchvision
 
     writers: dict[str, Callable[[Weights, Path], list[Path]]] = {
         ".safetensors": partial(native.write, eight_bits=eight_bits),
         ".pth": torchvision.write,
         ".caffemodel": caffe_writer.write,
         ".onnx": partial(onnx_writer.write, preprocessing=preprocessing),
+        "": huggingface.write,
     }
     if file.suffix not in writers:
-        raise AlexNetError(f"{file} has no ending that names a format; give one of {', '.join(writers)}.")
+        raise AlexNetError(
+            f"{file} has no ending that names a format; give one of {', '.join(filter(None, writers))}, or none for a "
+            "folder as Hugging Face has models."
+        )
     if preprocessing and file.suffix != ".onnx":
         raise AlexNetError(f"--preprocessing is for .onnx files; {file.name} is none.")
     if eight_bits and file.suffix != ".safetensors":
         raise AlexNetError(f"--int8 is for .safetensors files; {file.name} is none.")
     for path in [file, *(caffe_writer.beside(file) if file.suffix == ".caffemodel" else ())]:
-        if path.exists():
+        if path.exists() and not (path.is_dir() and not file.suffix):
             raise AlexNetError(f"{path} exists already; give another name, or move it away.")
     return writers[file.suffix](weights, file)
