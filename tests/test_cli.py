@@ -353,7 +353,7 @@ def test_predict_names_what_failed_goes_on_and_ends_with_status_1(alexnet, tiny_
     }
     assert "broken.jpg" in err
     for result in facts["results"]:
-        assert list(result["classes"][0]) == ["label", "index", "probability"]
+        assert list(result["classes"][0]) == ["rank", "label", "index", "probability", "wordnet"]
         assert sum(c["probability"] for c in result["classes"]) == pytest.approx(1)
         assert NAMES[result["classes"][0]["index"]] == result["classes"][0]["label"]
     right = sum(r["classes"][0]["label"] in r["file"].rsplit("/", 1)[1] for r in facts["results"])
@@ -371,16 +371,19 @@ def test_predictions_go_into_tables(alexnet, tiny_run, folders, tmp_path, suffix
         rows = [json.loads(line) for line in table.read_text().splitlines()]
     else:
         rows = pq.read_table(table).to_pylist()
-    assert list(rows[0]) == ["filename", "label", "index", "prob"]
+    assert list(rows[0]) == ["file", "rank", "label", "index", "probability", "wordnet"]
     assert len(rows) == 10
-    said = [(r["file"], c["label"], c["probability"]) for r in last_json(out)["results"] for c in r["classes"]]
-    assert [(r["filename"], r["label"], pytest.approx(float(r["prob"]))) for r in rows] == said
+    said = [{"file": r["file"], **c} for r in last_json(out)["results"] for c in r["classes"]]
+    text = [{name: "" if x is None else str(x) for name, x in row.items()} for row in said]
+    assert rows == (text if suffix == ".csv" else said)
+    assert [row["rank"] for row in said] == 5 * [1, 2]
+    assert all(row["probability"] == float(f"{row['probability']:.7g}") for row in said)
 
 
 def test_prediction_refusals(refused, tiny_run, folders, tmp_path):
     (tmp_path / "empty").mkdir()
     picture = folders / "val" / "red" / "100.png"
-    assert "must end in .csv, .jsonl, .parquet" in refused("predict", tiny_run, picture, "--output", tmp_path / "a.txt")
+    assert "it writes .csv, .jsonl or .parquet" in refused("predict", tiny_run, picture, "--output", tmp_path / "a.txt")
     assert "there is no folder" in refused("predict", tiny_run, picture, "--output", tmp_path / "x" / "a.csv")
     assert "is a folder without files" in refused("predict", tiny_run, tmp_path / "empty")
     assert "Missing argument" in refused("predict", tiny_run)

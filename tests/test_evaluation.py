@@ -239,10 +239,10 @@ def test_the_table_of_pictures_is_that_of_a_loop(untrained, data, tmp_path, suff
         with torch.no_grad():
             probabilities = untrained.model(untrained.preprocess(split.read(i))[None])[0].softmax(0)
         first = probabilities.argsort(descending=True)[:5].tolist()
-        assert (row["filename"], row["truth"]) == (split.name(i), str(split.labels[i]))
-        assert [row[f"answer{n}"] for n in range(1, 6)] == [str(index) for index in first]
+        assert (row["file"], row["truth"]) == (split.name(i), str(split.labels[i]))
+        assert [row[f"label{n}"] for n in range(1, 6)] == [str(index) for index in first]
         expected = [probabilities[index].item() for index in (*first, split.labels[i])]
-        got = [float(row[key]) for key in (*(f"prob{n}" for n in range(1, 6)), "truth_prob")]
+        got = [float(row[key]) for key in (*(f"probability{n}" for n in range(1, 6)), "truth_probability")]
         assert got == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 

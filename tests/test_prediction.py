@@ -11,12 +11,14 @@ import tarfile
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 import alexnet as package
-from alexnet import prediction
+from alexnet import labels, prediction
+from alexnet.cli import run
 from alexnet.errors import AlexNetError
 from conftest import coloured, encoded
 
@@ -73,7 +75,7 @@ def test_predict_reads_archives_and_stdin_and_keeps_their_names(alexnet, tiny_ru
     table = tmp_path / "answers.csv"
     assert alexnet("predict", tiny_run, path, "--topk", "1", "--output", table)[0] == 0
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert [(r["filename"], r["label"]) for r in rows] == [
+    assert [(r["file"], r["label"]) for r in rows] == [
         (f"{path}/cats, dogs/{name}.png", name) for name in ("red", "blue")
     ]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(path.read_bytes())))
@@ -85,7 +87,7 @@ def test_predict_reads_archives_and_stdin_and_keeps_their_names(alexnet, tiny_ru
 def test_a_table_that_exists_is_not_overwritten(refused, tiny_run, folders, tmp_path):
     table = tmp_path / "a.csv"
     table.write_text("mine")
-    assert "exists; delete it, or give another name" in refused(
+    assert "exists already; give another name, or move it away" in refused(
         "predict", tiny_run, folders / "val" / "red", "--output", table
     )
     assert table.read_text() == "mine"
@@ -129,3 +131,77 @@ def test_predict_takes_pictures_of_every_kind_alone_and_as_several(tiny_run, fol
     assert [x.classes == expected for x in one.predict(frames(), batch_size=1)] == [False, True, False]
     with pytest.raises(AlexNetError, match="pictures were given as int; give paths, bytes, open files"):
         one.predict(5)
+
+
+def test_answers_have_wordnet_ids_where_the_classes_are_imagenets():
+    everything = list(labels.imagenet().items())
+    some = everything[3:6]
+    assert labels.wordnet([name for _, name in everything]) == [one for one, _ in everything]
+    assert labels.wordnet([name for _, name in some]) == labels.wordnet([one for one, _ in some])
+    assert labels.wordnet([name for _, name in some]) == [one for one, _ in some]
+    assert labels.wordnet([some[0][1], "my cat"]) == [None, None]
+    assert labels.wordnet(["0", "1"]) == [None, None]
+    answers = package.predict("tiny", coloured("red", 1))[0].classes
+    assert [labels.imagenet()[c.wordnet] for c in answers] == [c.label for c in answers]
+    assert [c.rank for c in answers] == [1, 2, 3, 4, 5]
+
+
+ODD = ["caf\udce9.png", "a\nb.png", "tab\t,\"quote'.png", "\U0001f41f.png", "-dash.png", "\x1b[31m.png", "日本.png"]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Pictures whose names are no UTF-8, have newlines and more, in the order of their names."""
+    folder = tmp_path_factory.mktemp("odd")
+    for number, name in enumerate(ODD):
+        coloured("red", number).save(folder / name)
+    return folder
+
+
+def names_in(file):
+    """The names that a table, or a list of features' names, holds, as their own libraries read them."""
+    if file.suffix == ".parquet":
+        return pq.read_table(file).column(0).to_pylist()
+    if file.suffix == ".h5":
+        with pytest.importorskip("h5py").File(file) as opened:
+            return [name.decode() for name in opened["filename"]]
+    text = file.read_bytes().decode()
+    if file.suffix == ".csv":
+        return [row["file"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    if file.suffix == ".jsonl":
+        return [json.loads(line)["file"] for line in text.splitlines()]
+    return text.splitlines()
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet", "f.parquet", "f.h5", "f.npy", "f.safetensors"])
+def test_names_of_any_kind_stand_in_every_file(alexnet, odd, tmp_path, name):
+    file = tmp_path / name
+    words = ("predict", "tiny", odd, "--topk", "1") if name[0] == "p" else ("features", "tiny", odd)
+    status, _, err = alexnet(*words, "--output", file)
+    assert status == 0, err
+    lines = file.suffix in (".npy", ".safetensors")
+    got = names_in(file.with_suffix(".filenames.txt") if lines else file)
+    shown = [one.replace("\udce9", "\\xe9") for one in ODD]
+    if lines:
+        shown = [one.replace("\n", "\\n").replace("\t", "\\t").replace("\x1b", "\\x1b") for one in shown]
+    assert sorted(got) == sorted(f"{odd}/{one}" for one in shown)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_names_of_any_kind_are_printed_a_line_each_in_any_encoding(odd, monkeypatch, encoding):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    assert run(["predict", "tiny", str(odd), "--topk", "1"]) == 0
+    sys.stdout.flush()
+    lines = written.getvalue().decode(encoding).splitlines()
+    assert len(lines) == 2 * len(ODD)
+    assert f"{odd}/caf\\xe9.png" in lines
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_json_with_names_of_any_kind_is_read_by_strict_readers(alexnet, odd):
+    _, out, _ = alexnet("predict", "tiny", odd, odd / "none\udce9.png", "--json")
+    facts = json.loads(out)
+    files = [one["file"] for one in facts["results"] + facts["failed"]]
+    assert [one.encode() for one in files]  # no half of a character
+    assert f"{odd}/caf\\xe9.png" in files

@@ -99,7 +99,7 @@ def test_index_and_similar_refusals(alexnet, refused, index, tiny_run, folders, 
     assert "INDEX" in refused("index", tiny_run, picture, index)
     assert "has no layer 'fc77'" in refused("index", tiny_run, picture, tmp_path / "new", "--layer", "fc77")
     assert "is not an index" in refused("similar", folders, picture)
-    assert "must end in .png, .jpg" in refused("similar", index, picture, "--output", tmp_path / "a.gif")
+    assert "it writes .png or .jpg" in refused("similar", index, picture, "--output", tmp_path / "a.gif")
     other = shutil.copytree(tiny_run, tmp_path / "other")
     one = package.load(other)
     one.model.conv1.bias.data += 1
@@ -111,3 +111,42 @@ def test_index_and_similar_refusals(alexnet, refused, index, tiny_run, folders, 
     moved = shutil.copytree(tiny_run, tmp_path / "moved")
     assert alexnet("similar", index, picture, "--model", moved, "--output", sheet)[0] == 0
     assert "s.png exists" in refused("similar", index, picture, "--output", sheet)
+
+
+def test_the_picture_itself_is_left_out_on_request_however_it_is_named(alexnet, index, tmp_path, monkeypatch):
+    own = str(tmp_path / "photos" / "red" / "1.png")
+    link = tmp_path / "link.png"
+    link.symlink_to(own)
+    monkeypatch.chdir(tmp_path / "photos")
+    for query in (own, "red/1.png", "blue/../red/1.png", link):
+        near = next(similarity.similar(index, str(query), 5)).neighbours
+        others = next(similarity.similar(index, str(query), 5, not_itself=True)).neighbours
+        assert near[0].file == own
+        assert [n.file for n in others[:4]] == [n.file for n in near[1:]]
+        assert len(others) == 5
+        assert own not in [n.file for n in others]
+    inside = str(tmp_path / "more.parquet")
+    asked = list(similarity.similar(index, inside, 15, not_itself=True))
+    assert [len(one.neighbours) for one in asked] == [14, 14, 14]
+    assert all(one.file not in [n.file for n in one.neighbours] for one in asked)
+    words = ["similar", index, own, "--not-itself", "--count", "3", "--json", "--output", tmp_path / "s.png"]
+    facts = json.loads(alexnet(*words)[1])
+    assert [n["file"] for n in facts["results"][0]["neighbours"]] == [n.file for n in others[:3]]
+
+
+def test_more_queries_than_fit_on_a_sheet_are_on_further_pages(alexnet, refused, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(contact_sheet, "ROWS", 5)
+    sheet, queries = tmp_path / "s.jpg", tmp_path / "photos"
+    words = ["similar", index, queries, "--count", "2", "--output", sheet]
+    status, out, err = alexnet(*words, "--json")
+    assert status == 1  # one is broken
+    files = [str(tmp_path / name) for name in ("s.jpg", "s-page2.jpg", "s-page3.jpg")]
+    facts = json.loads(out)
+    assert (facts["sheet"], facts["sheets"]) == (files[0], files)
+    assert "s.jpg and 2 further pages: a contact sheet of 12 pictures" in err
+    step = contact_sheet.TILE + contact_sheet.GAP + 2 * contact_sheet.LINE
+    for file, rows in zip(files, (5, 5, 2), strict=True):
+        with Image.open(file) as page:
+            assert page.height == rows * step + contact_sheet.GAP
+    sheet.unlink()
+    assert "s-page" in refused(*words)

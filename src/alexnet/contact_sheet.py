@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from alexnet.data.pictures import Source, Unreadable, decode
 from alexnet.data.sources import Sources
 from alexnet.files import write_whole
+from alexnet.labels import printable
 from alexnet.similarity import Similar
 
 TILE, GAP, LINE = 144, 10, 16  # pixels: side of a picture, space around it, height of its caption
@@ -40,6 +42,40 @@ def save(path: Path, answers: Sequence[Similar], pictures: Mapping[str, Source])
     """Write the sheet as .png or .jpg."""
     sheet = contact_sheet(answers, pictures)
     write_whole(path, lambda file: sheet.save(file, "PNG" if path.suffix == ".png" else "JPEG", quality=90))
+
+
+class Pages:
+    """Sheets of ROWS answers each: FILE, FILE-page2 … of the same ending, written as they fill; `files` are those."""
+
+    def __init__(self, path: Path, images: Iterable[str], indexed: Iterable[str]) -> None:
+        self.path, self.images, self.indexed = path, list(images), list(indexed)
+        self.files: list[str] = []
+        self._answers: list[Similar] = []
+
+    def add(self, one: Similar) -> None:
+        """An answer more."""
+        self._answers.append(one)
+        if len(self._answers) == ROWS:
+            self.write()
+
+    def write(self) -> None:
+        """The answers that are in no sheet yet."""
+        if not self._answers:
+            return
+        number = len(self.files) + 1
+        path = self.path if number == 1 else self.path.with_stem(f"{self.path.stem}-page{number}")
+        asked = find_pictures(self.images, [one.file for one in self._answers])
+        shown = find_pictures(self.indexed, {n.file for one in self._answers for n in one.neighbours})
+        save(path, self._answers, asked | shown)
+        self.files.append(str(path))
+        self._answers = []
+
+
+def pages(path: Path) -> list[Path]:
+    """The sheet of that name and its further pages, as far as they are there."""
+    numbered = re.compile(rf"{re.escape(path.stem)}-page\d+{re.escape(path.suffix)}")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [one for one in beside if one.name == path.name or numbered.fullmatch(one.name)]
 
 
 def find_pictures(images: Iterable[str], names: Iterable[str]) -> dict[str, Source]:
@@ -74,8 +110,7 @@ def _tile(source: Source | None) -> Image.Image:
 
 def _short(draw: ImageDraw.ImageDraw, font, name: str) -> str:
     """The end of a name, as much of it as a tile is wide."""
-    text = name.rpartition("/")[2] or name
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = printable(name.rpartition("/")[2] or name)
     while draw.textlength(text, font) > TILE and len(text) > 4:
         text = "…" + text[2:]
     return text

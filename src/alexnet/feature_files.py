@@ -20,6 +20,7 @@ from alexnet.errors import AlexNetError
 from alexnet.extraction import Pool, check_layers
 from alexnet.files import next_step, reserve, write_all, write_whole, writing
 from alexnet.gathering import COPY, JOURNAL, NPY_HEADER, Gathered, gather
+from alexnet.labels import encodable, printable
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _names_file(output: Path) -> Path:
 
 def _names(found: Gathered) -> Callable[[BinaryIO], object]:
     """What writes the names, one a line."""
-    lines = (name.replace("\n", "\\n").encode("utf-8", "surrogateescape") + b"\n" for name in found.filenames())
+    lines = (printable(name).encode() + b"\n" for name in found.filenames())
     return lambda file: file.writelines(lines)
 
 
@@ -127,7 +128,7 @@ def _to_parquet(found: Gathered, output: Path) -> None:
         # Floats do not shrink, and a dictionary of them would only take time.
         with pq.ParquetWriter(file, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
             for first in range(0, found.rows, step):
-                columns = [pa.array((_text(name) for name in islice(names, step)), pa.string())]
+                columns = [pa.array((encodable(name) for name in islice(names, step)), pa.string())]
                 for field in fields[1:]:
                     values = pa.array(arrays[field.name][first : first + step].reshape(-1))
                     columns.append(pa.FixedSizeListArray.from_arrays(values, field.type.list_size))
@@ -148,7 +149,7 @@ def _to_hdf5(found: Gathered, output: Path) -> None:
         with h5py.File(part, "w") as file:
             names = file.create_dataset("filename", (found.rows,), h5py.string_dtype())
             for number, name in enumerate(found.filenames()):
-                names[number] = _text(name)
+                names[number] = encodable(name)
             for layer, shape in found.shapes.items():
                 data, first = file.create_dataset(layer, (found.rows, *shape), "<f4"), 0
                 for rows in found.parts(layer):
@@ -165,11 +166,6 @@ def _h5py():
             "a .h5 file needs h5py, which is not installed: pip install 'alexnet[hdf5]', or give a .parquet file."
         ) from None
     return h5py
-
-
-def _text(name: str) -> str:
-    """The name as valid UTF-8; bytes that are none become U+FFFD."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 FORMATS: dict[str, Callable[[Gathered, Path], None]] = {

@@ -6,6 +6,7 @@ And how names of any kind can be shown.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -87,6 +88,23 @@ def position(classes: Sequence[str]) -> dict[str, int]:
     if all(name in other for name in known) and len(set(known)) == len(known):
         index |= {one: number for number, name in enumerate(known) for one in (name, other[name])}
     return index
+
+
+def wordnet(classes: Sequence[str]) -> list[str | None]:
+    """The WordNet id of each class, where all are called by ids or by ImageNet's names; else None."""
+    ids = {name: one for one, name in imagenet().items()}
+    own = [name if re.fullmatch(r"n\d{8}", name) else None for name in classes]
+    known = [one or ids.get(name) or ids.get(_word(name)) for one, name in zip(own, distinct(classes), strict=True)]
+    return known if all(known) else [None] * len(classes)
+
+
+def encodable(text: str) -> str:
+    """The text as UTF-8 can hold it: bytes of a name that is none stand as escapes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(printable(one) if "\ud800" <= one <= "\udfff" else one for one in text)
+    return text
 
 
 def printable(text: str) -> str:

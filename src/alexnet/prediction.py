@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alexnet import labels, tables
 from alexnet.checkpoint import Classifier, load
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
@@ -23,21 +19,26 @@ from alexnet.device import choose_device
 from alexnet.engines import attach, device_for
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import VIEWS, Member, log_probabilities
-from alexnet.files import write_whole
 from alexnet.progress import Progress
 
-COLUMNS = ("filename", "label", "index", "prob")
-TABLES = (".csv", ".jsonl", ".parquet")
-ROWS = 10_000  # of a parquet row group
+# Of a table: a picture's name, then those of an entry of `classes` in the JSON.
+COLUMNS: dict[str, type] = {"file": str, "rank": int, "label": str, "index": int, "probability": float, "wordnet": str}
 
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """A class with its index and its probability, 0 to 1."""
+    """A class with its index, its probability, 0 to 1, its rank, from 1, and its WordNet id where that is known."""
 
     label: str
     index: int
     probability: float
+    rank: int = 1
+    wordnet: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of `classes`, in the order of a table's columns."""
+        given = {**asdict(self), "probability": tables.seven(self.probability)}
+        return {name: given[name] for name in COLUMNS if name in given}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Prediction:
         """The contract's object: an entry of `results`, or of `failed`."""
         if self.error is not None:
             return {"file": self.file, "error": self.error}
-        return {"file": self.file, "classes": [asdict(c) for c in self.classes]}
+        return {"file": self.file, "classes": [c.as_json() for c in self.classes]}
 
 
 def predict(
@@ -119,8 +120,12 @@ def _classify(classifier: Classifier, pixels: Tensor, topk: int, views: int) -> 
     whole = {classifier.preprocess.key: pixels.to(classifier.device, non_blocking=True)}
     probabilities = log_probabilities([member], [1.0], whole, views).exp()
     best = probabilities.topk(min(topk, probabilities.shape[1]), dim=1)
+    ids = labels.wordnet(classifier.classes)
     return [
-        [ClassProbability(classifier.classes[i], i, p) for i, p in zip(indices, values, strict=True)]
+        [
+            ClassProbability(classifier.classes[i], i, p, rank, ids[i])
+            for rank, (i, p) in enumerate(zip(indices, values, strict=True), 1)
+        ]
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
@@ -128,50 +133,10 @@ def _classify(classifier: Classifier, pixels: Tensor, topk: int, views: int) -> 
 # -- tables -----------------------------------------------------------------------------------------------------
 
 
-def check_output(path: Path, suffixes: Iterable[str]) -> None:
-    """Refuse, before any work, a file that could not be written, or that is there already."""
-    if path.suffix not in suffixes:
-        raise AlexNetError(f"--output was given {path}; its name must end in {', '.join(suffixes)}.")
-    if not path.parent.is_dir():
-        raise AlexNetError(f"--output {path}: there is no folder {path.parent}; make it, or give another place.")
-    if path.exists():
-        raise AlexNetError(f"--output {path} exists; delete it, or give another name.")
-    if not os.access(path.parent, os.W_OK):
-        raise AlexNetError(f"--output {path} cannot be written; give a place that you may write.")
-
-
 def write_table(path: Path, predictions: Iterable[Prediction]) -> None:
-    """One row a picture and class: filename, label, index, prob; csv, jsonl or parquet by the name's end.
+    """One row a picture and class, under COLUMNS: .csv, .jsonl or .parquet by the name's end.
 
     Rows are written as they come; the file is in its place when the last is.
     """
-    rows = ((one.file, c.label, c.index, c.probability) for one in predictions for c in one.classes)
-    writers: dict[str, Callable] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    write_whole(path, lambda file: writers[path.suffix](file, rows))
-
-
-def _csv(file, rows: Iterable[tuple]) -> None:
-    text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    text.detach()
-
-
-def _jsonl(file, rows: Iterable[tuple]) -> None:
-    for row in rows:
-        file.write(json.dumps(dict(zip(COLUMNS, row, strict=True))).encode() + b"\n")
-
-
-def _parquet(file, rows: Iterable[tuple]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(list(zip(COLUMNS, (pa.string(), pa.string(), pa.int64(), pa.float64()), strict=True)))
-    with pq.ParquetWriter(file, schema) as writer:
-        source = iter(rows)
-        while part := list(islice(source, ROWS)):
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*part, strict=True), schema, strict=True)
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    rows = ([one.file, *c.as_json().values()] for one in predictions for c in one.classes)
+    tables.write(path, COLUMNS, rows)

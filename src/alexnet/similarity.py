@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,12 @@ def similar(
     batch_size: int = 64,
     device: str = "auto",
     quiet: bool = True,
+    not_itself: bool = False,
 ) -> Iterator[Similar]:
     """The `count` pictures of the index nearest to each picture, in float64, so exact but for rounding; ties by order.
 
     `model` is where the index's model is now, if it was moved; another model than the index's is an error.
+    `not_itself` leaves the picture of the same file out, where the index has it.
     """
     opened = index if isinstance(index, Index) else open_index(index)
     if isinstance(model, Classifier):
@@ -134,23 +137,33 @@ def similar(
     if count < 1:
         raise AlexNetError(f"count was given {count}; it takes 1 or more.")
     sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
-    return _similar(opened, classifier, sources, count, distance, batch_size, quiet)
+    return _similar(opened, classifier, sources, count, distance, batch_size, quiet, not_itself)
 
 
 def _similar(
-    index: Index, classifier: Classifier, sources: Sources, count: int, distance: Distance, batch_size: int, quiet: bool
-) -> Iterator[Similar]:
-    layer = index.layer
+    index: Index, classifier: Classifier, sources: Sources, count: int, distance: Distance, batch_size: int,
+    quiet: bool, not_itself: bool,
+) -> Iterator[Similar]:  # fmt: skip
+    layer, own = index.layer, Counter(index.filenames) if not_itself else {}
     for batch in feature_batches(classifier, sources, [layer], None, batch_size, total=sources.total, quiet=quiet):
         queries = torch.from_numpy(batch.values[layer]).flatten(1)
-        distances, rows = nearest(queries, index.found.parts(layer), min(count, len(index.filenames)), distance)
+        # A file may stand in the index several times.
+        more = max((own.get(place, 0) for name in batch.names for place in _places(name)), default=0)
+        asked = min(count + more, len(index.filenames))
+        distances, rows = nearest(queries, index.found.parts(layer), asked, distance)
         answers = zip(distances.tolist(), rows.tolist(), strict=True)
         for name, error in zip(batch.names, batch.errors, strict=True):
             if error is None:
-                pairs = zip(*next(answers), strict=True)
-                yield Similar(name, [Neighbour(index.filenames[int(row)], d) for d, row in pairs])
+                found = [Neighbour(index.filenames[int(row)], d) for d, row in zip(*next(answers), strict=True)]
+                itself = _places(name) if not_itself else ()
+                yield Similar(name, [one for one in found if one.file not in itself][:count])
             else:
                 yield Similar(name, [], error)
+
+
+def _places(name: str) -> tuple[str, str]:
+    """Where a picture is, as an index names it, links followed or not."""
+    return os.path.abspath(name), os.path.realpath(name)
 
 
 def nearest(queries: Tensor, parts: Iterable[np.ndarray], count: int, distance: Distance) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
-from alexnet.labels import printable
+from alexnet.labels import encodable
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 ROWS = 10_000  # of a parquet row group
@@ -41,23 +41,23 @@ def write_lists(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 def write(path: Path, columns: Mapping[str, type], rows: Iterable[Sequence[Any]]) -> None:
     """Rows under `columns`, whose values are str, int or float, or None; the file is in its place when the last is.
 
-    Names that are not UTF-8 keep their bytes in .csv; .jsonl and .parquet cannot hold them and have escapes.
+    Bytes of a name that are not UTF-8 stand as escapes, \\xe9.
     """
     writers: dict[str, Callable] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     write_whole(path, lambda file: writers[path.suffix](file, columns, rows))
 
 
 def _csv(file, columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+    text = io.TextIOWrapper(file, "utf-8", newline="")
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerow(map(_text, columns))
+    writer.writerows(map(_text, row) for row in rows)
     text.detach()
 
 
 def _jsonl(file, columns: Mapping[str, type], rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
-        file.write(json.dumps(dict(zip(columns, row, strict=True))).encode() + b"\n")
+        file.write(json.dumps(dict(zip(columns, map(_text, row), strict=True))).encode() + b"\n")
 
 
 def _parquet(file, columns: Mapping[str, type], rows: Iterable[Sequence[Any]]) -> None:
@@ -74,11 +74,10 @@ def _parquet(file, columns: Mapping[str, type], rows: Iterable[Sequence[Any]]) -
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
+def seven(x: float) -> float:
+    """With seven digits, which are all that float32 has."""
+    return float(f"{x:.7g}")
+
+
 def _text(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return printable(value)
-    return value
+    return encodable(value) if isinstance(value, str) else value

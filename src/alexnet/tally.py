@@ -86,9 +86,9 @@ class Tally:
     def write_pictures(self, file: Path, name: Callable[[int], str]) -> None:
         """A row a readable picture, in order: file, its class and that one's probability, the five first answers."""
         places = min(ANSWERS, len(self.classes))
-        columns: dict[str, type] = {"filename": str, "truth": str, "truth_prob": float}
+        columns: dict[str, type] = {"file": str, "truth": str, "truth_probability": float}
         for place in range(1, places + 1):
-            columns |= {f"answer{place}": str, f"prob{place}": float}
+            columns |= {f"label{place}": str, f"probability{place}": float}
         tables.write(file, columns, self._pictures(name))
 
     def _pictures(self, name: Callable[[int], str]) -> Iterator[Sequence[Any]]:
@@ -97,8 +97,8 @@ class Tally:
         rows, labels, own, top, values = (torch.cat(column) for column in zip(*self._answers, strict=True))
         for i in rows.argsort().tolist():
             five = zip(top[i].tolist(), values[i].tolist(), strict=True)
-            answers = [x for index, p in five for x in (self.classes[index], _seven(p))]
-            yield name(int(rows[i])), self.classes[labels[i]], _seven(own[i].item()), *answers
+            answers = [x for index, p in five for x in (self.classes[index], tables.seven(p))]
+            yield name(int(rows[i])), self.classes[labels[i]], tables.seven(own[i].item()), *answers
 
 
 def check_outputs(
@@ -117,8 +117,3 @@ def check_outputs(
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _seven(x: float) -> float:
-    """With seven digits, which are all that float32 has."""
-    return float(f"{x:.7g}")

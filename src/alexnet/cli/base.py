@@ -18,7 +18,7 @@ from alexnet import __version__, hints
 from alexnet import recipe as recipes
 from alexnet.engines import ENGINES
 from alexnet.errors import did_you_mean
-from alexnet.labels import printable
+from alexnet.labels import encodable, printable
 
 if TYPE_CHECKING:
     from alexnet.data.sources import Sources
@@ -40,7 +40,9 @@ class Output:
     def say(self, text: str = "") -> None:
         """A line for people."""
         if self.first:
-            print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+            stream = sys.stderr if self.as_json else sys.stdout
+            known = getattr(stream, "encoding", None) or "utf-8"
+            print(encodable(text).encode(known, "backslashreplace").decode(known), file=stream, flush=True)
 
     def result(self, facts: dict[str, Any]) -> None:
         """One more entry of the object's list `results`, which may be longer than memory: it waits in a file."""
@@ -48,7 +50,7 @@ class Output:
         if self.as_json and self.first:
             if self._spool is None:
                 self._spool = tempfile.SpooledTemporaryFile(SPOOL, "w+", encoding="utf-8")  # noqa: SIM115, end closes it
-            self._spool.write((", " if self.results > 1 else "") + json.dumps(facts))
+            self._spool.write((", " if self.results > 1 else "") + json.dumps(_encodable(facts)))
 
     def end(self, facts: dict[str, Any], listed: bool = False) -> None:
         """The object for programs; `listed` puts the results before the facts."""
@@ -61,7 +63,7 @@ class Output:
                 shutil.copyfileobj(self._spool, sys.stdout)
                 self._spool.close()
             print("], ", end="")
-        print(json.dumps(facts)[1 if listed else 0 :], flush=True)
+        print(json.dumps(_encodable(facts))[1 if listed else 0 :], flush=True)
 
     def passed(self, sources: Sources) -> dict[str, int]:
         """Say what was passed over; as facts, how many files."""
@@ -78,6 +80,15 @@ class Output:
             if not self.as_json and len(failed) > SHOWN_FAILURES:
                 print(f"  and {len(failed) - SHOWN_FAILURES} more; --json names all", file=sys.stderr)
         return 1 if failed else 0
+
+
+def _encodable(facts: Any) -> Any:
+    """The same with texts that every reader of JSON takes."""
+    if isinstance(facts, dict):
+        return {_encodable(key): _encodable(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_encodable(one) for one in facts]
+    return encodable(facts) if isinstance(facts, str) else facts
 
 
 class Command(click.Command):

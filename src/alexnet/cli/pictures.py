@@ -57,11 +57,11 @@ def predict(
     IMAGES are files, folders, patterns, tar archives, parquet files, or - for stdin: names, one a line, a tar archive
     or one picture.
     """
-    from alexnet import prediction
+    from alexnet import prediction, tables
     from alexnet.data.sources import Sources
 
     if table is not None:
-        prediction.check_output(Path(table), prediction.TABLES)
+        tables.check_output("--output", Path(table), tables.SUFFIXES)
     output = Output(as_json)
     failed: list[dict[str, str]] = []
     sources = Sources(images)
@@ -78,7 +78,7 @@ def predict(
             if table is None:
                 output.say(printable(one.file))
                 for c in one.classes:
-                    output.say(f"  {100 * c.probability:6.2f} %  {c.label}")
+                    output.say(f"  {100 * c.probability:6.2f} %  {printable(c.label)}")
             yield one
 
     if table is not None:
@@ -172,49 +172,59 @@ def index(
 @click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="Neighbours a picture.")
 @click.option("--distance", type=click.Choice(["euclidean", "cosine"]), default="euclidean", show_default=True)
 @click.option("--model", metavar="MODEL", help="Where the index's model is now.  [default: where it was]")
+@click.option("--not-itself", is_flag=True, help="Leave the IMAGE itself out, where INDEX has its file.")
 @click.option("--output", metavar="FILE", help="Contact sheet, .png or .jpg.  [default: similar.png, or a free name]")
 @json_option
 @device_option
 @shared
 def similar(
     index: str, images: tuple[str, ...], count: int, distance: Literal["euclidean", "cosine"], model: str | None,
-    output: str | None, as_json: bool, device: str,
+    not_itself: bool, output: str | None, as_json: bool, device: str,
 ) -> int:  # fmt: skip
-    """Print the pictures of INDEX that are nearest to each IMAGE, and write a contact sheet."""
-    from alexnet import contact_sheet, prediction, similarity
+    """Print the pictures of INDEX that are nearest to each IMAGE, and write a contact sheet.
+
+    40 queries fit on a sheet; further ones are on FILE-page2 and so on.
+    """
+    from alexnet import contact_sheet, similarity, tables
     from alexnet.data.sources import Sources
 
     sheet = Path(output) if output else _free("similar.png")
-    prediction.check_output(sheet, (".png", ".jpg"))
+    for path in contact_sheet.pages(sheet) or [sheet]:
+        tables.check_output("--output", path, (".png", ".jpg"))
     out = Output(as_json)
     opened = similarity.open_index(index)
-    answers: list[similarity.Similar] = []
+    pages = contact_sheet.Pages(sheet, images, opened.images)
     failed: list[dict[str, str]] = []
     sources = Sources(images)
-    for one in similarity.similar(opened, sources, count, distance, model, device=device, quiet=False):
+    answers = similarity.similar(
+        opened, sources, count, distance, model, device=device, quiet=False, not_itself=not_itself
+    )
+    for one in answers:
         if one.error is not None:
             failed.append({"file": one.file, "error": one.error})
             continue
-        answers += [one] if len(answers) < contact_sheet.ROWS else []
-        out.result({key: value for key, value in asdict(one).items() if key != "error"})
+        pages.add(one)
+        near = [{"file": n.file, "distance": tables.seven(n.distance)} for n in one.neighbours]
+        out.result({"file": one.file, "neighbours": near})
         out.say(printable(one.file))
         for neighbour in one.neighbours:
             out.say(f"  {neighbour.distance:10.4g}  {printable(neighbour.file)}")
-    if answers:
-        asked = contact_sheet.find_pictures(images, [one.file for one in answers])
-        shown = {n.file for one in answers for n in one.neighbours}
-        contact_sheet.save(sheet, answers, asked | contact_sheet.find_pictures(opened.images, shown))
-        first = f"the first {len(answers)} of " if len(answers) < out.results else ""
-        out.say(f"{sheet}: a contact sheet of {first}{out.results:,} pictures and their neighbours")
+    pages.write()
+    if pages.files:
+        more = f" and {len(pages.files) - 1} further pages" if pages.files[1:] else ""
+        out.say(f"{sheet}{more}: a contact sheet of {out.results:,} pictures and their neighbours")
     passed = out.passed(sources)
     status = out.failures(failed)
-    out.end({"sheet": str(sheet) if answers else None, "failed": failed, **passed}, listed=True)
+    sheets = {"sheet": pages.files[0] if pages.files else None, "sheets": pages.files}
+    out.end({**sheets, "failed": failed, **passed}, listed=True)
     return status
 
 
 def _free(name: str) -> Path:
     """The name, or the first of its kind that is free: similar.png, similar-2.png …"""
+    from alexnet.contact_sheet import pages
+
     path, number = Path(name), 2
-    while path.exists():
+    while pages(path):
         path, number = Path(name).with_stem(f"{Path(name).stem}-{number}"), number + 1
     return path
