@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alexnet import hints, metrics, weights
-from alexnet.data.pictures import check_square
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 from alexnet.model import AlexNet, seeded_build
@@ -140,33 +139,32 @@ def better(folder: Path, trained: Mapping[str, Any]) -> str:
 
 def load(
     path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
-    say: Callable[[str], object] = lambda text: None, square: str | None = None, *, variant: str | None = None,
-    classes: str | Path | None = None, mean: str | Path | None = None, key: str | None = None, order: str | None = None,
+    say: Callable[[str], object] = lambda text: None, *, variant: str | None = None, classes: str | Path | None = None,
+    mean: str | Path | None = None, key: str | None = None, order: str | None = None, square: str | None = None,
 ) -> Classifier:  # fmt: skip
     """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name.
 
-    The last five say what a file may not: its network, names of classes (a file, or the order imagefolder or numeric),
-    mean, which of several sets of weights it is, and in a .npy the order of fc6's inputs (chw, hwc).
+    The last six say what a file may not: its network, names of classes (a file, or the order imagefolder or numeric),
+    mean, which of several sets of weights it is, in a .npy the order of fc6's inputs (chw, hwc), and, where it is not
+    to be as the file says, how a picture becomes a square (crop, squash, torchvision).
 
     Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
-    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so. `square`
-    overrules how a picture becomes a square (crop, squash, torchvision), which the file of weights says.
+    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
     """
     from alexnet import engines
     from alexnet.engines import exported
 
-    path = hints.joined(path, {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order})
+    said = {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order, "square": square}
+    path = hints.joined(path, said)
     file, given = find(path), hints.split(path)[1]
     if exported.recognises(file):
-        if given.given():
-            raise AlexNetError(
-                f"MODEL {file} is an export, which says all itself; leave out --{next(iter(given.given()))}."
-            )
+        if needless := [key for key in given.given() if key != "square"]:
+            raise AlexNetError(f"MODEL {file} is an export, which says all itself; leave out --{needless[0]}.")
         found = exported.load(file)
+        if given.square:
+            found = replace(found, preprocess=replace(found.preprocess, square=given.square))
     else:
         found = built(weights.read(file, given), device, file)
-    if square is not None:
-        found = replace(found, preprocess=replace(found.preprocess, square=check_square(square)))
     return engines.attach(found, engine, batch_size, say)
 
 

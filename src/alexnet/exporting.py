@@ -30,6 +30,7 @@ from alexnet.engines.trial import made_up
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import PLACES, count, log_probabilities, match_classes, opened, with_names
 from alexnet.files import writing
+from alexnet.preprocess import Preprocess
 from alexnet.progress import Progress
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
@@ -53,11 +54,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Export:
-    """The files made and their size; images/s by batch at that moment; the change of error, where DATA was given."""
+    """The files made and their size, the pictures that they take, images/s by batch at that moment, and where DATA was
+    given the change of error."""
 
     files: list[str]
     bytes: int
     weights: str
+    takes: str
     threads: int
     images_per_second: dict[int, float]
     change: Change | None
@@ -110,7 +113,20 @@ def export(
     rates = {batch: _rate(made.engine, batch) for batch in (1, BATCH)} if made.engine else {}
     change = None if found is None else _change(one, made, found, split, say, quiet)
     size, form = sum(path.stat().st_size for path in files), WEIGHTS[weights] if weights else "float32"
-    return Export([str(path) for path in files], size, form, torch.get_num_threads(), rates, change)
+    return Export(
+        [str(path) for path in files], size, form, _takes(one.preprocess), torch.get_num_threads(), rates, change
+    )
+
+
+def _takes(preprocess: Preprocess) -> str:
+    """What pictures an export takes, in words: how they become squares is not inside it."""
+    side = preprocess.stored
+    how = {
+        "crop": f"the shorter side brought to {side}, then the centre",
+        "squash": f"both sides brought to {side}",
+        "torchvision": f"torchvision's Resize({side}) and CenterCrop({side})",
+    }[preprocess.square]
+    return f"uint8 pictures (batch, {side}, {side}, {preprocess.channels}): {how}"
 
 
 def table(result: Export) -> str:
@@ -118,6 +134,7 @@ def table(result: Export) -> str:
     rates = ", ".join(f"{rate:,.1f} images/s at batch {batch}" for batch, rate in result.images_per_second.items())
     lines = [
         f"{' and '.join(result.files)}: {result.bytes:,} bytes, {result.weights}",
+        f"takes {result.takes}",
         f"at this moment on this machine, {result.threads} threads: {rates}",
     ]
     change = result.change

@@ -1,4 +1,4 @@
-"""What a file of weights may not say itself: given beside it, or behind a ? in MODEL, where it is kept with the name.
+"""What a file of weights may not say, or is not to: given beside it, or behind a ? in MODEL, and kept with the name.
 
 `net.pth?variant=alexnet64&classes=imagefolder` is the file net.pth with two hints; recipes and indexes record it so.
 """
@@ -15,12 +15,15 @@ from alexnet.errors import AlexNetError
 
 IMAGEFOLDER, NUMERIC = "imagefolder", "numeric"  # orders of classes that a file does not name
 ORDERS = ("chw", "hwc")  # of the inputs of the first fully connected layer: maps, rows, columns
+SQUARES = ("crop", "squash", "torchvision")  # how a picture becomes a square (data/pictures.py)
+CHOICES = {"order": ORDERS, "square": SQUARES}
 MEANINGS = {
     "variant": "The network, where MODEL does not say.",
     "mean": "The mean that belongs to MODEL: .binaryproto, .npy, or numbers R,G,B.",
     "classes": "Names of MODEL's classes: one a line; or their order: imagefolder, numeric.",
     "key": "Of a checkpoint with several sets of weights, the one to take.",
     "order": "Of the inputs of fc6 in a .npy: chw (Caffe) or hwc (TensorFlow).",
+    "square": "How pictures become squares, if not as MODEL says.",
 }
 TAKES = {"variant": "V", "mean": "FILE|R,G,B", "classes": "FILE|ORDER", "key": "NAME"}
 
@@ -34,10 +37,12 @@ class Hints:
     classes: str | None = None
     key: str | None = None
     order: str | None = None
+    square: str | None = None
 
     def __post_init__(self) -> None:
-        if self.order not in (None, *ORDERS):
-            raise AlexNetError(f"--order was given '{self.order}'; it takes {' or '.join(ORDERS)}.")
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in (None, *choices):
+                raise AlexNetError(f"--{key} was given '{getattr(self, key)}'; it takes {' or '.join(choices)}.")
 
     def given(self) -> dict[str, str]:
         """What was said."""

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet.data.pictures import SQUARES, Source, Square, decode, stored
+from alexnet.data.pictures import Source, Square, decode, stored
 from alexnet.errors import AlexNetError
+from alexnet.hints import SQUARES
 
 
 @dataclass(frozen=True)

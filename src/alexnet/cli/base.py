@@ -223,7 +223,7 @@ def model_options(*names: str) -> Callable[[Callable], Callable]:
             return command(**given)
 
         for key, meaning in reversed(hints.MEANINGS.items()):
-            kind = click.Choice(hints.ORDERS) if key == "order" else None
+            kind = click.Choice(hints.CHOICES[key]) if key in hints.CHOICES else None
             call = click.option(f"--{key}", type=kind, metavar=hints.TAKES.get(key), help=meaning)(call)
         return call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.hints import SQUARES
 
 
 @commands.command()
@@ -30,17 +31,20 @@ def check(data: str, full: bool, quick: bool, workers: int, as_json: bool) -> in
 @click.argument("data")
 @click.argument("out", metavar="PACK")
 @click.option("--size", default=256, show_default=True, type=click.IntRange(1, 4096), help="Pixels, side of a picture.")
+@click.option("--square", type=click.Choice(SQUARES), help="How a picture becomes a square.  [default: crop]")
 @click.option("--encoding", default="raw", type=click.Choice(["raw", "jpeg"]), show_default=True)
 @click.option("--quality", default=85, show_default=True, type=click.IntRange(1, 100), help="Of --encoding jpeg.")
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
 @json_option
 @shared
-def pack(data: str, out: str, size: int, encoding: str, quality: int, workers: int, as_json: bool) -> int:
+def pack(
+    data: str, out: str, size: int, square: str | None, encoding: str, quality: int, workers: int, as_json: bool
+) -> int:
     """Decode DATA once into the folder PACK, which can be given wherever DATA can; interrupted, it goes on."""
     from alexnet.data.packing import pack as run_packing
 
     output = Output(as_json)
-    result = run_packing(data, out, size, encoding, quality, workers, output.say, quiet=False)
+    result = run_packing(data, out, size, encoding, quality, workers, output.say, quiet=False, square=square)
     counts = ", ".join(f"{name} {count:,} pictures" for name, count in result.pictures.items())
     output.say(f"{out}: {counts}, {result.bytes / 1e9:,.2f} GB, {result.images_per_second:,.0f} images/s")
     status = output.failures(result.failed)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet.errors import AlexNetError
+from alexnet.hints import SQUARES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,6 @@ Source: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Mapping[str, Any] | Image.Image | np.ndarray | Tensor"
 )
 
-SQUARES = ("crop", "squash", "torchvision")
 LONGEST = 64  # times its short side: longer pictures are cut before they are resized
 BITS, PHOTOMETRIC, WHITE_IS_ZERO, EXTRA_SAMPLES = 258, 262, 0, 338  # of TIFF
 

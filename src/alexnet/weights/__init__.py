@@ -61,6 +61,8 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
                     f"MODEL {file} is damaged, or another kind of file than it seems ({base.first_line(error)}); "
                     "copy it again."
                 ) from None
+            if hints.square:
+                found = replace(found, preprocess=replace(found.preprocess, square=hints.square))
             return _named(file, _agreed(file, found, hints), hints.classes)
     raise AlexNetError(
         f"MODEL {file} {_what(head)}; give a run folder, or weights as .safetensors, .pth, .caffemodel, .onnx, .npy or "

@@ -252,7 +252,7 @@ def _weights(file: Path, found: list[Layer], side: int, transform: Transform | N
     image = find_mean(file, hints.mean, channels, stored, input, transform)
     check_shapes(file, variant, tensors, classes, channels, input)
     check_finite(file, {**tensors, "mean": image})
-    preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image)
+    preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image, square(file, hints))
     return Weights(
         variant.name,
         tensors,
@@ -287,6 +287,13 @@ def _recognised(file: Path, found: list[Layer], scaled: bool, changes: dict, rat
         f"MODEL {file} is none of the networks known here: {best[1]}; name one with --variant (alexnet convert) if it "
         "is meant to be the same."
     )
+
+
+def square(file: Path, hints: Hints) -> str:
+    """How pictures become squares, which Caffe's files do not say: its nets were trained on squashed ones."""
+    if hints.square is None:
+        note(f"{file.name}: pictures are squashed to squares, as Caffe's nets were trained (--square crop: the centre)")
+    return hints.square or "squash"
 
 
 def find_mean(

@@ -13,7 +13,7 @@ from alexnet.errors import AlexNetError
 from alexnet.files import write_all
 from alexnet.shapes import output_shape
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import Weights
+from alexnet.weights.base import Weights, note
 from alexnet.weights.caffe import PARAMETERS, WEIGHTED, Layer, layers, reversed_channels
 
 ENUMS = {"norm_region": ("ACROSS_CHANNELS", "WITHIN_CHANNEL"), "pool": ("MAX", "AVE")}
@@ -39,6 +39,11 @@ def write(weights: Weights, file: Path) -> list[Path]:
         elif layer.type == "Scale":
             scale = np.array(preprocess.scale * (channels // len(preprocess.scale)))
             layer.blobs = [(1 / scale[::-1]).astype(np.float32)]
+    if preprocess.square != "squash":
+        note(
+            f"{file.name}: Caffe's files do not say how pictures become squares, which is not squashed here; read it "
+            f"with --square {preprocess.square}"
+        )
     text, mean = beside(file)
     image = reversed_channels(preprocess.mean, axis=0).numpy()
     shape = pb.block(1, pb.integers(1, (1, channels, input, input)))

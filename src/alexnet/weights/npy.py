@@ -27,7 +27,7 @@ from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
 from alexnet.shapes import weight_shapes
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
-from alexnet.weights.caffe import find_mean, npy_array
+from alexnet.weights.caffe import find_mean, npy_array, square
 
 MAGIC = b"\x93NUMPY"
 FLAT = re.compile(r"(.+?)[._/](w|weight|weights|kernel|b|bias|biases)(?::0)?", re.IGNORECASE)
@@ -82,7 +82,9 @@ def read(file: Path, hints: Hints) -> Weights:
     check_finite(file, tensors)
     first = f"{records[0].name}.weight"
     tensors[first] = tensors[first].flip(1)
-    preprocess = Preprocess(256, chosen.input, "RGB", (1.0,), find_mean(file, hints.mean, 3, 256, chosen.input))
+    preprocess = Preprocess(
+        256, chosen.input, "RGB", (1.0,), find_mean(file, hints.mean, 3, 256, chosen.input), square(file, hints)
+    )
     return Weights(
         chosen.name,
         tensors,

@@ -228,7 +228,8 @@ def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
         preprocess = state.preprocess()
     else:
         found["conv1.weight"] = found["conv1.weight"].flip(1)
-        preprocess = Preprocess(256, input, "RGB", (1.0,), caffe.find_mean(file, hints.mean, 3, 256, input))
+        image = caffe.find_mean(file, hints.mean, 3, 256, input)
+        preprocess = Preprocess(256, input, "RGB", (1.0,), image, caffe.square(file, hints))
     check_shapes(file, variant, found, classes, 3, input)
     check_finite(file, found)
     return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}", naming=ASSUMED)

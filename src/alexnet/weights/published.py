@@ -37,8 +37,8 @@ class Published:
 PUBLISHED = {
     "tiny": Published(
         f"{PACKAGE}tiny.safetensors",
-        "sha256:078bd7342281b131e8dc5be5da522fe339ea8f4affe94fc4fa112a3f5215aa5e",
-        8_224_120,
+        "sha256:90dae8c79de709a107f5743010f26b9611f617ad2ab3778025106ea2e0183cfd",
+        8_224_144,
         "non-commercial research and education, as ImageNet's pictures",
         "alexnet64 trained on Tiny ImageNet's 200 classes: 69.37 % top-1, 43.72 % top-5 error, one view (tiny.md)",
     ),
