@@ -97,7 +97,7 @@ def test_no_results_are_still_an_object(alexnet, tiny_run, tmp_path):
     status, out, _ = alexnet("predict", tiny_run, tmp_path / "none.png", "--json")
     assert (status, json.loads(out)) == (
         1,
-        {"results": [], "failed": [{"file": str(tmp_path / "none.png"), "error": "no such file"}]},
+        {"results": [], "failed": [{"file": str(tmp_path / "none.png"), "error": "no such file"}], "passed_over": 0},
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.models import AlexNet_Weights
 
 import alexnet as package
-from alexnet import finetuning, hints, recipe, similarity, weights
+from alexnet import finetuning, hints, recipe, run, similarity, weights
 from alexnet.cli import base
 from alexnet.data.layouts import find
 from alexnet.data.loader import Pictures
@@ -169,24 +169,24 @@ def other(how: str) -> str:
 def test_training_means_the_squares_that_it_was_given(photos, tmp_path):
     said: list[str] = []
 
-    def trained(name, data, *sets):
-        package.train(data, tmp_path / name, "cifar10", [*STEPS, *sets], device="cpu", say=said.append)
-        return package.load(tmp_path / name).preprocess.square
+    def meant(data, *sets):
+        return run.square(recipe.resolve("cifar10", sets), find(data), said.append)
 
-    assert trained("auto", photos) == "crop"
-    assert trained("asked", photos, "square=squash") == "squash"
+    assert (meant(photos), meant(photos, "square=torchvision")) == ("crop", "torchvision")
     pack(photos, tmp_path / "pack", 32, square="squash")
-    assert trained("pack", tmp_path / "pack", "square=torchvision") == "squash"
-    assert "became squares by squash, not by torchvision" in "\n".join(said)
+    assert (meant(tmp_path / "pack"), said) == ("squash", [])
+    assert meant(tmp_path / "pack", "square=torchvision") == "squash"
+    assert "became squares by squash, not by torchvision" in "".join(said)
     with pytest.raises(AlexNetError, match="are squares by squash already"):
         pack(tmp_path / "pack", tmp_path / "again", 16, square="crop")
     assert recipe.resolve("tiny_imagenet").square == "squash"
-    # A run that goes on means its own; tuned nets mean their model's, unless asked otherwise.
-    package.train(photos, tmp_path / "asked", None, ["max_steps=2"], resume=True, device="cpu")
-    assert package.load(tmp_path / "asked").preprocess.square == "squash"
-    tuned = finetuning.recipe_for(str(tmp_path / "asked"), "finetune")
-    for sets, meant in (((), "squash"), (("square=crop",), "crop")):
-        assert finetuning.begin(recipe.override(tuned, recipe.parse_sets(sets)), 2)[1].square == meant
+    # A run keeps its own and goes on with it; tuned nets mean their model's, unless asked otherwise.
+    package.train(photos, tmp_path / "run", "cifar10", [*STEPS, "square=squash"], device="cpu")
+    package.train(photos, tmp_path / "run", None, ["max_steps=2"], resume=True, device="cpu")
+    assert package.load(tmp_path / "run").preprocess.square == "squash"
+    tuned = finetuning.recipe_for(str(tmp_path / "run"), "finetune")
+    for sets, expected in (((), "squash"), (("square=crop",), "crop")):
+        assert finetuning.begin(recipe.override(tuned, recipe.parse_sets(sets)), 2)[1].square == expected
 
 
 def test_caffes_nets_are_squashed_and_say_so(tmp_path, caplog):

@@ -208,8 +208,8 @@ def prepare(
         preprocess = Preprocess.from_facts(state["preprocess"], state["mean"])
     stored, side = (preprocess.stored if preprocess else recipe.stored or plan.stored), model.input
     check_sizes(stored, side)
-    square = preprocess.square if state is not None and preprocess else _square(recipe, found_data, say)
-    squared = Square.of(square, side)
+    how = preprocess.square if state is not None and preprocess else square(recipe, found_data, say)
+    squared = Square.of(how, side)
     pictures, held_out = (
         Pictures(found_data.split(name), stored, recipe.channels, recipe.workers, squared)
         for name in ("train", "valid")
@@ -237,7 +237,7 @@ def prepare(
     if preprocess is None:
         order = "L" if recipe.channels == 1 else "RGB"
         preprocess = Preprocess(stored, side, order, (plan.pixel_scale,), found.mean)
-    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=square)
+    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=how)
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
         trained = Tail(model)
@@ -258,7 +258,7 @@ def prepare(
     )  # fmt: skip
 
 
-def _square(recipe: Recipe, data: Data, say: Say) -> str:
+def square(recipe: Recipe, data: Data, say: Say) -> str:
     """How the pictures become squares; those of DATA that are squares already stay as they became it."""
     if not data.square:
         return "crop" if recipe.square == "auto" else recipe.square
