@@ -7,17 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet import fast
-from alexnet.fast import gpu
+from alexnet import augment, fast, optimizer
+from alexnet.fast import gpu, gpu_steps
 from alexnet.layers import LastWindow, LocalResponseNorm, WithinMapNorm
+from alexnet.metrics import read
 from alexnet.model import AlexNet, initialise
+from alexnet.preprocess import Preprocess
+from alexnet.training import train
 from alexnet.variants import VARIANTS
-from conftest import DEVICE
+from conftest import DEVICE, TINY
 from narrow import narrow
 
 pytest.importorskip("triton")
@@ -186,6 +190,71 @@ def test_what_somebody_asks_a_gradient_of_keeps_it():
     got, x.grad = x.grad, None
     model(x).sum().backward()
     torch.testing.assert_close(got, x.grad)
+
+
+def pictures_and_draws(count: int = 5, channels: int = 3, stored: int = 12, input: int = 9):
+    source = augment.generator(3)
+    pictures = torch.randint(0, 256, (count, stored, stored, channels), generator=source, dtype=torch.uint8)
+    draws = augment.draw(count, stored - input, True, torch.tensor([20.0, 9.0, 4.0])[:channels], source)
+    mean = torch.rand(channels, stored, stored, generator=source) * 255
+    preprocess = Preprocess(stored, input, "RGB" if channels == 3 else "L", (58.0,), mean.to(DEVICE))
+    return pictures.permute(0, 3, 1, 2).to(DEVICE), draws.take(np.arange(count), DEVICE), preprocess
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_augmentation_in_one_pass_is_the_plain_functions(dtype, channels, noise):
+    pictures, draws, preprocess = pictures_and_draws(channels=channels)
+    axes = torch.linalg.qr(torch.rand(channels, channels, generator=augment.generator(5)))[0].to(DEVICE)
+    wanted = preprocess.subtract(augment.crop_and_mirror(pictures, draws, preprocess.input))
+    if noise:
+        wanted = augment.add_colour(wanted, draws, axes, noise)
+    wanted = preprocess.divide(wanted)
+    got = fast.augmented(pictures, draws, preprocess, axes if noise else None, noise, dtype)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), wanted, rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-6)
+
+
+def test_the_update_in_one_pass_is_the_optimisers_at_rates_that_change_stop_and_go_on():
+    rates = [0.1, 0.1, 0.05, 0.0, 0.0, 0.02, 0.01]
+    outcomes = []
+    for quick in (False, True):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(shape, device=DEVICE)) for shape in ((7, 3, 5, 5), (1030,), (4, 9))]
+        parameters[0].data = parameters[0].data.contiguous(memory_format=torch.channels_last)
+        groups = [
+            {"params": parameters[:1], "name": "weight", "weight_decay": 0.1},
+            {"params": parameters[1:], "name": "bias", "weight_decay": 0.0},
+        ]
+        sgd = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        rule = gpu_steps.Update(sgd, DEVICE) if quick else optimizer.Rule(sgd)
+        for rate in rates:
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, device=DEVICE)
+            rule.set_rates({"weight": rate, "bias": 2 * rate})
+            rule()
+            assert all(parameter.grad is None for parameter in parameters)
+        outcomes.append([*parameters, *(sgd.state[p]["momentum_buffer"] for p in parameters)])
+    for a, b in zip(*outcomes, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_training_by_the_passes_is_plain_training_also_after_a_stop(folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
+    sets = [*TINY, "dropout=0.5", "batch_size=3", "schedule=linear", "colour_noise=0.1", "max_steps=5"]
+    with fast.plain():
+        train(folders, tmp_path / "plain", None, sets, device=DEVICE.type)
+    train(folders, tmp_path / "whole", None, sets, device=DEVICE.type)
+    train(folders, tmp_path / "parts", None, [*sets, "max_steps=2", "checkpoint_every=1"], device=DEVICE.type)
+    train(folders, tmp_path / "parts", None, ["max_steps=5"], resume=True, device=DEVICE.type)
+    losses = {
+        name: [line["loss"] for line in read(tmp_path / name / "metrics.jsonl") if line["kind"] == "step"]
+        for name in ("plain", "whole", "parts")
+    }
+    assert losses["whole"] == losses["parts"]
+    np.testing.assert_allclose(losses["whole"], losses["plain"], rtol=2e-5)
 
 
 @pytest.mark.slow

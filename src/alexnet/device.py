@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,19 +21,42 @@ def choose_device(name: str = "auto") -> torch.device:
         "cpu": lambda: True,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there()))
+        return _exact(torch.device(next(kind for kind, there in available.items() if there())))
     kind = name.split(":")[0]
     if kind not in available:
         raise AlexNetError(f"--device was given '{name}'; it takes {', '.join(DEVICES)}.")
     if not available[kind]():
         raise AlexNetError(f"--device {name}: torch finds no such device here; use --device auto or cpu.")
-    return torch.device(name)
+    return _exact(torch.device(name))
+
+
+def _exact(device: torch.device) -> torch.device:
+    """The device; on an Nvidia GPU torch's convolutions of float32 would round their factors to 10 bits: not here."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Within it an Nvidia GPU's float32 products round their factors to 10 bits, or don't, which is then float32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.dtype, str]:
-    """float32 or bfloat16 for the arithmetic of training, and the reason; weights are float32 in both."""
+    """float32 or bfloat16 for the arithmetic of training, and the reason; weights are float32 in both.
+
+    "tf32" is float32 whose products a GPU may take of rounded factors: `tf32`.
+    """
+    if wanted == "tf32" and device.type != "cuda":
+        raise AlexNetError(f"precision tf32 was asked for, which {device.type} lacks; use float32, bfloat16 or auto.")
     if wanted != "auto":
-        return getattr(torch, wanted), "as asked"
+        return torch.float32 if wanted == "tf32" else getattr(torch, wanted), "as asked"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU multiplies bfloat16 in its tensor cores"

@@ -124,3 +124,18 @@ def step(optimizer: torch.optim.Optimizer) -> None:
                 parameter.grad = None
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+class Rule:
+    """An optimiser's rates and steps, as the loop asks for them."""
+
+    def __init__(self, update: torch.optim.Optimizer) -> None:
+        self.update = update
+
+    def set_rates(self, new: dict[str, float]) -> None:
+        """Give each group its rate for the next step."""
+        set_rates(self.update, new)
+
+    def __call__(self) -> None:
+        """Update every parameter that has a gradient and is not frozen, and forget the gradients."""
+        step(self.update)

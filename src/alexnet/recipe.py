@@ -121,7 +121,9 @@ class Recipe:
     flips: bool = _key(True, "mirror with probability 1/2 (§4.1)")
     colour_noise: float = _key(0.1, "deviation along the RGB axes, as a share of the data's (§4.1, spec 5.4)")
 
-    precision: str = _key("auto", "of the arithmetic; weights are float32 in all", "auto", "float32", "bfloat16")
+    precision: str = _key(
+        "auto", "of the arithmetic; weights are float32 in all", "auto", "float32", "tf32", "bfloat16"
+    )
     compile: bool = _key(False, "torch.compile the network", free=True)
     deterministic: bool = _key(False, "only algorithms that repeat bit for bit, also on a GPU")
     workers: int = _key(0, "threads that decode; 0: one a core", high=1024, free=True, option="--workers")

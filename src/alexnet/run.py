@@ -67,6 +67,7 @@ class Run:
     model: AlexNet
     net: nn.Module  # the model as it is called: compiled, and wrapped for several processes
     update: torch.optim.Optimizer
+    rule: optimizer.Rule | fast.gpu_steps.Update  # that makes its steps
     precision: torch.dtype
     position: Position
     plateau: optimizer.Plateau
@@ -75,6 +76,7 @@ class Run:
     control: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))  # of the step, all processes
     rate: float = 0.0  # learning rate of the last layer's weights
     class_weights: Tensor | None = None  # of the loss
+    captured: fast.gpu_steps.Captured | None = None  # launches a step as a whole, where that can be done
     warned: bool = False  # that the loss is that of guessing
     digest: str = ""  # of the data
 
@@ -250,11 +252,13 @@ def prepare(
         update.load_state_dict(state["optimizer"])
     weights = class_weights(pictures.split.labels, classes).to(world.device) if recipe.class_weights else None
     rates = {group["name"]: group["lr"] for group in update.param_groups}
+    alone = world.size == 1 and not recipe.compile and trained is model
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
-        net, update, precision, position, plateau,
+        net, update, fast.rule(update, world.device) or optimizer.Rule(update), precision, position, plateau,
         Metrics(folder / checkpoint.METRICS, position.step, write=world.first),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
+        captured=fast.captured(world.device, say) if alone else None,
     )  # fmt: skip
 
 

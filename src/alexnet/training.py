@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from torch import Tensor
 from alexnet import augment, checkpoint, fast, optimizer
 from alexnet.data.layouts import Data
 from alexnet.data.loader import Batch, batches, order
+from alexnet.device import tf32
 from alexnet.distributed import start
 from alexnet.errors import Diverged, Interrupted
 from alexnet.evaluation import Evaluation, Member, measure
@@ -74,7 +75,8 @@ def train(
         run = prepare(folder, chosen, state, data, world, say, quiet)
         try:
             with run.stop:  # from here on there is something to save
-                pace = _loop(run, say, quiet)
+                with tf32(chosen.precision == "tf32"):
+                    pace = _loop(run, say, quiet)
                 result = _finish(run, say, quiet)
         finally:
             run.pictures.close()
@@ -124,7 +126,7 @@ def _step(run: Run, batch: Batch, epoch: int) -> None:
     """One update: this process' rows forward and backward, gradients summed over the processes, the 2012 rule."""
     recipe, world, position = run.recipe, run.world, run.position
     rates = optimizer.rates(recipe, position.step / run.steps_per_epoch, run.plateau)
-    optimizer.set_rates(run.update, rates)
+    run.rule.set_rates(rates)
     run.rate = rates.get("last.weight", rates["weight"])
     # One sum over the processes, on the CPU: whether to stop, and how many pictures could be read. All agree.
     run.control = world.sum(torch.tensor([*run.stop.counts(), len(batch.labels)]))
@@ -133,18 +135,28 @@ def _step(run: Run, batch: Batch, epoch: int) -> None:
     images, labels, rows = _augmented(run, batch, epoch)
     key = (recipe.seed, epoch, position.step, DROPOUT)
     masks = augment.dropout_masks(run.model.dropouts, batch.size, rows, key, world.device)
-    with torch.autocast(world.device.type, run.precision, enabled=run.precision != torch.float32):
+
+    def work(images: Tensor, labels: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
+        return _update(run, images, labels, masks, mine, everyone)
+
+    launch = run.captured if mine == recipe.batch_size else None  # an epoch's last batch may be smaller
+    run.recent.append(launch(work, images, labels, masks) if launch else work(images, labels, masks))
+    position.step += 1
+
+
+def _update(run: Run, images: Tensor, labels: Tensor, masks: Mapping[str, Tensor], mine: int, everyone: int) -> Tensor:
+    """Forward, backward and update with `mine` pictures of `everyone`'s: their loss, errors and number."""
+    with torch.autocast(run.world.device.type, run.precision, enabled=run.precision != torch.float32):
         logits = run.net(images, masks)
-    logits = logits.float()
+    logits, smoothing = logits.float(), run.recipe.label_smoothing
     # A process without pictures has one of weight zero, so that all take part.
-    loss = F.cross_entropy(logits, labels, run.class_weights, reduction="sum", label_smoothing=recipe.label_smoothing)
+    loss = F.cross_entropy(logits, labels, run.class_weights, reduction="sum", label_smoothing=smoothing)
     loss = loss * (1.0 if mine else 0.0)
     # Processes' gradients are averaged: × size makes that their sum, ÷ everyone the mean over the whole batch.
-    (loss * (world.size / everyone)).backward()
-    optimizer.step(run.update)
-    position.step += 1
+    (loss * (run.world.size / everyone)).backward()
+    run.rule()
     wrong = (logits.detach()[:mine].argmax(1) != labels[:mine]).sum()
-    run.recent.append(torch.stack([loss.detach(), wrong, torch.full_like(wrong, mine)]))
+    return torch.stack([loss.detach(), wrong, torch.full_like(wrong, mine)])
 
 
 def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -165,7 +177,7 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     if not recipe.crops:
         draws.offsets.fill_(run.preprocess.low)
     axes, resized = run.found.colour_axes.to(device) if noisy else None, recipe.crop_area < 1
-    images = None if resized else fast.augmented(pictures, draws, run.preprocess, axes, noisy)
+    images = None if resized else fast.augmented(pictures, draws, run.preprocess, axes, noisy, run.precision)
     if images is None:
         side = run.preprocess.input
         if resized:

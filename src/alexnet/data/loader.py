@@ -27,6 +27,7 @@ from alexnet.distributed import World, local_processes
 from alexnet.errors import AlexNetError
 
 MEMORY_SHARE = 0.4  # of the machine's free memory, for decoded pictures
+DEVICE_SHARE = 0.4  # of a GPU's free memory, for pictures that stay there
 STATISTICS_LIMIT = 100_000  # pictures from which the mean and the colour axes are computed
 AHEAD = 3  # batches that are made while the device works
 WINDOW = 4096  # pictures among which those read together are shuffled
@@ -49,6 +50,8 @@ class Pictures:
     """
 
     dtype = torch.uint8
+    kept: np.ndarray | None = None
+    _resident: Tensor | None = None
 
     def __init__(self, split: Split, size: int, channels: int, workers: int = 0, square: Square = CROP) -> None:
         self.split, self.size, self.channels, self.square = split, size, channels, square
@@ -114,6 +117,25 @@ class Pictures:
             np.take(self.kept, indices, axis=0, out=out, mode="clip")
         return np.array([int(i) not in self.failed for i in indices], bool)
 
+    def resident(self, device: torch.device) -> Tensor | None:
+        """All pictures on a GPU, uint8 (count, S, S, C), once they are in memory and where they fit there, too."""
+        if self._resident is not None:
+            return self._resident
+        raw = self.store is not None and self.store.encoding == "raw"
+        if device.type != "cuda" or not (raw or (self.kept is not None and self._have.all())):
+            return None
+        shape = (len(self), *self.shape)
+        if int(np.prod(shape, dtype=np.int64)) > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return None
+        everything = torch.empty(shape, dtype=torch.uint8, device=device)
+        for first in range(0, len(self), WINDOW):
+            part = np.arange(first, min(first + WINDOW, len(self)))
+            pixels = np.empty((len(part), *self.shape), np.uint8)
+            self.fill(part, pixels)
+            everything[first : first + len(part)] = torch.from_numpy(pixels)
+        self._resident = everything
+        return everything
+
     def _share(self, indices: np.ndarray, out: np.ndarray, target: np.ndarray) -> None:
         """Give the threads a few chunks each: a task a picture would cost more than a small picture's decoding."""
         make = self._decode if self.store is None else self.store.fill
@@ -167,6 +189,10 @@ def batches(
 
     `neighbours` is that of `order`: pictures of the next window are then asked of the disk while this one is used.
     """
+    resident = pictures.resident(world.device)
+    if resident is not None:
+        yield from _resident(pictures, resident, positions, batch_size, world, start, end)
+        return
     memory = _Memory(pictures.shape, pictures.dtype, pinned=world.device.type == "cuda")
     total = min(steps(len(positions), batch_size), steps(len(positions), batch_size) if end is None else end)
 
@@ -198,6 +224,26 @@ def batches(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _resident(
+    pictures: Pictures, everything: Tensor, positions: np.ndarray, batch_size: int, world: World, start: int,
+    end: int | None,
+) -> Iterator[Batch]:  # fmt: skip
+    """The batches of pictures that lie on the GPU: gathered there, so that nothing is waited for."""
+    there = torch.from_numpy(np.ascontiguousarray(positions)).to(world.device)
+    labels = torch.from_numpy(pictures.split.labels).to(world.device)
+    total = steps(len(positions), batch_size)
+    for number in range(start, total if end is None else min(total, end)):
+        first, size = number * batch_size, min(batch_size, len(positions) - number * batch_size)
+        share = world.slice(size)
+        rows = np.array(share, np.int64)
+        mine = there[first + share.start : first + share.stop]
+        if pictures.failed:
+            readable = np.array([int(i) not in pictures.failed for i in positions[first + rows]], bool)
+            rows, mine = rows[readable], mine[torch.from_numpy(readable).to(world.device)]
+        images = everything.index_select(0, mine).permute(0, 3, 1, 2)
+        yield Batch(images, labels.index_select(0, mine), rows, size)
 
 
 def _read_ahead(pictures: Pictures, mine: Callable[[int], tuple], number: int, total: int, window: int) -> None:

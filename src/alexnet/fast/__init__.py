@@ -9,7 +9,7 @@ intercepted, or the network is traced, exported, transformed or compiled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -23,7 +23,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from alexnet.augment import Draws
-from alexnet.fast import blocks, compiler, conv1, gpu
+from alexnet.fast import blocks, compiler, conv1, gpu, gpu_steps
 from alexnet.fast import pictures as by_pass
 from alexnet.preprocess import Preprocess
 
@@ -89,10 +89,10 @@ def passes(model: AlexNet, x: Tensor, until: str) -> dict[str, Pass]:
     if not _usable(x):
         return {}
     layers, found = model.named_layers(), list[Pass]()
-    if x.device.type == "cpu" and not gpu.ON_CPU:
-        found += [*conv1.passes(layers), *blocks.passes(layers)]
-    else:
+    if gpu.here(x.device):
         found += gpu.passes(layers)
+    else:
+        found += [*conv1.passes(layers), *blocks.passes(layers)]
     return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}
 
 
@@ -105,14 +105,8 @@ def _usable(x: Tensor) -> bool:
         and compiler.takes(x)
         and _switched_on.get()
         and not _intercepted()
-        and _forms_for(x.device)
+        and (gpu.here(x.device) or (x.device.type == "cpu" and compiler.library()[0] is not None))
     )
-
-
-def _forms_for(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return gpu.ON_CPU or compiler.library()[0] is not None
-    return gpu.usable(device)[0]
 
 
 def _intercepted() -> bool:
@@ -132,15 +126,28 @@ def _touched(layer: nn.Module) -> bool:
 
 
 def augmented(
-    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0
-) -> Tensor | None:
-    """Training pictures as the network takes them (see pictures.py), or None where the plain functions must do it."""
-    return by_pass.augmented(pictures, draws, preprocess, axes, amount) if _switched_on.get() else None
+    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0,
+    precision: torch.dtype = torch.float32,
+) -> Tensor | None:  # fmt: skip
+    """Training pictures as the network takes them (see pictures.py), or None where the plain functions must do it.
+
+    On a GPU they are of the `precision` that the first layer computes in.
+    """
+    if not _switched_on.get():
+        return None
+    if gpu.here(pictures.device):
+        return gpu_steps.augmented(pictures, draws, preprocess, axes, amount, precision)
+    return by_pass.augmented(pictures, draws, preprocess, axes, amount)
 
 
-def _watched(layer: nn.Module) -> bool:
-    """Whether somebody's hook waits for what goes into this layer or comes out of it."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+def rule(update: torch.optim.Optimizer, device: torch.device) -> gpu_steps.Update | None:
+    """What updates the parameters in fewer passes than the optimiser itself; None where nothing does."""
+    return gpu_steps.Update(update, device) if gpu.here(device) else None
+
+
+def captured(device: torch.device, say: Callable[[str], object]) -> gpu_steps.Captured | None:
+    """What launches a step of one process as a whole; None where nothing does."""
+    return gpu_steps.Captured(say) if gpu.here(device) and device.type == "cuda" else None
 
 
 @cache

@@ -57,6 +57,11 @@ def usable(device: torch.device) -> tuple[bool, str]:
     return True, words
 
 
+def here(device: torch.device) -> bool:
+    """Whether the passes run on a device."""
+    return ON_CPU if device.type == "cpu" else usable(device)[0]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a pass does after its convolution, as the kernels take it. A half below 0 and a kernel of 0 mean none."""
@@ -101,7 +106,7 @@ class Stretch:
             last = last or is_channels_last(self.convolution.weight)
             filled = type(self.layers[0]) is LastWindow
             x, bias = convolve(self.convolution, x, precision, filled), self.convolution.bias
-        if any(min(x.shape[2:]) < plan.kernel for plan in self.plans) or not takes(x):
+        if any(min(x.shape[2:]) < plan.kernel or not fits(plan, x.shape[1]) for plan in self.plans) or not takes(x):
             return None
         for plan in self.plans:
             x, bias = Pass.apply(x, bias, plan), None
@@ -246,18 +251,23 @@ class Shape:
         return -(-self.P // self.TILE)
 
 
-def shape(channels: int, towers: int, half: int) -> Shape:
-    """Windows for that many channels; LRN's towers stay whole up to 128 maps, wider ones overlap."""
+def shape(channels: int, towers: int, half: int, products: bool = True) -> Shape:
+    """Windows for that many channels; for products LRN's towers stay whole up to 128 maps, and wider ones overlap."""
     if half < 0:
         window = min(128, power_of_two(channels))
         return Shape(channels, window, window, 0)
     each = channels // towers
+    if not products:
+        window = min(128, power_of_two(each))
+        return Shape(each, window, window, 0)
     if each <= 128:
         return Shape(each, power_of_two(each), each, 0)
     return Shape(each, 128, 128 - 16, 8)
 
 
-WIDEST = 4  # half of the widest LRN whose gradient fits between the HALOs
+def fits(plan: Plan, channels: int) -> bool:
+    """Whether an LRN's gradient, which reaches twice half its size, stays between the HALOs."""
+    return not shape(channels, plan.towers, plan.half).HALO or 2 * plan.half <= 8
 
 
 class Pass(torch.autograd.Function):
@@ -300,26 +310,32 @@ class Pass(torch.autograd.Function):
         g = g.to(d.dtype).contiguous(memory_format=torch.channels_last)
         out_height, out_width = g.shape[2:]
         rows = n * height * width
-        kernel, t = plan.kernel, g
+        kernel = plan.kernel
         if plan.within >= 0:
             t, direct = torch.empty_like(z), torch.empty_like(z)
             window = min(128, power_of_two(channels))
-            each = ROWS["within"](window)
-            _kernel("within_backward")[(-(-rows // each), -(-channels // window))](
+            tile = _rows("within backward", window)
+            _kernel("within_backward")[(-(-rows // tile["ROWS"]), -(-channels // window))](
                 z, d, g, places, direct, t, rows, height, width, out_height, out_width, C=channels, WIN=window,
-                ROWS=each, BETA=plan.within_beta, KERNEL=kernel, STRIDE=plan.stride,
+                BETA=plan.within_beta, KERNEL=kernel, STRIDE=plan.stride, **tile,
+            )  # fmt: skip
+            tile = _rows("within", window)
+            _kernel("within_spread")[(-(-rows // tile["ROWS"]), -(-channels // window))](
+                z, direct, t, rows, plan.within_scale, height, width, C=channels, WIN=window, WITHIN=plan.within,
+                BETA=plan.within_beta, **tile,
             )  # fmt: skip
             g, kernel = direct, 0
         cut = shape(channels, plan.towers, plan.half)
-        each = ROWS["backward"](cut.WIN)
-        programs = min(-(-rows // each), PROGRAMS)
+        tile = _rows("backward norm" if plan.half >= 0 else "backward", cut.WIN)
+        programs = min(-(-rows // tile["ROWS"]), PROGRAMS)
         add_up = ctx.needs_input_grad[1]
         sums = torch.empty((programs, channels), dtype=torch.float32, device=g.device) if add_up else g
         _kernel("stage_backward")[(programs, cut.columns * (channels // cut.P))](
-            x, g if bias is None else bias, g, places, t, dx, sums, rows, plan.scale, plan.k, plan.within_scale,
+            x, g if bias is None else bias, g, places, dx, sums, rows, plan.scale, plan.k,
             height, width, out_height, out_width, C=channels, P=cut.P, WIN=cut.WIN, TILE=cut.TILE, HALO=cut.HALO,
-            ROWS=each, HAS_BIAS=bias is not None, RELU=plan.relu, HALF=plan.half, BETA=plan.beta, KERNEL=kernel,
-            STRIDE=plan.stride, WITHIN=plan.within, WITHIN_BETA=plan.within_beta, ADD_UP=add_up, NARROW=_narrow(g),
+            HAS_BIAS=bias is not None, RELU=plan.relu, HALF=plan.half, BETA=plan.beta, KERNEL=kernel,
+            STRIDE=plan.stride, ADD_UP=add_up, NARROW=_narrow(g),
+            **tile,
         )  # fmt: skip
         return dx, sums.sum(0).to(ctx.bias_type) if add_up else None, None
 
@@ -329,12 +345,23 @@ def _narrow(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.is_cuda
 
 
-ROWS = {  # of a program, by the width of its window
-    "forward": lambda window: 4096 // window,
-    "pooling": lambda window: 2048 // window,
-    "backward": lambda window: 4096 // window,
-    "within": lambda window: 2048 // window,
+# Numbers of a program's tile, and its warps, as they were fastest on an H100; "norm" is LRN.
+TILES = {
+    "forward": (4096, 4),
+    "forward norm": (2048, 4),
+    "pooling": (2048, 4),
+    "pooling norm": (1024, 2),
+    "backward": (4096, 4),
+    "backward norm": (4096, 4),
+    "within": (2048, 4),
+    "within backward": (2048, 4),
 }
+
+
+def _rows(kind: str, window: int) -> dict[str, int]:
+    """A kernel's rows and warps, for windows of a width; products need 16 rows at least."""
+    numbers, warps = TILES[kind]
+    return {"ROWS": max(16, numbers // window), "num_warps": warps}
 
 
 def _stage(x: Tensor, bias: Tensor | None, plan: Plan, keep: bool) -> tuple[Tensor, Tensor]:
@@ -346,13 +373,14 @@ def _stage(x: Tensor, bias: Tensor | None, plan: Plan, keep: bool) -> tuple[Tens
     )
     keep = keep and plan.kernel > 0
     places = torch.empty(y.numel() if keep else 0, dtype=torch.uint8, device=x.device)
-    cut, rows = shape(channels, plan.towers, plan.half), n * out_height * out_width
-    each = max(16, ROWS["pooling" if plan.kernel else "forward"](cut.WIN))
-    _kernel("stage_forward")[(-(-rows // each), cut.columns * (channels // cut.P))](
+    cut = shape(channels, plan.towers, plan.half, products=plan.kernel > 0)
+    rows = n * out_height * out_width
+    tile = _rows(("pooling" if plan.kernel else "forward") + (" norm" if plan.half >= 0 else ""), cut.WIN)
+    _kernel("stage_forward")[(-(-rows // tile["ROWS"]), cut.columns * (channels // cut.P))](
         x, x if bias is None else bias, y, places, rows, plan.scale, plan.k, height, width, out_height, out_width,
-        C=channels, P=cut.P, WIN=cut.WIN, TILE=cut.TILE, HALO=cut.HALO, ROWS=each, HAS_BIAS=bias is not None,
+        C=channels, P=cut.P, WIN=cut.WIN, TILE=cut.TILE, HALO=cut.HALO, HAS_BIAS=bias is not None,
         RELU=plan.relu, HALF=plan.half, BETA=plan.beta, KERNEL=plan.kernel, STRIDE=plan.stride,
-        RELU_AFTER=plan.relu_after, KEEP=keep, NARROW=_narrow(x),
+        RELU_AFTER=plan.relu_after, KEEP=keep, NARROW=_narrow(x), **tile,
     )  # fmt: skip
     return y, places
 
@@ -362,9 +390,9 @@ def _within(z: Tensor, plan: Plan, keep: bool) -> tuple[Tensor, Tensor]:
     n, channels, height, width = z.shape
     y, d = torch.empty_like(z), torch.empty_like(z) if keep else z
     rows, window = n * height * width, min(128, power_of_two(channels))
-    each = ROWS["within"](window)
-    _kernel("within_forward")[(-(-rows // each), -(-channels // window))](
-        z, y, d, rows, plan.within_scale, height, width, C=channels, WIN=window, ROWS=each, WITHIN=plan.within,
-        BETA=plan.within_beta, KEEP=keep,
+    tile = _rows("within", window)
+    _kernel("within_forward")[(-(-rows // tile["ROWS"]), -(-channels // window))](
+        z, y, d, rows, plan.within_scale, height, width, C=channels, WIN=window, WITHIN=plan.within,
+        BETA=plan.within_beta, KEEP=keep, **tile,
     )  # fmt: skip
     return y, d

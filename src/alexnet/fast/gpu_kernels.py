@@ -17,13 +17,13 @@ NOTHING = 255  # the place of a maximum that the ReLU after pooling has cut off
 
 @triton.jit
 def _columns(C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, TILE: tl.constexpr, HALO: tl.constexpr):
-    """This program's columns, which of them exist, and which it answers for."""
+    """This program's columns, their places in their tower, which of them exist, and which it answers for."""
     tiles: tl.constexpr = (P + TILE - 1) // TILE
     tower = tl.program_id(1) // tiles
     at = tl.arange(0, WIN)
     inside = (tl.program_id(1) % tiles) * TILE - HALO + at
     exists = (inside >= 0) & (inside < P)
-    return tower * P + inside, exists, exists & (at >= HALO) & (at < HALO + TILE)
+    return tower * P + inside, inside, exists, exists & (at >= HALO) & (at < HALO + TILE)
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def stage_forward(
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU_AFTER: tl.constexpr, KEEP: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """`rows` outputs. HALF < 0: no LRN; KERNEL 0: no pooling; KEEP: write where each maximum stood."""
-    columns, exists, own = _columns(C, P, WIN, TILE, HALO)
+    columns, inside, exists, own = _columns(C, P, WIN, TILE, HALO)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     out = row[:, None].to(tl.int64) * C + columns[None, :]
@@ -72,7 +72,14 @@ def stage_forward(
         mask = there[:, None] & exists[None, :]
         x = _input(X, BIAS, out, mask, columns, exists, HAS_BIAS, RELU)
         if HALF >= 0:
-            x *= _power(k + scale * _sum_over_maps(x * x, WIN, HALF, NARROW), BETA)
+            total = x * x
+            for step in tl.static_range(1, HALF + 1):  # the neighbours lie in the cache: sooner read than multiplied
+                for sign in tl.static_range(-1, 2, 2):
+                    near = (inside + sign * step >= 0) & (inside + sign * step < P)
+                    seen = there[:, None] & near[None, :]
+                    beside = _input(X, BIAS, out + sign * step, seen, columns + sign * step, near, HAS_BIAS, RELU)
+                    total += beside * beside
+            x *= _power(k + scale * total, BETA)
         tl.store(Y + out, x.to(Y.dtype.element_ty), there[:, None] & own[None, :])
     else:
         x0, y0 = (row % OW) * STRIDE, (row // OW % OH) * STRIDE
@@ -120,17 +127,13 @@ def _from_pooling(
 
 @triton.jit
 def stage_backward(
-    X, BIAS, G, PLACES, T, DX, SUMS, rows, scale, k, within_scale, H, W, OH, OW,
+    X, BIAS, G, PLACES, DX, SUMS, rows, scale, k, H, W, OH, OW,
     C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, TILE: tl.constexpr, HALO: tl.constexpr, ROWS: tl.constexpr,
     HAS_BIAS: tl.constexpr, RELU: tl.constexpr, HALF: tl.constexpr, BETA: tl.constexpr,
-    KERNEL: tl.constexpr, STRIDE: tl.constexpr, WITHIN: tl.constexpr, WITHIN_BETA: tl.constexpr,
-    ADD_UP: tl.constexpr, NARROW: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, ADD_UP: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of `rows` inputs; ADD_UP: its sum over this program's rows into SUMS, the bias' gradient in parts.
-
-    WITHIN >= 0: what comes after the LRN is the within-map norm, whose gradient is G and, around each place, T.
-    """
-    columns, exists, own = _columns(C, P, WIN, TILE, HALO)
+    """The gradient of `rows` inputs; ADD_UP: its sum over this program's rows, the bias' gradient in parts."""
+    columns, _, exists, own = _columns(C, P, WIN, TILE, HALO)
     sums = tl.zeros((WIN,), tl.float32)
     # One stage: pipelined loads of every tap would ask for more shared memory than there is.
     for block in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=1):
@@ -145,22 +148,12 @@ def stage_backward(
             )
         else:
             gradient = tl.load(G + at, mask, 0.0).to(tl.float32)
-        if RELU or HALF >= 0 or WITHIN >= 0:
+        if RELU or HALF >= 0:
             value = _input(X, BIAS, at, mask, columns, exists, HAS_BIAS, RELU)
-            answer = value
             if HALF >= 0:
                 d = k + scale * _sum_over_maps(value * value, WIN, HALF, NARROW)
                 power = _power(d, BETA)
-                answer = value * power
-            if WITHIN >= 0:
-                spread = tl.zeros((ROWS, WIN), tl.float32)
-                for number in tl.static_range((2 * WITHIN + 1) * (2 * WITHIN + 1)):
-                    up, left = number // (2 * WITHIN + 1) - WITHIN, number % (2 * WITHIN + 1) - WITHIN
-                    seen = there & (y + up >= 0) & (y + up < H) & (x + left >= 0) & (x + left < W)
-                    spread += tl.load(T + at + (up * W + left) * C, seen[:, None] & exists[None, :], 0.0).to(tl.float32)
-                gradient -= 2 * WITHIN_BETA * within_scale * answer * spread
-            if HALF >= 0:
-                spread = _sum_over_maps(gradient * answer / d, WIN, HALF, NARROW)
+                spread = _sum_over_maps(gradient * value * power / d, WIN, HALF, NARROW)
                 gradient = gradient * power - 2 * BETA * scale * value * spread
             if RELU:
                 gradient = tl.where(value > 0, gradient, 0.0)
@@ -239,6 +232,29 @@ def within_backward(
 
 
 @triton.jit
+def within_spread(
+    Z, DIRECT, T, rows, scale, H, W,
+    C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr, WITHIN: tl.constexpr, BETA: tl.constexpr,
+):  # fmt: skip
+    """The within-map norm's gradient, in the place of DIRECT: less what each place changes around it."""
+    columns = tl.program_id(1) * WIN + tl.arange(0, WIN)
+    exists = columns < C
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    at = row[:, None].to(tl.int64) * C + columns[None, :]
+    mask = there[:, None] & exists[None, :]
+    x, y = row % W, row // W % H
+    total = tl.zeros((ROWS, WIN), tl.float32)
+    for number in tl.static_range((2 * WITHIN + 1) * (2 * WITHIN + 1)):
+        up, left = number // (2 * WITHIN + 1) - WITHIN, number % (2 * WITHIN + 1) - WITHIN
+        seen = there & (y + up >= 0) & (y + up < H) & (x + left >= 0) & (x + left < W)
+        total += tl.load(T + at + (up * W + left) * C, seen[:, None] & exists[None, :], 0.0).to(tl.float32)
+    z = tl.load(Z + at, mask, 0.0).to(tl.float32)
+    direct = tl.load(DIRECT + at, mask, 0.0).to(tl.float32)
+    tl.store(DIRECT + at, (direct - 2 * BETA * scale * z * total).to(DIRECT.dtype.element_ty), mask)
+
+
+@triton.jit
 def blocks_of_pixels(
     X, OUT, rows, H, W, OH, OW, PAD, s_n, s_c, s_h, s_w,
     C: tl.constexpr, STRIDE: tl.constexpr, DEPTH: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr,
@@ -258,3 +274,42 @@ def blocks_of_pixels(
     at = picture * s_n + channel[None, :] * s_c + y * s_h + x * s_w
     value = tl.load(X + at, mask & (x >= 0) & (x < W) & (y >= 0) & (y < H), 0.0)
     tl.store(OUT + row[:, None].to(tl.int64) * DEPTH + depth[None, :], value.to(OUT.dtype.element_ty), mask)
+
+
+@triton.jit
+def augment(
+    PICTURES, TOP, LEFT, MIRROR, MEAN, SHIFTS, OUT, rows, size, noise, scale, s_n, s_c, s_h, s_w,
+    C: tl.constexpr, NOISY: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Crop, mirror, minus MEAN (size, size, C), plus SHIFTS (n, C) and ÷ noise, ÷ scale: uint8 -> channels last."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    x, y, picture = row % size, row // size % size, row // size // size
+    mirrored = tl.load(MIRROR + picture, there, 0) != 0
+    from_x = tl.load(LEFT + picture, there, 0) + tl.where(mirrored, size - 1 - x, x)
+    from_y = tl.load(TOP + picture, there, 0) + y
+    channel = tl.arange(0, 4)
+    mask = there[:, None] & (channel < C)[None, :]
+    at = (picture.to(tl.int64) * s_n + from_y * s_h + from_x * s_w)[:, None] + channel[None, :] * s_c
+    value = tl.load(PICTURES + at, mask, 0).to(tl.float32)
+    value -= tl.load(MEAN + (y * size + x)[:, None] * C + channel[None, :], mask, 0.0)
+    if NOISY:
+        value = (value + tl.load(SHIFTS + picture[:, None] * C + channel[None, :], mask, 0.0)) / noise
+    value = value / scale
+    tl.store(OUT + row[:, None].to(tl.int64) * C + channel[None, :], value.to(OUT.dtype.element_ty), mask)
+
+
+@triton.jit
+def update(WEIGHT, VELOCITY, GRADIENT, NUMBERS, size, momentum, decay, SIZE: tl.constexpr):
+    """SGD as torch has it: v <- momentum · ratio · v + g + decay · w, w <- w - rate · v; NUMBERS: rate, ratio.
+
+    A rate of 0 changes nothing.
+    """
+    rate, ratio = tl.load(NUMBERS), tl.load(NUMBERS + 1)
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    mask = at < tl.where(rate != 0, size, 0)
+    weight = tl.load(WEIGHT + at, mask, 0.0)
+    velocity = tl.load(VELOCITY + at, mask, 0.0) * ratio
+    velocity = momentum * velocity + (tl.load(GRADIENT + at, mask, 0.0).to(tl.float32) + decay * weight)
+    tl.store(VELOCITY + at, velocity, mask)
+    tl.store(WEIGHT + at, weight - rate * velocity, mask)
