@@ -147,3 +147,9 @@ def test_dense_mode_refuses_pictures_that_are_too_small():
     model = seeded_build(0, "alexnet32", 5, 3, 28)
     with pytest.raises(ValueError, match="both sides must be 28 or more"):
         dense(model)(torch.zeros(1, 3, 27, 60))
+
+
+def test_a_whole_picture_too_large_for_memory_is_refused():
+    strip = Image.new("RGB", (60_000, 1))
+    with pytest.raises(AlexNetError, match=r"60,000 x 1 pixels would become one of 15,360,000 x 256, more than"):
+        whole_picture(package.load("tiny").preprocess, strip, 256)

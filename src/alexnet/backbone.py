@@ -20,6 +20,8 @@ from alexnet.model import AlexNet
 from alexnet.preprocess import Preprocess
 from alexnet.shapes import output_shape
 
+LARGEST = 1 << 27  # pixels of a whole picture: 1.6 GB as float32
+
 
 class Backbone(nn.Module):
     """The layers up to the last of those named, as torchvision's detection and segmentation models take a backbone.
@@ -129,7 +131,13 @@ def whole_picture(preprocess: Preprocess, picture: Source, shorter: int = 0) -> 
     opened = decode(picture, preprocess.channels)
     if shorter:
         scale = shorter / min(opened.size)
-        opened = opened.resize((max(shorter, round(opened.width * scale)), max(shorter, round(opened.height * scale))))
+        size = max(shorter, round(opened.width * scale)), max(shorter, round(opened.height * scale))
+        if size[0] * size[1] > LARGEST:
+            raise AlexNetError(
+                f"a picture of {opened.width:,} x {opened.height:,} pixels would become one of {size[0]:,} x "
+                f"{size[1]:,}, more than {LARGEST:,} in all; cut it into parts, or give a smaller shorter side."
+            )
+        opened = opened.resize(size)
     pixels = torch.frombuffer(bytearray(opened.tobytes()), dtype=torch.uint8)
     pixels = pixels.reshape(opened.height, opened.width, preprocess.channels).permute(2, 0, 1)[None]
     return preprocess.divide(pixels.float() - preprocess.mean.mean((1, 2), keepdim=True).cpu())

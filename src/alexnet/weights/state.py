@@ -202,7 +202,8 @@ def _preprocess(file: Path, variant: v.Variant, channels: int, hints: Hints, con
             sides = given.get("input_size")
             input = sides[-1] if isinstance(sides, list) and sides else variant.input
             stored = round(input / float(given.get("crop_pct") or variant.input / variant.stored))
-            square = "torchvision" if variant.name == "alexnet_owt" else "crop"
+            centred = "torchvision" if variant.name == "alexnet_owt" else "crop"
+            square = "squash" if given.get("crop_mode") == "squash" else centred
             image = torch.tensor(colour, dtype=torch.float32).reshape(-1, 1, 1)
             if image.shape[0] != channels:
                 raise ValueError(f"a mean of {image.shape[0]} colours for {channels}")
