@@ -126,7 +126,7 @@ def changed(value: Any, path: tuple, new: Any) -> Any:
         if new is LOST and not rest:
             del copied[key]
             return copied
-        copied[key] = changed(value[key], tuple(rest), new)
+        copied[key] = changed(value.get(key), tuple(rest), new)
         return copied
     copied = list(value)
     if new is LOST and not rest:
@@ -428,6 +428,40 @@ def test_a_changed_file_is_a_model_or_one_sentence(name, tmp_path_factory, caplo
 
     tried()
     assert seen["sentence"]
+
+
+HEADERS = {
+    ("preprocess", "stored"): [0, -1, 10**9, 20, True, 32.0, "32", None],
+    ("preprocess", "input"): [0, 33, 10**9, False],
+    ("preprocess", "scale"): [[], [1.0] * 5, [0.0], [float("nan")], [1e-30], ["a"], None, {}],
+    ("preprocess", "order"): ["", "BGR", None, 5],
+    ("preprocess", "square"): ["round", 5, []],
+    ("mean", "shape"): [[3], [-3, 1, 1], [3, 10**9, 10**9], ["a"], None],
+    ("mean", "float32"): ["", "AAAA", "é", 5],
+    ("classes",): [[], ["a"], [*"abcd", 5], "abcde", {"a": 1}],
+    ("variant",): ["", "none", 5, [], "x" * 5000],
+    ("changes",): [{"dropout": 2}, {"none": 1}, [], {"activation": []}, {"ties": {}}],
+    ("version",): [0, 99, "2", True],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "value"), [(place, x) for place, values in HEADERS.items() for x in values])
+def test_headers_with_impossible_facts_are_refused(tmp_path, place, value):
+    header, body, facts = safetensors_parts()
+    header = {**header, "__metadata__": {"alexnet": json.dumps(changed(facts, place, value))}}
+    packed = json.dumps(header).encode()
+    (tmp_path / "file").write_bytes(len(packed).to_bytes(8, "little") + packed + body)
+    assert outcome(tmp_path / "file") != "right"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("outputs", "words"), [(10**9, "1,000,000,000 outputs"), (10**6, "of which 1 are stored")])
+def test_a_few_bytes_cannot_expand_into_much_memory(tmp_path, outputs, words, zipped):
+    tensors = {state.KEYS[key]: value for key, value in good("alexnet_owt").tensors.items()}
+    tensors["classifier.6.bias"] = torch.zeros(1).expand(outputs)
+    tensors["classifier.6.weight"] = torch.zeros(1, 1).expand(outputs, 24)
+    torch.save(tensors, tmp_path / "file", _use_new_zipfile_serialization=zipped)
+    assert words in outcome(tmp_path / "file")
 
 
 def main() -> int:

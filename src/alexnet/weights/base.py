@@ -84,8 +84,14 @@ def with_mean(weights: Weights) -> dict[str, Any]:
 
 def mean_in(given: Mapping[str, Any]) -> Tensor:
     """The mean that `with_mean` put in. Raises KeyError, TypeError, ValueError."""
-    array = np.frombuffer(base64.b64decode(given["mean"]["float32"], validate=True), "<f4")
-    return torch.from_numpy(array.reshape(given["mean"]["shape"]).copy())
+    return image(given["mean"]["float32"], given["mean"]["shape"])
+
+
+def image(text: str, shape: Any) -> Tensor:
+    """An image of floats in text. Raises TypeError, ValueError."""
+    if not isinstance(shape, list) or len(shape) != 3 or not all(_whole(side, 1, LARGEST) for side in shape):
+        raise ValueError(f"its mean has the shape {shape!s:.60}")
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(shape).copy())
 
 
 def parsed(text: str) -> dict[str, Any]:

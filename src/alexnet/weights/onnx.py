@@ -5,7 +5,6 @@ Read by the format's own description (onnx.proto), so that no library is needed 
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from alexnet.preprocess import Preprocess
 from alexnet.shapes import layer_facts
 from alexnet.weights import caffe, state
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, parsed
+from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, image, parsed
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
 
 MOST_DIMENSIONS = 32
@@ -174,8 +173,7 @@ def _input_side(graph: pb.Message, tensors: dict[str, np.ndarray]) -> int:
 def facts_and_mean(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
     """What `onnx_writer.metadata` wrote. Raises KeyError, TypeError, ValueError."""
     given = parsed(metadata[KEY])
-    mean = np.frombuffer(base64.b64decode(metadata[MEAN_KEY], validate=True), "<f4").reshape(given["mean"])
-    return given, torch.from_numpy(mean.copy())
+    return given, image(metadata[MEAN_KEY], given["mean"])
 
 
 def _check_form(file: Path, metadata: Mapping[str, str]) -> None:

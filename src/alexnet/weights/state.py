@@ -24,6 +24,7 @@ from alexnet.hints import Hints
 from alexnet.preprocess import Preprocess
 from alexnet.weights.base import (
     ASSUMED,
+    MOST_CLASSES,
     Lazy,
     Weights,
     check_preprocess,
@@ -167,6 +168,8 @@ def _outputs(file: Path, lazy: Mapping[str, Lazy], called: Mapping[str, str], na
     if one is None or len(one.shape) != 1 or not one.shape[0]:
         what = "lacks" if one is None else f"has of shape {one.shape!s:.60}"
         raise AlexNetError(f"MODEL {file} {what} {called.get(name, name)}, a bias a class; give weights of a network.")
+    if one.shape[0] > MOST_CLASSES:
+        raise AlexNetError(f"MODEL {file} has {one.shape[0]:,} outputs; at most {MOST_CLASSES:,} are read.")
     return one.shape[0]
 
 

@@ -6,6 +6,7 @@ file says of them; nothing in it is run. Both forms are read: the zip archive of
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ DTYPES = {
 }  # fmt: skip
 BY_NAME = {f"torch {str(dtype).removeprefix('torch.')}": dtype for dtype in DTYPES.values()}
 MOST_DIMENSIONS = 64
+FEW = 1 << 16  # numbers that a file may expand from fewer
 OTHERS = {  # of zip archives, by a member's name
     "code/": ("a program of TorchScript", "save the model's state_dict with torch.save and give that"),
     "constants.pkl": ("a program of TorchScript", "save the model's state_dict with torch.save and give that"),
@@ -170,7 +172,10 @@ def calls(stored: Callable[[torch.dtype, str, int], Storage]) -> Calls:
         numbers = [offset, *shape, *stride]
         if len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS or not all(type(n) is int for n in numbers):
             raise ValueError(f"a tensor of {len(shape)} sides and {len(stride)} strides")
-        return Lazy(tuple(shape), str(kind).removeprefix("torch."), lambda: _take(storage, kind, offset, shape, stride))
+        name, count = str(kind).removeprefix("torch."), math.prod(shape)
+        if count > max(FEW, storage.numel * storage.dtype.itemsize // kind.itemsize):  # a few bytes, repeated
+            name = f"{count:,} numbers of which {storage.numel:,} are stored"
+        return Lazy(tuple(shape), name, lambda: _take(storage, kind, offset, shape, stride))
 
     def of_type(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, kind: Any, *rest) -> Lazy:
         if str(kind) not in BY_NAME:
