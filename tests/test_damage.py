@@ -441,6 +441,7 @@ HEADERS = {
     ("classes",): [[], ["a"], [*"abcd", 5], "abcde", {"a": 1}],
     ("variant",): ["", "none", 5, [], "x" * 5000],
     ("changes",): [{"dropout": 2}, {"none": 1}, [], {"activation": []}, {"ties": {}}],
+    ("naming",): ["none", 5, []],
     ("version",): [0, 99, "2", True],
 }  # fmt: skip
 

@@ -316,6 +316,9 @@ def test_a_nameless_network_is_held_against_numbered_folders_in_the_order_that_i
 
     named = with_names(one, find(tmp_path / "data"))
     assert (named.classes[2] != "10") == bool(error)
+    one.save(tmp_path / "again.safetensors")  # what is assumed stays assumed in another file
+    again = alexnet.load(tmp_path / "again.safetensors")
+    assert (again.naming, with_names(again, find(tmp_path / "data")).classes) == (one.naming, named.classes)
     assert ("in the order of their numbers; torchvision's ImageFolder orders them as text" in caplog.text) == (
         not order
     )

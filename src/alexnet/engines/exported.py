@@ -87,7 +87,9 @@ def load(file: Path) -> Classifier:
         raise AlexNetError(
             f"MODEL {file} is an export that cannot be run ({first_line(error)}); export it anew."
         ) from None
-    return Classifier(cast(AlexNet, Absent(file)), found.preprocess, found.classes, found.origin, engine, name)
+    return Classifier(
+        cast(AlexNet, Absent(file)), found.preprocess, found.classes, found.origin, engine, name, naming=found.naming
+    )
 
 
 def _openvino(file: Path) -> tuple[dict[str, str], Any]:

@@ -54,12 +54,12 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
         if len(head) >= 16 and reader.recognises(head, file):
             try:
                 found = base.checked(file, reader.read(file, hints))
-            except AlexNetError:
-                raise
+            except AlexNetError as error:  # names in a file may be of any characters
+                raise AlexNetError(labels.printable(str(error))) from None
             except DAMAGE as error:  # readers name what they foresee; whatever else a file may hold ends here
+                said = labels.printable(base.first_line(error))
                 raise AlexNetError(
-                    f"MODEL {file} is damaged, or another kind of file than it seems ({base.first_line(error)}); "
-                    "copy it again."
+                    f"MODEL {file} is damaged, or another kind of file than it seems ({said}); copy it again."
                 ) from None
             if hints.square:
                 found = replace(found, preprocess=replace(found.preprocess, square=hints.square))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from alexnet import variants as v
 from alexnet.errors import AlexNetError
+from alexnet.hints import IMAGEFOLDER, NUMERIC
 from alexnet.preprocess import Preprocess
 from alexnet.shapes import check_size, output_shape, weight_shapes
 
@@ -72,6 +73,7 @@ def facts(weights: Weights) -> dict[str, Any]:
         "preprocess": weights.preprocess.facts(),
         "origin": weights.origin,
         **({"trained": weights.trained} if weights.trained else {}),
+        **({"naming": weights.naming} if weights.naming else {}),
     }
 
 
@@ -125,7 +127,10 @@ def from_facts(given: Mapping[str, Any], tensors: dict[str, Tensor]) -> Weights:
         raise ValueError("its scale is no list of numbers")
     preprocess = Preprocess.from_facts(sizes, tensors.pop("mean"))
     changes, origin, trained = dict(given["changes"]), given["origin"], dict(given.get("trained", {}))
-    return Weights(given["variant"], tensors, given["classes"], preprocess, changes, origin, trained)
+    naming = given.get("naming", "")
+    if naming not in ("", ASSUMED, IMAGEFOLDER, NUMERIC):
+        raise ValueError(f"its naming is {naming!r:.40}")
+    return Weights(given["variant"], tensors, given["classes"], preprocess, changes, origin, trained, naming)
 
 
 def _whole(value: Any, least: int, most: int) -> bool:
