@@ -61,7 +61,7 @@ def _opened(root: Path, header: dict[str, Any]) -> Data:
         raise ValueError(f"pictures of {side} x {side}, {header['encoding']}")
     if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
         raise ValueError("classes that are no names")
-    mean = _array(root, "mean.npy").astype(np.float32)
+    mean = _array(root, "mean.npy", "f").astype(np.float32)
     known = Known(mean, *(np.array(header[key], np.float32) for key in ("colour_std", "colour_axes")))
     if (known.mean.shape, known.colour_std.shape, known.colour_axes.shape) != ((side, side, 3), (3,), (3, 3)):
         raise ValueError("a mean or colour axes of another shape")
@@ -71,7 +71,7 @@ def _opened(root: Path, header: dict[str, Any]) -> Data:
             raise ValueError(f"a split {name} in files of {facts['shards']} pictures")
         store = Store(root, name, header["side"], header["encoding"], facts["shards"], known, square)
         labels = _array(root, f"{name}-labels.npy").astype(np.int64)
-        if len(labels) != len(store) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
+        if labels.shape != (len(store),) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
             raise AlexNetError(f"{root} has labels that do not fit its pictures or classes; make the pack again.")
         splits[name] = Split(str(facts["origin"]), labels, store.read, store.name, store)
     words = f"pack of {header['side']} x {header['side']} pictures, {header['encoding']}, of {header['layout']}"
@@ -95,7 +95,14 @@ def read_header(root: Path) -> dict[str, Any]:
         raise damaged from None
     if stated != checksum(header):
         raise damaged
+    if not isinstance(files := header.get("files"), list) or not all(map(_is_entry, files)):
+        raise AlexNetError(f"{root / HEADER} does not fit together (its list of files); make the pack again.")
     return header
+
+
+def _is_entry(entry: Any) -> bool:
+    kinds = {"name": str, "bytes": int, "sha256": str}
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
 
 
 def checksum(header: dict[str, Any]) -> str:
@@ -155,7 +162,7 @@ class Store:
     @cached_property
     def _ends(self) -> np.ndarray:
         found = _array(self.root, f"{self.split}-ends.npy")
-        if found.shape != (len(self),) or found.dtype.kind not in "iu":
+        if found.shape != (len(self),):
             raise damaged(self.root / f"{self.split}-ends.npy")
         return found
 
@@ -263,8 +270,8 @@ def pages(kind: str) -> int:
         return 4 << 30
 
 
-def _array(root: Path, name: str) -> np.ndarray:
-    """An array of the pack, after its header was held against the length of its file."""
+def _array(root: Path, name: str, kinds: str = "iu") -> np.ndarray:
+    """An array of the pack of a kind of numbers, after its header was held against the length of its file."""
     try:
         with open(root / name, "rb") as file:
             version = np.lib.format.read_magic(file)
@@ -272,6 +279,8 @@ def _array(root: Path, name: str) -> np.ndarray:
             shape, _, dtype = read(file)
             if math.prod(shape) * dtype.itemsize != os.fstat(file.fileno()).st_size - file.tell():
                 raise ValueError("its length is another")
+            if dtype.kind not in kinds:
+                raise ValueError(f"it holds {dtype}")
             file.seek(0)
             return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError) as error:

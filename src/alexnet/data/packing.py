@@ -209,7 +209,7 @@ def _check_space(job: _Job, pictures: int) -> None:
 def _go_on(job: _Job, source: str) -> None:
     """Take up what an interrupted run has left; other settings or another source are an error that says so."""
     try:
-        with np.load(job.folder / STATE, allow_pickle=False) as state:
+        with open(job.folder / STATE, "rb") as file, np.load(file, allow_pickle=False) as state:
             facts = json.loads(state["facts"].tobytes())
             arrays = {name: state[name] for name in state.files}
         _take_up(job, facts, arrays, source)
@@ -353,7 +353,7 @@ def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) 
             memory[good] = job.square(decode(source), job.side)
             good += 1
         except Unreadable as error:
-            if isinstance(source, Path) and not os.path.lexists(source):
+            if isinstance(source, Path) and not job.data.files and not os.path.lexists(source):
                 raise AlexNetError(
                     f"{source} has gone since packing began; put it back, then the same command goes on."
                 ) from None
