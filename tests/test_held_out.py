@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet import checkpoint, evaluate, export
-from alexnet.data.held_out import HeldOut, digest, divided
+from alexnet.data.held_out import HeldOut, as_trained, digest, divided
 from alexnet.data.layouts import find
 from alexnet.data.split import Data, Split
 from alexnet.errors import AlexNetError
@@ -171,6 +171,15 @@ def test_evaluate_says_where_pictures_are_not_those_that_were_held_out(alexnet, 
     assert json.loads(out.splitlines()[-1])["images"] == 3
     assert "is not what MODEL was trained on" in err
     assert "these are the pictures that training would hold out; --split all takes all 30" in err
+
+
+@pytest.mark.parametrize(
+    "changed", [{"valid": float("nan")}, {"valid": 7.0}, {"folds": -1}, {"fold": "x"}, {"digest": 5}]
+)
+def test_facts_of_a_file_that_make_no_sense_say_nothing(changed):
+    trained = {"valid": 0.4, "folds": 0, "fold": 1, "digest": "0", "step": 3}
+    assert as_trained(made(COUNTS), trained | {"digest": digest(divided(made(COUNTS), HeldOut(0.4)))}) is not None
+    assert as_trained(made(COUNTS), trained | changed) is None
 
 
 def test_data_that_are_divided_already_are_taken_as_they_are(small):

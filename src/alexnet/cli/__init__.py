@@ -169,7 +169,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
 @commands.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL ...")
 @click.argument("data")
-@click.option("--split", default="valid", show_default=True, help="train, valid or all: DATA as a whole.")
+@click.option("--split", default="valid", show_default=True, help="train, valid, test, or all: DATA as a whole.")
 @held_out_options
 @click.option(
     "--views", default="1", type=click.Choice(["1", "9", "10"]), show_default=True, help="Crops averaged a picture."

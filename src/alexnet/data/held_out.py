@@ -117,7 +117,8 @@ def recorded(trained: Mapping[str, Any]) -> tuple[HeldOut, str] | None:
     keys = {"valid": float, "folds": int, "fold": int, "digest": str}
     if not all(isinstance(trained.get(key), kind) for key, kind in keys.items()):
         return None
-    return HeldOut(trained["valid"], trained["folds"], trained["fold"]), trained["digest"]
+    held = HeldOut(trained["valid"], trained["folds"], trained["fold"])
+    return (held, trained["digest"]) if 0 <= held.valid < 1 and held.folds >= 0 and held.fold >= 1 else None
 
 
 def as_trained(data: Data, trained: Mapping[str, Any]) -> Data | None:
