@@ -114,6 +114,7 @@ def test_the_report_says_which_epoch_was_chosen_by_which_pictures(runs, name, sa
     assert f"<p>{said}" in text
 
 
+@pytest.mark.draws
 def test_the_curves_mark_the_epoch(runs, monkeypatch):
     from matplotlib.axes import Axes
 

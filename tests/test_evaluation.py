@@ -224,6 +224,19 @@ def test_precision_recall_and_f1_are_those_of_scikit_learn(tmp_path):
     assert (rows[4]["precision"], rows[5]["recall"]) == ("", "")
 
 
+def test_of_very_many_classes_all_is_counted_but_pairs(tmp_path):
+    names = [f"class {n}" for n in range(20_000)]
+    with pytest.raises(AlexNetError, match="a confusion matrix of 20,000 classes is too large"):
+        Tally(names, pairs=True)
+    tally = Tally(names, pictures=True)
+    tally.add(torch.randn(3, 20_000).log_softmax(1), torch.tensor([5, 6, 19_999]), np.arange(3))
+    tally.write_classes(tmp_path / "c.csv")
+    tally.write_pictures(tmp_path / "p.csv", str)
+    rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
+    assert [row["images"] for row in rows].count("1") == 3
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_the_table_of_pictures_is_that_of_a_loop(untrained, data, tmp_path, suffix):
     split, file = data.split("valid"), tmp_path / f"t{suffix}"
@@ -249,7 +262,7 @@ def test_the_table_of_pictures_is_that_of_a_loop(untrained, data, tmp_path, suff
 @pytest.mark.parametrize("classes", [2, 12, 130])
 def test_the_confusion_matrix_is_drawn_with_names_of_any_kind(tmp_path, classes):
     odd = ["caf\udce9", "a\nb", "$x$", "<i>", "木", "a very long name indeed, and longer"]
-    tally = Tally([odd[n] if n < len(odd) else f"class {n}" for n in range(classes)])
+    tally = Tally([odd[n] if n < len(odd) else f"class {n}" for n in range(classes)], pairs=True)
     tally.confusion += torch.diag(torch.arange(classes)) + 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -191,7 +191,7 @@ def evaluate(
     check_outputs(per_class, confusion, table)
     with opened(model, data, split, workers, device, say, quiet, engine, batch_size, held) as task:
         asked = per_class or confusion or table
-        tally = Tally(task.classifiers[0].classes, bool(table)) if asked else None
+        tally = Tally(task.classifiers[0].classes, bool(confusion), bool(table)) if asked else None
         quiet = quiet or not task.world.first
         result = measure(
             task.members, task.pictures, batch_size, task.world, views=views, weights=weights, quiet=quiet, ties=ties,

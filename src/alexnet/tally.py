@@ -20,17 +20,17 @@ ANSWERS = 5  # of a picture, in its table
 
 
 class Tally:
-    """Counts by class: `confusion` int64 (labels, answers), and `within5` (labels,): the label among the first five.
+    """Counts by class: `counts` int64 (4, classes) are pictures, answers, right ones, and labels among the first five.
 
-    With `pictures`, each picture's answers too.
+    With `pairs` `confusion` too, int64 (labels, answers); with `pictures` each picture's answers.
     """
 
-    def __init__(self, classes: list[str], pictures: bool = False) -> None:
-        if len(classes) > MOST:
+    def __init__(self, classes: list[str], pairs: bool = False, pictures: bool = False) -> None:
+        if pairs and len(classes) > MOST:
             raise AlexNetError(f"a confusion matrix of {len(classes):,} classes is too large; {MOST:,} can be counted.")
         self.classes = classes
-        self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-        self.within5 = torch.zeros(len(classes), dtype=torch.int64)
+        self.counts = torch.zeros(4, len(classes), dtype=torch.int64)
+        self.confusion = torch.zeros(len(classes), len(classes) if pairs else 0, dtype=torch.int64)
         self._answers: list[tuple[Tensor, ...]] | None = [] if pictures else None
 
     def add(self, log_probabilities: Tensor, labels: Tensor, rows: np.ndarray) -> None:
@@ -39,15 +39,17 @@ class Tally:
         if self._answers is not None:
             own = log_probabilities.gather(1, labels[:, None])[:, 0].cpu()
             self._answers.append((torch.from_numpy(rows), labels.cpu(), own.exp(), top, values.exp()))
-        labels = labels.cpu()
-        count = len(self.classes)
-        pairs = torch.bincount(labels * count + top[:, 0], minlength=count * count)
-        self.confusion += pairs.reshape(count, count)
-        self.within5 += torch.bincount(labels[(top == labels[:, None]).any(1)], minlength=count)
+        labels, count = labels.cpu(), len(self.classes)
+        hit = top == labels[:, None]
+        for line, some in zip(self.counts, (labels, top[:, 0], labels[hit[:, 0]], labels[hit.any(1)]), strict=True):
+            line += torch.bincount(some, minlength=count)
+        if self.confusion.numel():
+            pairs = torch.bincount(labels * count + top[:, 0], minlength=count * count)
+            self.confusion += pairs.reshape(count, count)
 
     def gather(self, world: World) -> None:
         """What every process has counted, in each."""
-        self.confusion, self.within5 = world.sum(self.confusion), world.sum(self.within5)
+        self.counts, self.confusion = world.sum(self.counts), world.sum(self.confusion)
         if self._answers is not None:
             parts = [part["answers"] for part in world.gather({"answers": self._answers})]
             self._answers = [batch for part in parts for batch in part]
@@ -55,8 +57,6 @@ class Tally:
     def write_classes(self, file: Path) -> None:
         """A row a class: its pictures and answers, its errors, precision, recall and F1; empty where there is none."""
         few = len(self.classes) <= ANSWERS
-        counts, answers = self.confusion.sum(1).tolist(), self.confusion.sum(0).tolist()
-        right, within5 = self.confusion.diag().tolist(), self.within5.tolist()
         columns = {
             "label": str, "images": int, "answers": int, "top1_error": float, "top5_error": float, "precision": float,
             "recall": float, "f1": float,
@@ -66,7 +66,7 @@ class Tally:
                 name, n, given, _share(n - hit, n), None if few else _share(n - five, n), _share(hit, given),
                 _share(hit, n), _share(2 * hit, n + given),
             )
-            for name, n, given, hit, five in zip(self.classes, counts, answers, right, within5, strict=True)
+            for name, n, given, hit, five in zip(self.classes, *self.counts.tolist(), strict=True)
         )  # fmt: skip
         tables.write(file, columns, rows)
 
