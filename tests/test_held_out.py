@@ -153,7 +153,7 @@ def test_evaluate_takes_the_pictures_that_the_run_held_out(alexnet, small, tmp_p
         table = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
         _, out, err = alexnet("evaluate", model, data, "--pictures", table, "--json")
         facts = json.loads(out.splitlines()[-1])
-        assert [json.loads(line)["filename"] for line in table.read_text().splitlines()] == names(held)
+        assert [json.loads(line)["file"] for line in table.read_text().splitlines()] == names(held)
         assert facts["images"] == 12
         assert facts["top1_error"] == pytest.approx(final["top1_error"], rel=1e-6)
         assert facts["loss"] == pytest.approx(final["loss"], rel=1e-5)

@@ -95,8 +95,8 @@ def test_several_processes_count_each_picture_once_and_speak_once(data, tiny_run
     tables = [list(csv.DictReader((tmp_path / n / "p.csv").read_text().splitlines())) for n in ("1", "2")]
     assert len(tables[0]) == 15
     for a, b in zip(*tables, strict=True):
-        assert [a[k] for k in ("filename", "truth", "answer1")] == [b[k] for k in ("filename", "truth", "answer1")]
-        assert float(a["prob1"]) == pytest.approx(float(b["prob1"]), rel=1e-4)
+        assert [a[k] for k in ("file", "truth", "label1")] == [b[k] for k in ("file", "truth", "label1")]
+        assert float(a["probability1"]) == pytest.approx(float(b["probability1"]), rel=1e-4)
 
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
