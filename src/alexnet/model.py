@@ -145,9 +145,16 @@ class AlexNet(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script makes its form of: the layers in a row, pictures -> logits."""
-        row = nn.Sequential(OrderedDict(self.named_layers()[: self.order.index(self.logits) + 1]))
-        row.training = self.training
+        row = _Row(OrderedDict(self.named_layers()[: self.order.index(self.logits) + 1]))
+        row.order, row.training = " ".join(row._modules), self.training
         return row
+
+
+class _Row(nn.Sequential):
+    """Layers in a row. TorchScript takes two rows of the same names for one, in whatever order, but for a constant."""
+
+    __constants__ = ("order",)
+    order = ""
 
 
 def _unless_proxy(given: Any) -> Any:
