@@ -44,7 +44,7 @@ def convert(
     source = hints.joined(source, {"variant": variant, "mean": mean, "classes": classes, "key": key, "order": order})
     found = weights.read(find(source), hints.split(source)[1])
     if input:
-        check_size(found.built(), len(found.classes), found.preprocess.channels, input)
+        check_size(found.built(), len(found.classes), found.preprocess.channels, input, found.preprocess.input)
         check_sizes(found.preprocess.stored, input)
         found = replace(found, preprocess=replace(found.preprocess, input=input))
     built(found, file=source)  # it must be a whole network, whatever it is written as

@@ -23,6 +23,8 @@ from alexnet.files import next_step
 from alexnet.model import AlexNet, seeded_build
 from alexnet.preprocess import Preprocess
 from alexnet.recipe import Recipe
+from alexnet.shapes import last_map
+from alexnet.variants import FC
 
 
 @next_step("what was saved before is whole: free space, then go on with --resume")
@@ -59,6 +61,9 @@ def finetune(
             )
     else:
         chosen = recipe_for(place, recipe)
+        asked = recipes.parse_sets(sets)
+        if asked.get("adapt") and asked.get("input") and "stored" not in asked:  # as much of the picture as before
+            chosen = recipes.override(chosen, {"stored": round(asked["input"] * chosen.stored / chosen.input)})
     result = train(found, out, chosen, sets, resume, device, say, quiet)
     if is_first():
         say(f"{report.write(Path(out), found, device, command)}: curves, confusion matrix and the worst mistakes")
@@ -109,8 +114,29 @@ def begin(recipe: Recipe, classes: int) -> tuple[AlexNet, Preprocess]:
     tensors = {name: x for name, x in old.state_dict().items() if name.rpartition(".")[0] != model.logits}
     if recipe.channels != old.channels:
         tensors["conv1.weight"] = adapt_channels(tensors["conv1.weight"], recipe.channels)
+    if model.input != old.input:
+        _adapt_first_flat(tensors, old, model)
     model.load_state_dict(tensors, strict=False)
     return model, _adapted(preprocess, recipe)
+
+
+def _adapt_first_flat(tensors: dict[str, Tensor], old: AlexNet, new: AlexNet) -> None:
+    """Give the first fully connected layer weights for maps of another size, where they are: the adapted net begins
+    as the old one does behind an nn.AdaptiveAvgPool2d to the old size, as torchvision's."""
+    wanted = new.state_dict()
+    other = [name for name, x in tensors.items() if name in wanted and x.shape != wanted[name].shape]
+    first = next(record.name for record in new.variant.layers if isinstance(record, FC))
+    if any(name != f"{first}.weight" for name in other):
+        raise AlexNetError(
+            f"{new.variant.name} cannot be adapted from input {old.input} to {new.input}: {other[0]} belongs to places "
+            "of the picture; leave input out, or train from scratch."
+        )
+    for name in other:
+        weight = tensors[name]
+        before, after = (last_map(net.variant, net.input) for net in (old, new))
+        places = torch.eye(after * after).reshape(-1, 1, after, after)
+        share = torch.nn.functional.adaptive_avg_pool2d(places, before).flatten(1)  # (new places, old places)
+        tensors[name] = (weight.reshape(len(weight), -1, before * before) @ share.T.to(weight.dtype)).flatten(1)
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:

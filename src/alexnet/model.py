@@ -33,9 +33,9 @@ class AlexNet(nn.Module):
         self, variant: v.Variant, classes: int, channels: int, input: int, changes: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        check_size(variant, classes, channels, input)
         self.changes = dict(changes or {})
         variant = v.changed(variant, self.changes)
+        check_size(variant, classes, channels, input)
         self.variant, self.classes, self.channels, self.input = variant, classes, channels, input
         self.dropouts: dict[str, tuple[int, float]] = {}  # units and rate of each dropout layer
         shape: tuple[int, ...] = (channels, input, input)

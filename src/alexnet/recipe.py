@@ -64,6 +64,10 @@ class Recipe:
     folds: int = _key(0, "parts of DATA, one of which is held out for validation; 0: none", option="--folds")
     fold: int = _key(1, "which of the folds is held out, from 1", low=1, option="--fold")
 
+    adapt: bool = _key(
+        False, "adapt the first fully connected layer to an `input` that the plan does not take", layers=True
+    )
+
     epochs: int = _key(
         95, "passes over the training set (code; the paper says roughly 90)", low=1, free=True, option="--epochs"
     )
@@ -167,8 +171,8 @@ def table(recipe: Recipe) -> str:
 
 
 def changes(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe changes in its variant's layers."""
-    return {key: getattr(recipe, key) for key in CHANGES}
+    """What the recipe changes in its variant's layers; that nothing is adapted goes without saying, as in old files."""
+    return {key: getattr(recipe, key) for key in CHANGES if key != "adapt" or recipe.adapt}
 
 
 def shipped() -> list[str]:

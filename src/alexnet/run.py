@@ -208,7 +208,9 @@ def prepare(
         model = seeded_build(recipe.seed, recipe.variant, classes, recipe.channels, side, recipes.changes(recipe))
     if state is not None:
         preprocess = Preprocess.from_facts(state["preprocess"], state["mean"])
-    stored, side = (preprocess.stored if preprocess else recipe.stored or plan.stored), model.input
+    side = model.input
+    usual = round(side * plan.stored / plan.input) if recipe.adapt else plan.stored
+    stored = preprocess.stored if preprocess else recipe.stored or usual
     check_sizes(stored, side)
     how = preprocess.square if state is not None and preprocess else square(recipe, found_data, say)
     squared = Square.of(how, side)

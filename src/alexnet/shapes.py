@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from alexnet import variants as v
 from alexnet.errors import AlexNetError
 
+MOST_MAP = 32  # side of the maps that the first fully connected layer can be adapted to
+
 
 def output_shape(record: v.Layer, shape: tuple[int, ...], classes: int) -> tuple[int, ...]:
     """The shape, without the batch, that a layer makes of `shape`; sides below 1 mean that it cannot."""
@@ -32,7 +34,7 @@ def _side(record: v.Conv | v.Local, span: int) -> int:
     return 1 + span // record.stride
 
 
-def _last_map(variant: v.Variant, input: int) -> int:
+def last_map(variant: v.Variant, input: int) -> int:
     """The side of the maps that the first fully connected layer sees; 0 where a layer is left without a pixel."""
     shape: tuple[int, ...] = (3, input, input)
     for record in variant.layers:
@@ -44,29 +46,41 @@ def _last_map(variant: v.Variant, input: int) -> int:
     return shape[1]
 
 
-def sizes(variant: v.Variant) -> range:
-    """Inputs, in pixels, for which the plan gives the fully connected layers maps of the size they are made for."""
-    side = _last_map(variant, variant.input)
-    low = high = variant.input
-    while _last_map(variant, low - 1) == side:
+def sizes(variant: v.Variant, input: int = 0) -> range:
+    """Inputs, in pixels, that give the fully connected layers maps of the same size as `input`, by default its own."""
+    low = high = input or variant.input
+    side = last_map(variant, low)
+    while last_map(variant, low - 1) == side:
         low -= 1
-    while _last_map(variant, high + 1) == side:
+    while last_map(variant, high + 1) == side:
         high += 1
     return range(low, high + 1)
 
 
-def check_size(variant: v.Variant, classes: int, channels: int, input: int) -> None:
-    """Refuse numbers and an input size that the plan cannot take, naming those it can."""
+def check_size(variant: v.Variant, classes: int, channels: int, input: int, made_for: int = 0) -> None:
+    """Refuse numbers and an input size that the plan cannot take, naming those it can.
+
+    `made_for` is the input that weights which are there were made for: it must give maps of the same size.
+    """
     if classes < 1 or channels < 1:
         raise AlexNetError(
             f"{variant.name} was asked for {classes} classes and {channels} input channels; give 1 or more of each."
         )
-    able = sizes(variant)
+    if variant.adapt and not made_for:
+        if not 1 <= last_map(variant, input) <= MOST_MAP:
+            raise AlexNetError(
+                f"{variant.name} cannot be adapted to input {input}, which leaves the first fully connected layer maps "
+                f"without a pixel, or larger than {MOST_MAP} x {MOST_MAP}; its own is {variant.input}."
+            )
+        return
+    own = made_for or variant.input
+    able = sizes(variant, own)
     if input not in able:
-        side = _last_map(variant, variant.input)
+        side = last_map(variant, own)
+        further = "" if made_for else "; adapt=true adapts the layer to others"
         raise AlexNetError(
             f"{variant.name} cannot take input {input}: its plan gives fc6 its {side} x {side} maps for inputs from "
-            f"{able.start} to {able.stop - 1} (its own is {variant.input})."
+            f"{able.start} to {able.stop - 1} (its own is {own}){further}."
         )
 
 

@@ -159,6 +159,7 @@ class Variant:
     layers: tuple[Layer, ...]
     pixel_scale: float = 1.0
     classes: int = 1000  # of the data that it was designed for
+    adapt: bool = False  # whether the first fully connected layer is of the size that any input's maps ask for
 
 
 def _net145(towers: int) -> tuple[Layer, ...]:
@@ -511,11 +512,13 @@ CHANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dropout": ("a share of units from 0 up to, not including, 1", lambda x: isinstance(x, float | int) and 0 <= x < 1),
     "activation": ("relu or tanh", lambda x: x in ("relu", "tanh")),
     "ties": ("first or all", lambda x: x in ("first", "all")),
+    "adapt": ("true or false", lambda x: isinstance(x, bool)),
 }
 
 
 def changed(variant: Variant, changes: Mapping[str, Any]) -> Variant:
-    """The variant with another share of units dropped (`dropout`), `activation` or rule for `ties` in max pooling."""
+    """The variant with another share of units dropped (`dropout`), `activation` or rule for `ties` in max pooling, or
+    for inputs of any size (`adapt`)."""
     for key, value in changes.items():
         if key not in CHANGES or not CHANGES[key][1](value):
             takes = CHANGES[key][0] if key in CHANGES else f"one of {', '.join(CHANGES)}"
@@ -530,4 +533,4 @@ def changed(variant: Variant, changes: Mapping[str, Any]) -> Variant:
             return Tanh(layer.name.replace("relu", "tanh"))
         return layer
 
-    return replace(variant, layers=tuple(map(change, variant.layers)))
+    return replace(variant, layers=tuple(map(change, variant.layers)), adapt=bool(changes.get("adapt")))
