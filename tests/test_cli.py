@@ -66,6 +66,14 @@ def test_an_unknown_command_names_the_nearest(refused):
     assert "there is no command 'trian'; did you mean 'train'?" in refused("trian", "digits")
 
 
+@pytest.mark.parametrize(
+    "words", [["train", "DATA", "--out", ""], ["train", "", "--out", "RUN"], ["train", "DATA", "--out", "RUN", "--recipe="],
+              ["predict", "tiny", "a.jpg", ""], ["recipes", ""], ["train", "DATA", "--out", "RUN", "--set", ""]]
+)  # fmt: skip
+def test_an_empty_word_is_refused_where_it_would_mean_the_current_folder(refused, words):
+    assert "was given an empty word; give it a value." in refused(*words)
+
+
 @pytest.fixture
 def given(alexnet, monkeypatch):
     """What train and finetune are called with by a command line: (recipe keys, positional arguments)."""
@@ -405,6 +413,13 @@ def test_python_gives_what_the_command_gives(alexnet, tiny_run, folders):
     assert [c.label for c in second.classes] == [c.label for c in prediction.classes]
     assert second.classes[0].probability == pytest.approx(prediction.classes[0].probability, rel=1e-5)
     assert one.predict(["none.png"])[0].error == "no such file"
+
+
+def test_a_loaded_network_shows_itself_in_one_short_line(tiny_run):
+    shown = repr(package.load(tiny_run))
+    assert shown.startswith("<Classifier: alexnet32, 3 classes, input 28 of 32 pixels, cpu, trained on ")
+    assert "\n" not in shown
+    assert len(shown) < 250
 
 
 # -- recipes, demo ----------------------------------------------------------------------------------------------

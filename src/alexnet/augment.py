@@ -41,6 +41,7 @@ def draw(count: int, border: int, mirror: bool, colour_std: Tensor, source: torc
 
     `chunk` pictures in a row share offset and mirror (32 in the 2012 code, spec 5.3); colours are each picture's own.
     """
+    chunk = min(chunk, max(1, count))
     groups = -(-count // chunk)
     offsets = torch.randint(0, border + 1, (groups, 2), generator=source).repeat_interleave(chunk, 0)[:count]
     coin = (torch.rand(groups, generator=source) < 0.5).repeat_interleave(chunk)[:count]

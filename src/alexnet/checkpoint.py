@@ -76,6 +76,16 @@ class Classifier:
             raise AlexNetError("an export has no weights to save; save the model that it was exported from.")
         return weights.write(weights_of(self), Path(path))
 
+    def __repr__(self) -> str:
+        """In one line: the network, what it knows, what it sees, where it is and where its weights come from."""
+        name, sizes = self.model.variant.name, self.preprocess
+        where = self.exported or (self.engine.words if self.engine else str(self.device))
+        come = f", {self.origin}" if self.origin else ""
+        return (
+            f"<Classifier: {name}, {len(self.classes):,} classes, input {sizes.input} of {sizes.stored} pixels, "
+            f"{where}{come}>"
+        )
+
     @property
     def device(self) -> torch.device:
         return torch.device("cpu") if self.exported else next(self.model.parameters()).device

@@ -257,7 +257,7 @@ def _read(name: str) -> Recipe:
             raise AlexNetError(
                 f"there is no recipe file {name}; give a TOML file that exists or one of {_listed()}."
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise AlexNetError(f"the recipe file {name} cannot be read ({error}); give a text file in UTF-8.") from None
     raise AlexNetError(
         f"there is no recipe '{name}'; {did_you_mean(name, shipped())} Give one of {_listed()} or a TOML file."

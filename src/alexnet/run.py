@@ -143,7 +143,7 @@ def open_run(
     if recorded is not None:
         chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
     else:
-        chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe or "author_2012")
+        chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
         chosen = recipes.override(chosen, recipes.parse_sets(sets))
         if chosen.rate_below != 1 and not chosen.weights:
             raise AlexNetError(

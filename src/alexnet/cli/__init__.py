@@ -158,7 +158,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
     from alexnet import recipe as recipes
     from alexnet.checkpoint import chosen
 
-    start = recipes.resolve(recipe or "author_2012", sets).weights
+    start = recipes.resolve("author_2012" if recipe is None else recipe, sets).weights
     if not start:
         raise AlexNetError(
             f"--weights {weights} chooses among the weights of a run to start from; name it with --set weights=RUN."

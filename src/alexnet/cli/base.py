@@ -92,7 +92,8 @@ def _encodable(facts: Any) -> Any:
 
 
 class Command(click.Command):
-    """A command whose line in the list is never cut, and whose `--set` takes several key=value after it."""
+    """A command whose line in the list is never cut, whose `--set` takes several key=value after it, and which takes
+    no empty words."""
 
     def get_short_help_str(self, limit: int = 45) -> str:
         return " ".join((self.help or "").split("\n\n")[0].split())
@@ -100,7 +101,13 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if any("--set" in one.opts for one in self.params):
             args = _spread(args)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        for one in self.params:
+            given = ctx.params.get(one.name or "")
+            if given == "" or (isinstance(given, tuple) and "" in given):
+                # Most often a variable of the shell that is not set; as a path it would mean the current folder.
+                ctx.fail(f"{one.get_error_hint(ctx)} was given an empty word; give it a value.")
+        return rest
 
 
 class Group(click.Group):
