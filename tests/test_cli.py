@@ -67,9 +67,16 @@ def test_an_unknown_command_names_the_nearest(refused):
 
 
 @pytest.mark.parametrize(
-    "words", [["train", "DATA", "--out", ""], ["train", "", "--out", "RUN"], ["train", "DATA", "--out", "RUN", "--recipe="],
-              ["predict", "tiny", "a.jpg", ""], ["recipes", ""], ["train", "DATA", "--out", "RUN", "--set", ""]]
-)  # fmt: skip
+    "words",
+    [
+        ["train", "DATA", "--out", ""],
+        ["train", "", "--out", "RUN"],
+        ["train", "DATA", "--out", "RUN", "--recipe="],
+        ["train", "DATA", "--out", "RUN", "--set", ""],
+        ["predict", "tiny", "a.jpg", ""],
+        ["recipes", ""],
+    ],
+)
 def test_an_empty_word_is_refused_where_it_would_mean_the_current_folder(refused, words):
     assert "was given an empty word; give it a value." in refused(*words)
 
