@@ -139,9 +139,21 @@ def test_either_of_two_sets_can_be_asked_for(tmp_path, state, key, times):
         weights.read(tmp_path / "two.pth", Hints(key="net"))
 
 
-def test_a_whole_module_is_read_as_data(tmp_path, peer, state):
+class Own(torch.nn.Module):
+    """Somebody's module around torchvision's."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+
+def test_a_whole_module_is_read_as_data(tmp_path, peer, state, caplog):
     torch.save(peer, tmp_path / "module.pth")
     assert torch.equal(weights.read(tmp_path / "module.pth").tensors["fc7.weight"], state["classifier.4.weight"])
+    assert "whole module" not in caplog.text
+    torch.save(Own(peer), tmp_path / "own.pth")  # of a class that may compute anything
+    assert torch.equal(weights.read(tmp_path / "own.pth").tensors["fc7.weight"], state["classifier.4.weight"])
+    assert "test_wrapped.Own: its weights are read and its code is not run" in caplog.text
 
 
 def test_folders_of_hugging_face_are_read_whole_and_in_shards(tmp_path, state):

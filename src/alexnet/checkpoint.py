@@ -74,7 +74,10 @@ class Classifier:
         a folder as Hugging Face has models); the files made."""
         if self.exported:
             raise AlexNetError("an export has no weights to save; save the model that it was exported from.")
-        return weights.write(weights_of(self), Path(path))
+        found = weights_of(self)
+        return weights.write(
+            replace(found, tensors={k: x.detach().cpu() for k, x in found.tensors.items()}), Path(path)
+        )
 
     def __repr__(self) -> str:
         """In one line: the network, what it knows, what it sees, where it is and where its weights come from."""

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,20 @@ WITHIN = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_mo
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
 MEAN_RGB = (127.305, 119.715, 104.913)  # of ILSVRC-2012 at 256 x 256 (spec 5.2)
 AVERAGED = re.compile(r"(^|[^a-z])(ema|averaged|swa)([^a-z]|$)")
+KNOWN = "torchvision.models.alexnet.AlexNet"
 DEPTH, SETS = 6, 64  # how deep sets of weights are looked for, and how many
 FIRST = ("features.0.weight", "conv1.weight")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A set of weights: where it stands, its tensors under the names of `scheme`, and what stood beside them."""
+    """A set of weights: where it stands, whose names its tensors have, what stood beside them, and in what module."""
 
     place: str
     torchvision: bool
     tensors: dict[str, Lazy]
     beside: list[str]
+    module: str = ""  # the class, where a whole module was saved
 
     def lacks(self) -> list[str]:
         """Of torchvision's names."""
@@ -85,6 +87,11 @@ def weights(file: Path, found: Any, hints: Hints, config: Mapping[str, Any] | No
     if chosen.beside:
         more = f" and {len(chosen.beside) - 1} more" if chosen.beside[1:] else ""
         note(f"{file.name}: tensors that are none of the network's are left out ({chosen.beside[0]:.60}{more})")
+    if chosen.module not in ("", KNOWN):
+        note(
+            f"{file.name} holds a whole module, {chosen.module:.80}: its weights are read and its code is not run, so "
+            "what it computes is taken for what its names of layers say"
+        )
     own = found.get(KEY) if isinstance(found, dict) else None
     return _torchvision(file, chosen, hints, own, found, config or {}) if chosen.torchvision else _native(
         file, chosen, hints, config or {}
@@ -251,7 +258,7 @@ def _sets(found: Any) -> Iterator[Found]:
         flat = _flat(one)
         for chosen in _of_prefixes(place, flat):
             count += 1
-            yield chosen
+            yield replace(chosen, module=one.kind) if isinstance(one, Inert) else chosen
             if count >= SETS:
                 return
         items = _items(one)
