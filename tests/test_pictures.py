@@ -206,6 +206,7 @@ def test_arrays_and_tensors_of_every_shape_are_pictures():
         ({"pixels": 3}, "mapping with the keys pixels; a picture has 'bytes' or 'path'"),
         (io.StringIO("text"), "opened as text"),
         (io.BytesIO(b""), "empty, 0 bytes"),
+        ({"bytes": b"", "path": None}, "empty, 0 bytes"),
         (5, "no picture but int"),
         (None, "no picture but NoneType"),
     ],

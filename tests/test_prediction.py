@@ -124,7 +124,12 @@ def test_predict_takes_pictures_of_every_kind_alone_and_as_several(tiny_run, fol
     for kind in kinds:
         (got,) = one.predict(kind)
         assert (got.error, got.classes) == (None, expected), type(kind)
-    for several in (torch.stack([whole, whole]), np.stack([array, array]), list(kinds), opened()):
+
+    class Rows:  # as data sets of torch are
+        def __getitem__(self, row):
+            return [array, array][row]
+
+    for several in (Rows(), torch.stack([whole, whole]), np.stack([array, array]), list(kinds), opened()):
         got = one.predict(several)
         assert len(got) > 1
         assert all([c.index for c in x.classes] == [c.index for c in expected] for x in got), type(several)

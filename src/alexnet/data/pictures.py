@@ -151,7 +151,7 @@ def contents(file: IO) -> bytes:
 
 
 def _of_mapping(given: Mapping[str, Any]) -> Source:
-    found = given.get("bytes") or given.get("path")
+    found = given.get("bytes") or given.get("path") or given.get("bytes")
     if found is None:
         raise Unreadable(f"a mapping with the keys {', '.join(map(str, given))}; a picture has 'bytes' or 'path'")
     return found

@@ -49,11 +49,13 @@ class Sources:
     def __init__(self, pictures: Source | Iterable[Source], stdin: BinaryIO | None = None) -> None:
         single = is_source(pictures)
         self.pictures: Iterable[Source] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
-        if not isinstance(self.pictures, Iterable):
+        try:
+            iter(self.pictures)  # a data set may have no __iter__ and yet be one
+        except TypeError:
             raise AlexNetError(
                 f"pictures were given as {type(pictures).__name__}; give paths, bytes, open files, PIL images, arrays "
                 "or tensors, one or several."
-            )
+            ) from None
         self.stdin = stdin
         self.passed = Passed()
         self.total = _total(self.pictures) if isinstance(self.pictures, Sequence) else None
