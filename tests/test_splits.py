@@ -10,6 +10,7 @@ import pytest
 
 from alexnet.data.checking import check
 from alexnet.data.layouts import find
+from alexnet.data.packing import pack
 from alexnet.data.split import split_word
 from alexnet.errors import AlexNetError
 from conftest import coloured, encoded, write_parquet
@@ -116,6 +117,17 @@ def test_test_pictures_are_a_split_of_their_own_beside_validation_pictures(tmp_p
     assert {name: contents(split) for name, split in data.splits.items()} == wanted
     assert contents(data.split("eval")) == wanted["test"]
     assert len(data.split("all")) == 18
+
+
+def test_a_pack_keeps_test_pictures_apart_too(tmp_path):
+    for number, name in enumerate(("train", "dev", "Testing")):
+        as_folders(tmp_path / "data", name, 6 * number)
+    pack(tmp_path / "data", tmp_path / "pack", 4, workers=1)
+    data = find(tmp_path / "pack")
+    assert {name: split.origin for name, split in data.splits.items()} == {
+        "train": "train/", "valid": "dev/", "test": "Testing/",
+    }  # fmt: skip
+    assert data.split("test").labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("make", LAYOUTS)

@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import tokenize
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -62,7 +63,10 @@ def _opened(root: Path, header: dict[str, Any]) -> Data:
     if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
         raise ValueError("classes that are no names")
     mean = _array(root, "mean.npy", "f").astype(np.float32)
-    known = Known(mean, *(np.array(header[key], np.float32) for key in ("colour_std", "colour_axes")))
+    colours = [np.array(header[key], np.float64) for key in ("colour_std", "colour_axes")]
+    if not all(np.isfinite(one).all() and (np.abs(one) < 1e9).all() for one in colours):
+        raise ValueError("colour axes that are no numbers of grey levels")
+    known = Known(mean, *(one.astype(np.float32) for one in colours))
     if (known.mean.shape, known.colour_std.shape, known.colour_axes.shape) != ((side, side, 3), (3,), (3, 3)):
         raise ValueError("a mean or colour axes of another shape")
     square, splits = str(header.get("square", "crop")), {}
@@ -283,5 +287,5 @@ def _array(root: Path, name: str, kinds: str = "iu") -> np.ndarray:
                 raise ValueError(f"it holds {dtype}")
             file.seek(0)
             return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError) as error:
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError) as error:
         raise AlexNetError(f"{root / name} cannot be read ({error}); copy it again or make the pack again.") from None

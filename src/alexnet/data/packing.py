@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import tokenize
 import zipfile
 import zlib
 from collections import deque
@@ -219,7 +220,7 @@ def _go_on(job: _Job, source: str) -> None:
 
 UNFIT = (
     OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError, RecursionError, MemoryError,
-    NotImplementedError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
