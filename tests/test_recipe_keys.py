@@ -169,6 +169,13 @@ def variant(watch):
 
 
 @effect
+def adapt(watch):
+    usual, adapted = watch().run, watch("input=20", "adapt=true").run
+    assert (adapted.model.input, adapted.preprocess.stored) == (20, round(20 * SIDE / CROP))
+    assert (usual.model.fc6.in_features, adapted.model.fc6.in_features) == (3 * 3 * 16, 2 * 2 * 16)
+
+
+@effect
 def channels(watch):
     seen = watch("channels=1")
     assert (seen.images[0].shape[1], seen.run.preprocess.order) == (1, "L")
