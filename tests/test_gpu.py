@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -257,7 +258,23 @@ def test_training_by_the_passes_is_plain_training_also_after_a_stop(folders, tmp
     np.testing.assert_allclose(losses["whole"], losses["plain"], rtol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.cpu
+def test_where_triton_cannot_build_a_kernel_layers_are_plain_and_one_line_says_why(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(gpu, "tried", mock.Mock(side_effect=RuntimeError("Failed to find C compiler.")))
+    able, words = gpu.usable.__wrapped__(torch.device("cuda"))
+    assert not able
+    assert words == "plain; Triton's passes cannot be built here (Failed to find C compiler.)"
+
+
+def test_the_kernel_that_is_tried_first_gives_what_it_should(monkeypatch):
+    gpu.tried(DEVICE)
+    monkeypatch.setattr(torch, "equal", lambda a, b: False)
+    with pytest.raises(RuntimeError, match="four numbers"):
+        gpu.tried(DEVICE)
+
+
 @pytest.mark.slow
 @pytest.mark.cpu
 def test_every_kernel_of_every_variant_compiles_for_gpus_that_are_not_here():

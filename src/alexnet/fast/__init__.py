@@ -90,7 +90,8 @@ def passes(model: AlexNet, x: Tensor, until: str) -> dict[str, Pass]:
         return {}
     layers, found = model.named_layers(), list[Pass]()
     if gpu.here(x.device):
-        found += gpu.passes(layers)
+        if torch.is_grad_enabled() or len(x) >= gpu.FEWEST:
+            found += gpu.passes(layers)
     else:
         found += [*conv1.passes(layers), *blocks.passes(layers)]
     return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}

@@ -24,6 +24,7 @@ from alexnet.layers import LastWindow, LocalResponseNorm, WithinMapNorm, is_chan
 
 OLDEST = (8, 0)  # compute capability: bfloat16 in tensor cores
 PROGRAMS = 1024  # that add up a bias' gradient, each its own part: the sum is the same on every card
+FEWEST = 16  # pictures to classify for which kernels are built, which takes seconds once a machine
 FEW = 4  # input channels of a convolution that gains by blocks of pixels
 
 
@@ -54,7 +55,21 @@ def usable(device: torch.device) -> tuple[bool, str]:
             f"plain; the fast forms need a GPU of compute capability {OLDEST[0]}.{OLDEST[1]}, this one has "
             f"{capability[0]}.{capability[1]}"
         )
+    try:
+        tried(device)
+    except Exception as error:  # Triton needs a C compiler, a folder to write to and a driver that fits, and says so
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return False, f"plain; Triton's passes cannot be built here ({lines[-1][:200]})"
     return True, words
+
+
+def tried(device: torch.device) -> None:
+    """Build and run the smallest kernel, so that what Triton lacks shows before the first step."""
+    weight, velocity, gradient = torch.ones(3, 4, device=device)
+    numbers = torch.ones(2, device=device)
+    _kernel("update")[(1,)](weight, velocity, gradient, numbers, 4, 1.0, 0.0, SIZE=16)
+    if not torch.equal(weight.cpu(), -torch.ones(4)):
+        raise RuntimeError("a kernel of four numbers gave others than it should")
 
 
 def here(device: torch.device) -> bool:
