@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet import augment, fast, optimizer
+from alexnet.errors import AlexNetError
 from alexnet.fast import gpu, gpu_steps
 from alexnet.layers import LastWindow, LocalResponseNorm, WithinMapNorm
 from alexnet.metrics import read
@@ -181,6 +182,25 @@ def test_a_convolution_over_blocks_of_pixels_is_the_convolution(filled, pad, ker
     got = gpu.convolve(layer, x, torch.float32, filled) + layer.bias[:, None, None]
     wanted = layer(LastWindow(kernel, stride, pad)(x) if filled else x)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_second_derivatives_and_batches_of_gradients_are_refused_with_a_way_out():
+    layers = [nn.Conv2d(3, 4, 3).to(DEVICE), relu(), across(4, 1)]
+    (one,) = gpu.passes(named(layers))
+    x = torch.randn(1, 3, 5, 5, device=DEVICE, requires_grad=True)
+    with pytest.raises(AlexNetError, match=r"within alexnet\.fast\.plain"):
+        torch.autograd.grad(one(x).sum(), x, create_graph=True)
+    y = one(x)
+    with pytest.raises(AlexNetError, match=r"within alexnet\.fast\.plain"):
+        torch.autograd.grad(y, x, torch.ones(2, *y.shape, device=DEVICE), is_grads_batched=True)
+
+
+def test_outputs_of_a_stretch_have_the_layout_of_the_pictures():
+    layers = [nn.Conv2d(3, 4, 3).to(DEVICE), relu(), across(4, 1)]
+    (one,) = gpu.passes(named(layers))
+    for form in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 3, 6, 5, device=DEVICE).contiguous(memory_format=form)
+        assert one(x).is_contiguous(memory_format=form)
 
 
 def test_what_somebody_asks_a_gradient_of_keeps_it():
