@@ -64,7 +64,7 @@ def test_a_toml_file_is_a_recipe(tmp_path):
         ("epochs=0", "it takes a whole number, 1 to"),
         ("seed=9999999999999999999", "it takes a whole number, 0 to 9,223,372,036,854,775,807"),
         ("channels=2", "channels was given '2'; it takes 1 or 3"),
-        ("input=100000", "it takes a whole number, 0 to 4,096"),
+        ("input=100000", "it takes a whole number, 0 to 2,048"),
         ("crop_area=0", "it takes a number, more than 0, 1 at most"),
         ("momentum=1", "it takes a number, 0 or more and less than 1"),
         ("learning_rate=nan", "it takes a number, 0 or more"),

@@ -36,7 +36,7 @@ class Key:
 
 
 MOST = 2**31 - 1  # of a whole number
-WIDEST = 4096  # pixels
+WIDEST = 2048  # pixels; a mean image of 2,900 would be more than the header of a file of weights can hold
 
 
 def _key(default: Any, meaning: str, *choices: Any, **facts: Any) -> Any:
