@@ -1,4 +1,4 @@
-# The two commands: `make demo` and `make test`. Both make .venv first; nothing is installed outside it.
+# The two commands: `make demo` and `make test`; `make slow` is what .ci/run adds. They make .venv first; nothing is installed outside it.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,13 +7,13 @@ demo: .venv/installed
 	$(BIN)/alexnet demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --max-worker-restart 0
-	@echo "once more what the compiled layers stand for, with the compiler hidden"
-	CXX=hidden OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py \
-	  tests/test_evaluation.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup --max-worker-restart 0
 
 slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --max-worker-restart 0
+	@echo "once more what the compiled layers stand for, with the compiler hidden"
+	CXX=hidden OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py \
+	  tests/test_evaluation.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

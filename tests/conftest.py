@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from alexnet.cli import run as run_command
@@ -36,6 +37,11 @@ if DEVICE.type != "cpu":
     TINY = (*TINY, "deterministic=true")
 
 
+# A file's tests share what is made for them, so that one process runs them all (--dist loadgroup); but these files have
+# few and long ones, which are shared out.
+SPREAD = ("test_demo", "test_processes")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     from alexnet.device import choose_device
 
@@ -43,7 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"TEST_DEVICE={DEVICE}: torch finds no such device here")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.path.stem not in SPREAD:
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if DEVICE.type != "cpu":
         for item in items:
             if item.get_closest_marker("cpu"):
@@ -102,13 +113,27 @@ def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills: once, and every process of pytest-xdist uses it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.made").exists():
+            make(root / name)
+            (root / f"{name}.made").touch()
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> Path:
-    """train/ and val/ class folders: 3 colours, 16 and 5 pictures each."""
-    root = tmp_path_factory.mktemp("folders")
-    write_folders(root / "train", 16)
-    write_folders(root / "val", 5, first=100)
-    return root
+    """train/ and val/ class folders: 3 colours, 16 and 5 pictures each; tests must not write to it."""
+
+    def make(root: Path) -> None:
+        write_folders(root / "train", 16)
+        write_folders(root / "val", 5, first=100)
+
+    return once(tmp_path_factory, "folders", make)
 
 
 @pytest.fixture(scope="session")
@@ -116,9 +141,8 @@ def tiny_run(tmp_path_factory, folders) -> Path:
     """A run of two epochs on the coloured pictures; tests must not write to it."""
     from alexnet import train
 
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    train(folders, out, "author_2012", [*TINY, "epochs=6", "schedule=linear"])
-    return out
+    sets = [*TINY, "epochs=6", "schedule=linear"]
+    return once(tmp_path_factory, "tiny", lambda out: train(folders, out, "author_2012", sets))
 
 
 @pytest.fixture(autouse=True)

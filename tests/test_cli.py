@@ -283,7 +283,7 @@ def test_training_refusals(refused, folders, tiny_run, tmp_path):
     assert "there is no recipe 'autor'" in refused("train", folders, *out, "--recipe", "autor")
     assert "is a file; give a folder" in refused("train", folders, "--out", folders / "val" / "red" / "100.png")
     assert "Missing option '--out'" in refused("train", folders)
-    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("*.safetensors"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.cpu

@@ -17,9 +17,12 @@ def world(rank: int = 0, size: int = 1) -> World:
     return World(rank, size, torch.device("cpu"))
 
 
+BROKEN = ("blue/3.png", "green/4.png", "red/5.png")
+
+
 @pytest.fixture
 def faulty(tmp_path):
-    """30 pictures, three of them broken."""
+    """54 pictures, of which those of BROKEN are."""
     write_folders(tmp_path, 20)
     (tmp_path / "blue" / "3.png").write_bytes(b"")
     (tmp_path / "green" / "4.png").write_text("not a picture")
@@ -28,12 +31,13 @@ def faulty(tmp_path):
     return find(tmp_path).split("train")
 
 
-def test_the_order_is_a_permutation_that_seed_and_epoch_decide():
-    one = order(3, 5, 100)
+@pytest.mark.parametrize("neighbours", [1, 7])
+def test_the_order_is_a_permutation_that_seed_and_epoch_decide(neighbours):
+    one = order(3, 5, 100, neighbours)
     assert sorted(one) == list(range(100))
-    assert (one == order(3, 5, 100)).all()
-    assert (one != order(3, 6, 100)).any()
-    assert (one != order(4, 5, 100)).any()
+    assert (one == order(3, 5, 100, neighbours)).all()
+    assert (one != order(3, 6, 100, neighbours)).any()
+    assert (one != order(4, 5, 100, neighbours)).any()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -46,13 +50,7 @@ def test_processes_together_see_each_readable_picture_of_a_batch_once(faulty, si
         assert np.concatenate([m.rows for m in mine]).tolist() == whole.rows.tolist()
         assert torch.equal(torch.cat([m.pictures for m in mine]), whole.pictures)
         assert torch.equal(torch.cat([m.labels for m in mine]), whole.labels)
-    assert sum(len(b.labels) for b in alone) == len(faulty) - len(Pictures(faulty, 8, 3, 1).failed) - broken(faulty)
-
-
-def broken(split) -> int:
-    pictures = Pictures(split, 8, 3, 1)
-    pictures.get(np.arange(len(split)))
-    return len(pictures.failed)
+    assert sum(len(b.labels) for b in alone) == 54 - sum(faulty.name(i) in BROKEN for i in range(54))
 
 
 def test_unreadable_pictures_are_named_with_their_fault(tmp_path, faulty):

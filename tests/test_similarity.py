@@ -71,7 +71,6 @@ def test_similar_gives_what_features_and_scikit_learn_give(alexnet, index, tiny_
     assert [n["distance"] for n in answer["neighbours"]] == pytest.approx(
         np.sqrt(((rows[order] - asked) ** 2).sum(1)).tolist(), rel=1e-4
     )
-    assert "green" in answer["neighbours"][0]["file"] or answer["neighbours"][0]["file"].endswith("1.png")
     assert facts["sheet"] == "similar.png"
     with Image.open(tmp_path / "similar.png") as sheet:
         assert sheet.format == "PNG"

@@ -32,7 +32,7 @@ from narrow import narrow, redraw
 
 pytestmark = pytest.mark.device
 
-BATCH, RATE = 4, 2e-4
+BATCH, RATE, DECAY = 4, 2e-4, 0.05
 TAKEN_AWAY = {"alexnet_bn": ("conv1.bias", "conv2.bias")}  # by the norm that comes after them
 # precision of the recipe, what autocast casts, and how far two steps and their losses may be from float64
 PRECISIONS = {
@@ -92,7 +92,7 @@ def by_hand(name: str, mean: Tensor, steps: int) -> tuple[list[float], dict[str,
     preprocess = Preprocess(stored, side, "RGB", (plan.pixel_scale,), mean)
     net = model.seeded_build(0, name, 3, 3, side).double().train()
     velocity = {key: torch.zeros_like(w) for key, w in net.named_parameters()}
-    decays = {layer.name: 5e-4 * layer.decay_mult for layer in plan.layers if isinstance(layer, v.Weighted)}
+    decays = {layer.name: DECAY * layer.decay_mult for layer in plan.layers if isinstance(layer, v.Weighted)}
     split, losses = data().split("train"), []
     rows = order(0, 0, len(split))
     for step in range(steps):
@@ -109,7 +109,7 @@ def by_hand(name: str, mean: Tensor, steps: int) -> tuple[list[float], dict[str,
         with torch.no_grad():
             for (key_, w), g in zip(net.named_parameters(), gradients, strict=True):
                 layer, _, kind = key_.rpartition(".")
-                rate, decay = (RATE, decays.get(layer, 5e-4)) if kind == "weight" else (2 * RATE, 0.0)
+                rate, decay = (RATE, decays.get(layer, DECAY)) if kind == "weight" else (2 * RATE, 0.0)
                 velocity[key_] = 0.9 * velocity[key_] - rate * (g + decay * w)
                 w += velocity[key_]
     return losses, {key: w.detach() for key, w in net.named_parameters()}
@@ -121,6 +121,7 @@ def recipe(name: str, precision: str) -> list[str]:
         *(f"variant={name}", "max_steps=2", f"stored={stored}", f"input={side}", f"batch_size={BATCH}", "log_every=1"),
         *(
             f"learning_rate={RATE}",
+            f"weight_decay={DECAY}",
             "crops=false",
             "flips=false",
             "colour_noise=0",
@@ -176,15 +177,15 @@ def file(name, tmp_path) -> Path:
 
 def in_float64(one: Classifier, split: Split) -> dict[str, np.ndarray]:
     """What every layer makes of the pictures, the layers called one after another."""
-    x = torch.stack([one.preprocess(split.read(i)) for i in range(len(split))]).double()
+    stored, side, scale = one.preprocess.stored, one.preprocess.input, torch.tensor(one.preprocess.scale)[:, None, None]
+    window = slice((stored - side) // 2, (stored - side) // 2 + side)
+    pixels = torch.stack([one.preprocess.pixels(split.read(i)) for i in range(len(split))]).double()
+    x = ((pixels - one.preprocess.mean) / scale)[:, :, window, window]
     found = {}
     with torch.no_grad():
-        for record in one.model.variant.layers:
-            layer = one.model.get_submodule(record.name).double()
-            x = layer(x.flatten(1) if isinstance(record, v.FC) else x)
-            found[record.name] = x.numpy()
-    one.model.float()
-    return found
+        for layer, module in one.model.named_layers():
+            x = found[layer] = module.double()(x)
+    return {layer.name: found[layer.name].numpy() for layer in one.model.variant.layers}
 
 
 @pytest.mark.parametrize("form", ["fast", "plain"])
@@ -234,7 +235,9 @@ def test_finetuning_moves_every_layer_and_a_probe_the_last_alone(tmp_path, name,
     before, after = made(name), package.load(tmp_path / "run")
     assert after.classes == list(COLOURS)[:2]
     assert after.preprocess.facts() == before.preprocess.facts()
-    assert result.top1_error == package.evaluate(tmp_path / "run", data(2)).top1_error
+    evaluated = package.evaluate(tmp_path / "run", data(2))
+    assert result.top1_error == evaluated.top1_error
+    assert read(tmp_path / "run" / checkpoint.METRICS)[-1]["loss"] == pytest.approx(evaluated.loss, rel=1e-3)
     last = before.model.logits
     for key, w in after.model.named_parameters():
         assert torch.isfinite(w).all()

@@ -29,7 +29,7 @@ class Tail(nn.Module):
         super().__init__()
         names = model.order[: model.order.index(model.logits) + 1]
         first = len(names) - 1
-        while names[first - 1] in model.dropouts:
+        while names[first - 1] in model.dropouts or names[first - 1] == "flatten":
             first -= 1
         self.below = names[first - 1]
         for name in names[first:]:
