@@ -189,19 +189,22 @@ def test_training_means_the_squares_that_it_was_given(photos, tmp_path):
         assert finetuning.begin(recipe.override(tuned, recipe.parse_sets(sets)), 2)[1].square == expected
 
 
-def test_caffes_nets_are_squashed_and_say_so(tmp_path, caplog):
-    found = weights.read(package.checkpoint.find("tiny"))
-    crop = package.checkpoint.load("tiny", square="crop")
-    assert (found.preprocess.square, crop.preprocess.square) == ("squash", "crop")
-    for square, written in ((None, False), ("crop", True)):
+def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):
+    for square, said in (("crop", False), ("squash", True)):
         file = tmp_path / f"{square}.caffemodel"
         caplog.clear()
         one = package.load("tiny", square=square)
         weights.write(package.checkpoint.weights_of(one), file)
-        assert ("read it with --square crop" in caplog.text) == written
+        assert ("read it with --square squash" in caplog.text) == said
         caplog.clear()
-        assert weights.read(file).preprocess.square == "squash"
-        assert "pictures are squashed to squares" in caplog.text
+        assert weights.read(file).preprocess.square == "crop"
+        assert "trained with --square squash" in caplog.text
         caplog.clear()
-        assert weights.read(file, hints.Hints(square="crop")).preprocess.square == "crop"
-        assert "squash" not in caplog.text
+        assert weights.read(file, hints.Hints(square="squash")).preprocess.square == "squash"
+        assert "--square" not in caplog.text
+
+
+def test_published_weights_know_their_square_and_a_hint_overrules_it():
+    assert package.checkpoint.told("bvlc").square == "squash"
+    assert package.checkpoint.told("bvlc?square=crop").square == "crop"
+    assert package.checkpoint.told("torchvision").square is None  # its reader knows

@@ -118,6 +118,13 @@ def find(path: str | Path) -> Path:
     return file
 
 
+def told(path: str | Path) -> hints.Hints:
+    """The hints of MODEL, and of published weights what their file does not say."""
+    name, given = hints.split(path)
+    known = None if Path(name).exists() else published.PUBLISHED.get(name)
+    return replace(given, square=given.square or known.square) if known else given
+
+
 def chosen(path: str, weights: str | None) -> str:
     """MODEL with the `best` or the `last` of a run folder's weights, where one of them is asked for."""
     if weights is None:
@@ -169,7 +176,7 @@ def load(
 
     said = {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order, "square": square}
     path = hints.joined(path, said)
-    file, given = find(path), hints.split(path)[1]
+    file, given = find(path), told(path)
     if exported.recognises(file):
         if needless := [key for key in given.given() if key != "square"]:
             raise AlexNetError(f"MODEL {file} is an export, which says all itself; leave out --{needless[0]}.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alexnet import hints, weights
-from alexnet.checkpoint import Classifier, built, find, load
+from alexnet.checkpoint import Classifier, built, find, load, told
 from alexnet.data.pictures import Unreadable
 from alexnet.data.sources import Sources
 from alexnet.device import choose_device
@@ -42,7 +42,7 @@ def convert(
     an .onnx; `eight_bits` rounds a .safetensors' weights to int8, the one thing that is not exact.
     """
     source = hints.joined(source, {"variant": variant, "mean": mean, "classes": classes, "key": key, "order": order})
-    found = weights.read(find(source), hints.split(source)[1])
+    found = weights.read(find(source), told(source))
     if input:
         check_size(found.built(), len(found.classes), found.preprocess.channels, input, found.preprocess.input)
         check_sizes(found.preprocess.stored, input)

@@ -290,10 +290,10 @@ def _recognised(file: Path, found: list[Layer], scaled: bool, changes: dict, rat
 
 
 def square(file: Path, hints: Hints) -> str:
-    """How pictures become squares, which Caffe's files do not say: its nets were trained on squashed ones."""
+    """How pictures become squares, which files of Caffe's nets do not say: its own were trained on squashed ones."""
     if hints.square is None:
-        note(f"{file.name}: pictures are squashed to squares, as Caffe's nets were trained (--square crop: the centre)")
-    return hints.square or "squash"
+        note(f"{file.name}: pictures are cropped to squares; Caffe's own nets were trained with --square squash")
+    return hints.square or "crop"
 
 
 def find_mean(

@@ -39,10 +39,10 @@ def write(weights: Weights, file: Path) -> list[Path]:
         elif layer.type == "Scale":
             scale = np.array(preprocess.scale * (channels // len(preprocess.scale)))
             layer.blobs = [(1 / scale[::-1]).astype(np.float32)]
-    if preprocess.square != "squash":
+    if preprocess.square != "crop":
         note(
-            f"{file.name}: Caffe's files do not say how pictures become squares, which is not squashed here; read it "
-            f"with --square {preprocess.square}"
+            f"{file.name}: Caffe's files do not say how pictures become squares; read it with --square "
+            f"{preprocess.square}, which is this network's way"
         )
     text, mean = beside(file)
     image = reversed_channels(preprocess.mean, axis=0).numpy()

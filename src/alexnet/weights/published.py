@@ -28,6 +28,7 @@ class Published:
     size: int
     licence: str
     about: str
+    square: str | None = None  # how its pictures became squares, where the file does not say
 
     @property
     def filename(self) -> str:
@@ -55,6 +56,7 @@ PUBLISHED = {
         250_000_000,
         "unrestricted use",
         "bvlc_alexnet trained on ILSVRC-2012 with Caffe: 57.1 % top-1, 80.2 % top-5 accuracy, one view",
+        "squash",
     ),
 }
 
