@@ -53,7 +53,7 @@ class AlexNet(nn.Module):
                 self.dropouts[record.name] = math.prod(shape), record.rate
             shape = output_shape(record, shape, classes)
         self.order = [*self._modules, *(record.name for record in variant.layers if isinstance(record, v.Softmax))]
-        weighted = [x.name for x in variant.layers if isinstance(x, v.Weighted)]
+        weighted = [x.name for x in variant.layers if isinstance(x, v.Weighted)] or [""]
         self._inputs = 0  # of a last layer that was taken away
         # What timm's tools ask for; preprocessing is added where weights are loaded.
         self.pretrained_cfg: dict[str, Any] = {
