@@ -7,7 +7,8 @@ demo: .venv/installed
 	$(BIN)/alexnet demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile \
+	  --no-loadscope-reorder --max-worker-restart 0
 
 slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --max-worker-restart 0

@@ -37,11 +37,6 @@ if DEVICE.type != "cpu":
     TINY = (*TINY, "deterministic=true")
 
 
-# A file's tests share what is made for them, so that one process runs them all (--dist loadgroup); but these files have
-# few and long ones, which are shared out.
-SPREAD = ("test_demo", "test_processes")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     from alexnet.device import choose_device
 
@@ -49,12 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"TEST_DEVICE={DEVICE}: torch finds no such device here")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.path.stem not in SPREAD:
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if DEVICE.type != "cpu":
         for item in items:
             if item.get_closest_marker("cpu"):
