@@ -299,6 +299,6 @@ def test_the_kernel_that_is_tried_first_gives_what_it_should(monkeypatch):
 @pytest.mark.cpu
 def test_kernels_compile_for_gpus_that_are_not_here_and_fit_their_shared_memory():
     script = Path(__file__).with_name("compile_kernels.py")  # without names it compiles those of every variant
-    variants = ["alexnet2012", "bvlc_alexnet", "cifar10_18"]
+    variants = ["alexnet2012", "bvlc_alexnet"]
     ran = subprocess.run([sys.executable, script, *variants], capture_output=True, text=True, timeout=1800)
     assert ran.returncode == 0, ran.stdout + ran.stderr
