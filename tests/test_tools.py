@@ -138,6 +138,8 @@ TOOLS: dict[str, Callable[[AlexNet, Tensor], Callable[[Tensor], Tensor]]] = {
 @pytest.mark.parametrize("tool", TOOLS)
 @every_variant
 def test_a_tools_form_of_every_variant_gives_its_logits(name, tool):
+    if tool == "torch.export" and name in ("cifar10_13", "cifar10_11") and torch.__version__ < "2.12":
+        pytest.skip("of local layers torch 2.11 cannot see that they take any number of pictures")
     model = net(name)
     x = pictures(model)
     form = TOOLS[tool](model, x)

@@ -52,10 +52,14 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
+# Asked once: torch.compile of torch 2.11 cannot ask it.
+AUTOCASTS = frozenset(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))
+
+
 def as_written(x: Tensor):
     """A context within which no autocast changes a type on the device of x."""
     kind = x.device.type
-    casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    casts = kind in AUTOCASTS and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if casts else nullcontext()
 
 
