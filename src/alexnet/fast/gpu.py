@@ -162,7 +162,7 @@ def _has_norm(one: Stretch) -> bool:
 
 
 def _plain(layer: nn.Conv2d) -> bool:
-    even = isinstance(layer.padding, tuple) and len({*layer.padding, *layer.padding}) == 1
+    even = isinstance(layer.padding, tuple) and len(set(layer.padding)) == 1
     return even and layer.padding_mode == "zeros" and layer.dilation == (1, 1)
 
 
@@ -320,8 +320,7 @@ class Pass(torch.autograd.Function):
             )
         x, bias, z, d, places = ctx.saved_tensors
         plan, (n, channels, height, width) = ctx.plan, ctx.input
-        dx = torch.empty(ctx.input, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
-        dx = dx.to(d.dtype)
+        dx = torch.empty(ctx.input, dtype=d.dtype, device=g.device, memory_format=torch.channels_last)
         g = g.to(d.dtype).contiguous(memory_format=torch.channels_last)
         out_height, out_width = g.shape[2:]
         rows = n * height * width
