@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from data import compare, describe, loader
 
-from alexnet.data.layouts import find
+from alexnet.data.layouts.registry import find
 
 
 def main() -> None:

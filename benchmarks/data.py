@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet.data.layouts import find
+from alexnet.base.distributed import World
+from alexnet.data.layouts.registry import find
 from alexnet.data.loader import Pictures, batches, order
-from alexnet.data.pack import HEADER, checksum
-from alexnet.data.packing import pack
+from alexnet.data.packs.reading import HEADER, checksum
+from alexnet.data.packs.shards import HEADER_BYTES, npy_header
+from alexnet.data.packs.writing import pack
 from alexnet.data.pictures import decode, square
-from alexnet.data.shards import HEADER_BYTES, npy_header
-from alexnet.distributed import World
 
 SIDE, BATCH, WORKERS = 256, 256, 2
 NOISE = 9.0  # grey levels; with it the files are 100 to 130 KB

@@ -27,16 +27,16 @@ from PIL import Image
 from torchvision.models import alexnet as torchvision_alexnet
 from torchvision.transforms import v2
 
-from alexnet.checkpoint import Classifier
+from alexnet.base.device import describe
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
-from alexnet.device import describe
-from alexnet.evaluation import Member, log_probabilities
-from alexnet.feature_files import write_features
-from alexnet.model import seeded_build
-from alexnet.prediction import stream, write_table
-from alexnet.preprocess import Preprocess
-from alexnet.variants import variant
+from alexnet.engines.loading import Classifier
+from alexnet.inference.evaluation import Member, log_probabilities
+from alexnet.inference.feature_files import write_features
+from alexnet.inference.prediction import stream, write_table
+from alexnet.networks.model import seeded_build
+from alexnet.networks.variants import variant
 
 BATCH = 64
 

@@ -22,11 +22,12 @@ from pathlib import Path
 import peers
 import torch
 
-from alexnet import bench, recipe, training
+from alexnet.base.device import tf32
+from alexnet.base.metrics import read
 from alexnet.data.loader import Batch
-from alexnet.device import tf32
-from alexnet.metrics import read
-from alexnet.model import seeded_build
+from alexnet.networks.model import seeded_build
+from alexnet.training import bench, recipe
+from alexnet.training.loop import train
 
 Figures = Iterator[tuple[str, object]]
 
@@ -71,9 +72,9 @@ def exact(given) -> Figures:
             for number, stop in enumerate(stops):
                 end = [f"max_steps={stop}"]
                 if number:
-                    training.train("digits", run, None, end, resume=True, device=given.device)
+                    train("digits", run, None, end, resume=True, device=given.device)
                 else:
-                    training.train("digits", run, "digits", [*sets, *end], device=given.device)
+                    train("digits", run, "digits", [*sets, *end], device=given.device)
             last.append((run / "model.safetensors").read_bytes())
     yield "repeated run is the same, bit for bit", last[0] == last[1]
     yield "resumed run is the same, bit for bit", last[0] == last[2]
@@ -140,7 +141,7 @@ def breakdown(given) -> Figures:
 def loop(given) -> Figures:
     """`alexnet train` as a whole from a pack of few pictures repeated: read from the pack, and lying on the GPU."""
     from alexnet.data import loader
-    from alexnet.data.packing import pack
+    from alexnet.data.packs.writing import pack
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -159,7 +160,7 @@ def loop(given) -> Figures:
             for name, share in (("from a pack", 0.0), ("on the device", loader.DEVICE_SHARE)):
                 loader.DEVICE_SHARE = share
                 run = root / f"{variant} {name}"
-                training.train(root / "pack", run, None, sets, device=given.device)
+                train(root / "pack", run, None, sets, device=given.device)
                 rates.append(_steady(run))
                 yield f"{variant} {name}, images/s", rates[-1]
             yield f"{variant} from a pack / on the device", rates[0] / rates[1]
@@ -180,7 +181,7 @@ def tiny(given) -> Figures:
         return
     with tempfile.TemporaryDirectory() as folder:
         sets = ["epochs=1", "max_steps=4"] if given.small else ["epochs=15", "batch_size=256", "learning_rate=0.02"]
-        result = training.train(given.data, Path(folder) / "run", "tiny_imagenet", sets, device=given.device)
+        result = train(given.data, Path(folder) / "run", "tiny_imagenet", sets, device=given.device)
         yield "seconds", result.seconds
         yield "top-1 error", result.top1_error
         yield "images/s, without evaluation", result.images_per_second

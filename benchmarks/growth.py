@@ -18,8 +18,8 @@ import time
 import numpy as np
 import torch
 
-from alexnet import bench
 from alexnet.data.loader import order
+from alexnet.training import bench
 
 
 def peak() -> float:
@@ -85,8 +85,8 @@ def main() -> None:
         sizes = [size for size in (1, 4, 16, 64, 256, 1024) if size <= given.largest]
         rows([f"variant={given.variant}"], "batch_size", sizes)
     elif given.what == "input":
-        from alexnet.shapes import sizes as able
-        from alexnet.variants import variant
+        from alexnet.networks.shapes import sizes as able
+        from alexnet.networks.variants import variant
 
         span = able(variant(given.variant))
         rows(

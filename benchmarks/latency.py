@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from everyday import classifier, processor
 
-from alexnet import fast
-from alexnet.checkpoint import Classifier, weights_of
-from alexnet.device import choose_precision
-from alexnet.engines import base, onnx, openvino, trial
+from alexnet.base.device import choose_precision
+from alexnet.engines import base, choosing, onnx, openvino
 from alexnet.engines.base import Engine
-from alexnet.latency import Realtime
+from alexnet.engines.loading import Classifier, weights_of
+from alexnet.inference.latency import Realtime
+from alexnet.networks import fast
 from alexnet.weights.onnx_writer import to_bytes
 
 BATCH, TURN = 64, 10  # pictures in a batch; single pictures in a turn
@@ -47,12 +47,12 @@ WANTED = {
 
 def contenders(one: Classifier) -> Iterator[tuple[str, Engine]]:
     """What `auto` chooses from, then what needs calibration, then what it chose."""
-    contents, pictures = to_bytes(weights_of(one), preprocessing=True), trial.made_up(one.preprocess, 32)
-    for key, start in trial.forms(one):
+    contents, pictures = to_bytes(weights_of(one), preprocessing=True), choosing.made_up(one.preprocess, 32)
+    for key, start in choosing.forms(one):
         yield " ".join(key), start()
-    if trial.has("onnxruntime", "onnx"):
+    if choosing.has("onnxruntime", "onnx"):
         yield "onnx int8", onnx.start(onnx.int8(contents, [pictures]), one.preprocess, "int8")
-    if trial.has("openvino", "nncf"):
+    if choosing.has("openvino", "nncf"):
         graph = openvino.int8(openvino.read(contents), [pictures])
         yield "openvino int8", openvino.start(graph, one.preprocess, "int8")
         if choose_precision(torch.device("cpu"))[0] is torch.bfloat16:
@@ -65,12 +65,12 @@ def measure(name: str, single: int, batches: int) -> dict:
     engines = dict(contenders(one))
     chosen = {}
     for size in (1, BATCH):
-        choice = trial.choose(one, size)
+        choice = choosing.choose(one, size)
         engines[f"auto, batch {size}"] = choice.engine
         chosen[size] = choice.words
         print(f"{name}, batch {size}: {choice.words}", flush=True)
     functions = {key: Realtime(replace(one, engine=engine)) for key, engine in engines.items()}
-    picture, pictures = trial.made_up(one.preprocess, 1)[0], trial.made_up(one.preprocess, BATCH)
+    picture, pictures = choosing.made_up(one.preprocess, 1)[0], choosing.made_up(one.preprocess, BATCH)
     alone: dict[str, list[float]] = {key: [] for key in engines}
     together: dict[str, list[float]] = {key: [] for key in engines}
     while len(alone["torch float32"]) < single:

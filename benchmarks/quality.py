@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from alexnet import evaluate, train
-from alexnet.data.layouts import find
-from alexnet.data.pack import HEADER
-from alexnet.data.packing import QUALITY, pack
-from alexnet.data.split import Data, Split
+from alexnet.data.dataset import Data, Split
+from alexnet.data.layouts.registry import find
+from alexnet.data.packs.reading import HEADER
+from alexnet.data.packs.writing import QUALITY, pack
 
 
 def main() -> None:

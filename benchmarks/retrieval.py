@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 
 import alexnet
-from alexnet.data.layouts import find
+from alexnet.data.layouts.registry import find
+from alexnet.reproduction.intervals import paired
 from alexnet.reproduction.measures import neighbourhood
-from alexnet.reproduction.statistics import paired
 
 
 def main(model: str, data: str) -> None:

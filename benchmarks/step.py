@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from alexnet import bench, fast
+from alexnet.networks import fast
+from alexnet.training import bench
 
 NONORM = "variant=alexnet2012_nonorm"
 GROUPS = {  # contender: its arguments; the first is what the others are compared with

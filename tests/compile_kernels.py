@@ -15,9 +15,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from alexnet.fast import gpu, gpu_kernels
-from alexnet.model import AlexNet
-from alexnet.variants import VARIANTS, variant
+from alexnet.networks.fast import gpu, gpu_kernels
+from alexnet.networks.model import AlexNet
+from alexnet.networks.variants import VARIANTS, variant
 
 SHARED = 160 * 1024  # bytes a program may take on an A100
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.uint8: "*u8", int: "i32", float: "fp32"}

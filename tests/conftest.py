@@ -38,7 +38,7 @@ if DEVICE.type != "cpu":
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from alexnet.device import choose_device
+    from alexnet.base.device import choose_device
 
     if choose_device().type != DEVICE.type:
         raise pytest.UsageError(f"TEST_DEVICE={DEVICE}: torch finds no such device here")
@@ -138,7 +138,7 @@ def tiny_run(tmp_path_factory, folders) -> Path:
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch) -> None:
     """Runs end without their two pictures, which take longer to draw than such runs; `draws` marks who needs them."""
-    from alexnet import plots
+    from alexnet.training import plots
 
     if not request.node.get_closest_marker("draws"):
         for name in ("save_curves", "save_filters"):

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from alexnet import variants as v
-from alexnet.model import AlexNet
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
 
 FILTERS = {"conv1": 32, "conv2": 32, "conv3": 12, "conv4": 20, "conv5": 16, "conv6": 12, "local3": 6, "local4": 4}
 UNITS = 24

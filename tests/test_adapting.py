@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import alexnet as package
-from alexnet import recipe, variants
-from alexnet.errors import AlexNetError
-from alexnet.finetuning import _adapt_first_flat
-from alexnet.model import AlexNet
-from alexnet.shapes import layer_facts, sizes
-from alexnet.variants import VARIANTS, Local
+from alexnet.base.errors import AlexNetError
+from alexnet.networks import variants
+from alexnet.networks.model import AlexNet
+from alexnet.networks.shapes import layer_facts, sizes
+from alexnet.networks.variants import VARIANTS, Local
+from alexnet.training import recipe
+from alexnet.training.finetuning import _adapt_first_flat
 from conftest import TINY
 from narrow import narrow
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.augment import (
+from alexnet.data.augment import (
     Draws,
     add_colour,
     crop_and_mirror,
@@ -16,7 +16,7 @@ from alexnet.augment import (
     dropout_masks,
     generator,
 )
-from alexnet.preprocess import Preprocess
+from alexnet.data.preprocess import Preprocess
 
 CPU = torch.device("cpu")
 

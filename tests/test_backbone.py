@@ -14,8 +14,8 @@ from torchvision.ops import MultiScaleRoIAlign
 
 import alexnet as package
 from alexnet.backbone import Backbone, dense, whole_picture
-from alexnet.errors import AlexNetError
-from alexnet.model import seeded_build
+from alexnet.base.errors import AlexNetError
+from alexnet.networks.model import seeded_build
 from conftest import coloured
 
 pytestmark = pytest.mark.device

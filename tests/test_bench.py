@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alexnet.bench import made_up, work_of_a_step
 from alexnet.data.pictures import decode
-from alexnet.model import build
-from alexnet.recipe import resolve
+from alexnet.networks.model import build
+from alexnet.training.bench import made_up, work_of_a_step
+from alexnet.training.recipe import resolve
 from conftest import DEVICE
 
 pytestmark = pytest.mark.device

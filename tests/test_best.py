@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import alexnet as package
-from alexnet import checkpoint, training
-from alexnet import recipe as recipes
-from alexnet.report import write
-from alexnet.variants import VARIANTS
+from alexnet.engines import loading
+from alexnet.networks.variants import VARIANTS
+from alexnet.training import loop
+from alexnet.training import recipe as recipes
+from alexnet.training.report import write
 from conftest import TINY, coloured, write_folders
 from narrow import narrow
 
@@ -25,7 +26,7 @@ def runs(tmp_path_factory):
     """Runs of narrow nets with validation errors as told: RUN/last goes on to its last epoch, RUN/kept stops early."""
     root = tmp_path_factory.mktemp("best")
     write_folders(root / "data", 6)
-    real = training._measure
+    real = loop._measure
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
         for name, errors, sets in (
@@ -34,10 +35,10 @@ def runs(tmp_path_factory):
             ("kept", [0.4, 0.2, 0.3], ("stop_after=1",)),
         ):
             told, said = [*errors, 0.35], []
-            patch.setattr(training, "_measure", lambda *a, t=told, **k: replace(real(*a, **k), top1_error=t.pop(0)))
-            training.train(root / "data", root / name, None, [*TINY, "epochs=3", *sets], say=said.append)
+            patch.setattr(loop, "_measure", lambda *a, t=told, **k: replace(real(*a, **k), top1_error=t.pop(0)))
+            loop.train(root / "data", root / name, None, [*TINY, "epochs=3", *sets], say=said.append)
             (root / f"{name}.txt").write_text("\n".join(said))
-        patch.setattr(training, "_measure", real)
+        patch.setattr(loop, "_measure", real)
         yield root
 
 
@@ -58,8 +59,7 @@ def test_best_and_last_are_the_runs_two_files_for_every_command(alexnet, runs, t
     picture = tmp_path / "a.png"
     coloured("red", 77).save(picture)
     weights = {
-        name: checkpoint.load(run / file)
-        for name, file in (("best", "best.safetensors"), ("last", "model.safetensors"))
+        name: loading.load(run / file) for name, file in (("best", "best.safetensors"), ("last", "model.safetensors"))
     }
     assert not torch.equal(weights["best"].model.fc8.weight, weights["last"].model.fc8.weight)
     for name, one in weights.items():
@@ -77,7 +77,7 @@ def test_best_and_last_are_the_runs_two_files_for_every_command(alexnet, runs, t
         alexnet("train", data, "--out", tmp_path / f"t{name}", "--recipe", "finetune", "--set", f"weights={run}",
                 "variant=alexnet32", *words[1:])  # fmt: skip
         for made in (tmp_path / f"f{name}", tmp_path / f"t{name}"):
-            text = (made / checkpoint.RECIPE).read_text()
+            text = (made / loading.RECIPE).read_text()
             assert recipes.from_toml(text, "").weights == str(
                 run / f"{'best' if name == 'best' else 'model'}.safetensors"
             )
@@ -86,7 +86,7 @@ def test_best_and_last_are_the_runs_two_files_for_every_command(alexnet, runs, t
 def test_an_ensemble_takes_the_best_of_each_and_numbers_beside(alexnet, runs):
     words = ["evaluate", runs / "last", runs / "kept", runs / "data", "--weights", "best", "--weights", "0.25,0.75"]
     facts = json.loads(alexnet(*words, "--json")[1].splitlines()[-1])
-    files = [runs / name / checkpoint.BEST for name in ("last", "kept")]
+    files = [runs / name / loading.BEST for name in ("last", "kept")]
     expected = package.evaluate(files, runs / "data", device="cpu", weights=[0.25, 0.75])
     assert facts["loss"] == pytest.approx(expected.loss)
 
@@ -118,7 +118,7 @@ def test_the_report_says_which_epoch_was_chosen_by_which_pictures(runs, name, sa
 def test_the_curves_mark_the_epoch(runs, monkeypatch):
     from matplotlib.axes import Axes
 
-    from alexnet import plots
+    from alexnet.training import plots
 
     seen = []
     real = Axes.plot

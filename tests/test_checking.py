@@ -13,8 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from alexnet.data import checking
 from alexnet.data.checking import check, text
-from alexnet.data.pack import HEADER
-from alexnet.data.packing import pack
+from alexnet.data.packs.reading import HEADER
+from alexnet.data.packs.writing import pack
 from conftest import coloured, encoded, write_folders
 
 CUT = encoded(coloured("red", 900, (200, 150)), "JPEG")

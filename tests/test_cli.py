@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import alexnet as package
-from alexnet import checkpoint, recipe
+from alexnet.base.errors import AlexNetError
 from alexnet.cli import commands
-from alexnet.errors import AlexNetError
+from alexnet.engines import loading
+from alexnet.training import recipe
 from conftest import COLOURS, TINY, coloured, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)
@@ -90,8 +91,8 @@ def given(alexnet, monkeypatch):
         calls.append(arguments)
         raise AlexNetError("called")
 
-    monkeypatch.setattr("alexnet.training.train", called)
-    monkeypatch.setattr("alexnet.finetuning.finetune", called)
+    monkeypatch.setattr("alexnet.training.loop.train", called)
+    monkeypatch.setattr("alexnet.training.finetuning.finetune", called)
 
     def call(*words):
         calls.clear()
@@ -320,7 +321,7 @@ def test_evaluation_refusals(refused, folders, tiny_run, tmp_path):
 def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders, tiny_run, tmp_path):
     from safetensors.torch import save_file
 
-    whole = (tiny_run / checkpoint.LAST).read_bytes()
+    whole = (tiny_run / loading.LAST).read_bytes()
     file = tmp_path / "m.safetensors"
     for contents in (whole[: len(whole) // 2], whole[:50], b"", b"\x80\x04 a pickle"):
         file.write_bytes(contents)
@@ -329,7 +330,7 @@ def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders
     assert "holds no network that is called as torchvision's alexnet" in refused("evaluate", file, folders)
     model = package.load(tiny_run)
     model.classes.append("one more")
-    file.write_bytes(checkpoint.weights_bytes(model.model, model.preprocess, model.classes, ""))
+    file.write_bytes(loading.weights_bytes(model.model, model.preprocess, model.classes, ""))
     assert "fc8.weight of shape (3, 1024); alexnet32 with 4 classes has" in refused("evaluate", file, folders)
 
 

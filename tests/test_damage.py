@@ -30,13 +30,12 @@ from hypothesis import strategies as st
 
 import caffe_file
 import convnet_file
-from alexnet import weights
-from alexnet.checkpoint import built
-from alexnet.errors import AlexNetError
-from alexnet.model import AlexNet, initialise
-from alexnet.preprocess import Preprocess
-from alexnet.variants import VARIANTS, variant
-from alexnet.weights import native, onnx_writer, state
+from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
+from alexnet.engines.loading import built
+from alexnet.networks.model import AlexNet, initialise
+from alexnet.networks.variants import VARIANTS, variant
+from alexnet.weights import formats, native, onnx_writer, state
 from alexnet.weights.base import Weights
 from narrow import narrow
 
@@ -399,7 +398,7 @@ FORMATS = {
 def outcome(file: Path) -> str:
     """ "right" where a model is read that answers, else the one sentence; anything else is raised."""
     try:
-        found = weights.read(file)
+        found = formats.read(file)
         with torch.no_grad():
             model = built(found).model
             answer = model(torch.zeros(1, found.preprocess.channels, model.input, model.input))

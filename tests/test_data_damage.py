@@ -23,13 +23,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alexnet.data import packing
+from alexnet.base.errors import AlexNetError
 from alexnet.data.checking import check
-from alexnet.data.layouts import find
-from alexnet.data.pack import HEADER, STATE, checksum
+from alexnet.data.layouts.registry import find
+from alexnet.data.packs import writing
+from alexnet.data.packs.reading import HEADER, STATE, checksum
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
-from alexnet.errors import AlexNetError
 from conftest import write_folders, write_parquet
 from test_data_files import LABELS, NAMES, PICTURES
 from test_imagenet import cifar10, tar, train_pictures, valid_pictures, write, write_kaggle, write_official
@@ -92,7 +92,7 @@ def packed(encoding: str) -> Callable[[Path], None]:
     def make(root: Path) -> None:
         with TemporaryDirectory() as folder:
             write_folders(Path(folder) / "data", 2)
-            packing.pack(Path(folder) / "data", root, 8, encoding, workers=1)
+            writing.pack(Path(folder) / "data", root, 8, encoding, workers=1)
 
     return make
 
@@ -254,12 +254,12 @@ def unfinished() -> tuple[dict[str, bytes], dict[str, bytes]]:
     with TemporaryDirectory() as folder:
         root = Path(folder)
         write_folders(root / "data", 2)
-        real = packing._finish
-        packing._finish = lambda job: None  # type: ignore[assignment]
+        real = writing._finish
+        writing._finish = lambda job: None  # type: ignore[assignment]
         try:
-            packing.pack(root / "data", root / "pack", 8, workers=1)
+            writing.pack(root / "data", root / "pack", 8, workers=1)
         finally:
-            packing._finish = real
+            writing._finish = real
         return tuple(  # type: ignore[return-value]
             {str(p.relative_to(root / one)): p.read_bytes() for p in (root / one).rglob("*") if p.is_file()}
             for one in ("data", "pack")
@@ -278,6 +278,6 @@ def test_an_interrupted_pack_whose_state_is_damaged_is_refused():
             write(root / "data", source)
             write(root / "pack", pack | {STATE: damage[1]})
             with one_sentence():
-                packing.pack(root / "data", root / "pack", 8, workers=1)
+                writing.pack(root / "data", root / "pack", 8, workers=1)
 
     tried()

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from alexnet import labels
-from alexnet.data import parquet
+from alexnet.base.errors import AlexNetError
+from alexnet.data import labels
 from alexnet.data.checking import check
-from alexnet.data.layouts import find
+from alexnet.data.layouts import parquet
+from alexnet.data.layouts.registry import find
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
-from alexnet.errors import AlexNetError
-from alexnet.evaluation import match_classes
+from alexnet.inference.evaluation import match_classes
 from conftest import COLOURS, coloured, encoded
 from test_imagenet import tar
 

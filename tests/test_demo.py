@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from alexnet import checkpoint, demo
-from alexnet.training import train
+from alexnet.cli import demo
+from alexnet.engines import loading
+from alexnet.training.loop import train
 
 
 @pytest.mark.draws
@@ -27,12 +28,12 @@ def test_the_demo_reads_held_out_digits_and_leaves_its_run(alexnet, tmp_path, mo
     photographs = out[out.index("scikit-learn's two photographs") :]
     assert all(f"\n  {name}.jpg\n" in photographs for name in ("china", "flower"))
     assert len(re.findall(r"^ +[\d.]+ %  [A-Za-z]", photographs, re.MULTILINE)) == 10
-    for name in (checkpoint.LAST, checkpoint.METRICS, "curves.png", "filters.png"):
+    for name in (loading.LAST, loading.METRICS, "curves.png", "filters.png"):
         assert (tmp_path / "runs" / "demo" / name).stat().st_size > 1000
 
 
 def test_a_second_demo_takes_the_next_free_folder(tmp_path, monkeypatch):
-    from alexnet.demo import _free_folder
+    from alexnet.cli.demo import _free_folder
 
     monkeypatch.chdir(tmp_path)
     assert _free_folder() == "runs/demo"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from alexnet import checkpoint, recipe
 from alexnet.cli import commands
-from alexnet.engines import trial
-from alexnet.info import describe
-from alexnet.variants import VARIANTS
+from alexnet.engines import choosing, loading
+from alexnet.inference.info import describe
+from alexnet.networks.variants import VARIANTS
+from alexnet.training import recipe
 from conftest import coloured
 
 ROOT = Path(__file__).parent.parent
@@ -55,14 +55,14 @@ def place(tmp_path_factory) -> Path:
         (root / name).parent.mkdir(exist_ok=True)
         coloured("red", len(name), (150, 120)).save(root / name)
     (root / "RUN").mkdir()
-    shutil.copy(ROOT / "src/alexnet/weights/tiny.safetensors", root / "RUN" / checkpoint.LAST)
+    shutil.copy(ROOT / "src/alexnet/weights/tiny.safetensors", root / "RUN" / loading.LAST)
     return root
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_every_snippet_runs_as_it_stands(snippet, place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(trial, "has", lambda *modules: False)  # no engine but torch is tried, which takes seconds
+    monkeypatch.setattr(choosing, "has", lambda *modules: False)  # no engine but torch is tried, which takes seconds
     exec(compile(snippet, "snippet", "exec"), {"__name__": "snippet"})
 
 

@@ -17,15 +17,15 @@ import pytest
 import torch
 
 import alexnet as package
-from alexnet import exporting
-from alexnet.checkpoint import Classifier
-from alexnet.conversion import compare
-from alexnet.engines import base, trial
-from alexnet.errors import AlexNetError
-from alexnet.evaluation import Member, log_probabilities
-from alexnet.model import seeded_build
-from alexnet.preprocess import Preprocess
-from alexnet.variants import VARIANTS
+from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
+from alexnet.engines import base, choosing
+from alexnet.engines.loading import Classifier
+from alexnet.inference import exporting
+from alexnet.inference.evaluation import Member, log_probabilities
+from alexnet.networks.model import seeded_build
+from alexnet.networks.variants import VARIANTS
+from alexnet.weights.conversion import compare
 from conftest import coloured, needs
 from narrow import narrow
 
@@ -37,7 +37,7 @@ FAR = 5e-5  # the greatest difference of probabilities between float32 engines
 
 
 def pixels(one: Classifier, count: int = 5) -> np.ndarray:
-    return trial.made_up(one.preprocess, count)
+    return choosing.made_up(one.preprocess, count)
 
 
 def expected(one: Classifier, pictures: np.ndarray) -> np.ndarray:
@@ -204,9 +204,9 @@ def test_enlarged_views_are_refused_by_engines_in_words(refused, tmp_path, folde
 
 def test_auto_takes_the_fastest_whose_answers_are_near_and_says_why(tiny_run, folders, monkeypatch):
     one = package.load(tiny_run)
-    torch_itself = trial.in_torch(one)
+    torch_itself = choosing.in_torch(one)
     now = [0.0]
-    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(choosing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def late(seconds: float, factor: float) -> base.Engine:
         def run(pictures, output):
@@ -222,7 +222,7 @@ def test_auto_takes_the_fastest_whose_answers_are_near_and_says_why(tiny_run, fo
         ("openvino", base.FLOAT32): late(0.0, 1.001),  # the fastest, but too far for float32
         ("openvino", base.W8): late(0.0, 1.2),  # and for 8 bits
     }
-    monkeypatch.setattr(trial, "forms", lambda classifier: [(key, lambda e=e: e) for key, e in engines.items()])
+    monkeypatch.setattr(choosing, "forms", lambda classifier: [(key, lambda e=e: e) for key, e in engines.items()])
     told: list[str] = []
     package.predict(one, folders / "val" / "red", engine="auto")
     chosen = package.load(tiny_run, engine="auto", say=told.append)
@@ -237,13 +237,13 @@ def test_auto_really_tries_what_is_installed(alexnet, tiny_run, folders):
     assert status == 0
     assert out.startswith("engine: ")
     one = package.load(tiny_run)
-    keys = [key for key, _ in trial.forms(one)]
+    keys = [key for key, _ in choosing.forms(one)]
     assert keys[0] == ("torch", base.FLOAT32)
     assert {("onnx", base.FLOAT32), ("onnx", base.W8)} <= set(keys)
     pictures = pixels(one)
-    for key, start in trial.forms(one):
-        far = trial.difference(start().run(pictures, "logits"), trial.in_torch(one).run(pictures, "logits"))
-        assert far <= trial.BOUNDS[key[1]], key
+    for key, start in choosing.forms(one):
+        far = choosing.difference(start().run(pictures, "logits"), choosing.in_torch(one).run(pictures, "logits"))
+        assert far <= choosing.BOUNDS[key[1]], key
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])

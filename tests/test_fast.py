@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet import augment, fast
-from alexnet.fast import blocks, compiler, pictures
-from alexnet.layers import LocalResponseNorm, WithinMapNorm
-from alexnet.metrics import read
-from alexnet.model import seeded_build
-from alexnet.preprocess import Preprocess
-from alexnet.training import train
+from alexnet.base.metrics import read
+from alexnet.data import augment, augment_fast
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import fast
+from alexnet.networks.fast import blocks, compiler
+from alexnet.networks.layers import LocalResponseNorm, WithinMapNorm
+from alexnet.networks.model import seeded_build
+from alexnet.training.loop import train
 from conftest import TINY
 
 pytestmark = pytest.mark.cpu
@@ -130,8 +131,8 @@ def test_ties_and_not_a_number_go_where_torch_sends_them_bit_for_bit(layers, dty
 @needs_compiler
 @pytest.mark.parametrize(("name", "stride", "pad", "input"), [("a", 4, 0, 224), ("b", 4, 2, 64), ("c", 2, 1, 31)])
 def test_a_strided_convolution_by_blocks_is_the_convolution(name, stride, pad, input):
-    from alexnet.fast.conv1 import passes
-    from alexnet.layers import LastWindow
+    from alexnet.networks.fast.conv1 import passes
+    from alexnet.networks.layers import LastWindow
 
     for layers in ([nn.Conv2d(3, 8, 11, stride, pad)], [LastWindow(11, stride, pad), nn.Conv2d(3, 8, 11, stride, pad)]):
         layer = nn.Sequential(*layers).to(torch.bfloat16)
@@ -252,7 +253,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 PROGRAM = """
 import torch
-from alexnet import fast
+from alexnet.networks import fast
 print(fast.choose(torch.device("cpu")))
 """
 
@@ -265,7 +266,7 @@ def anew(monkeypatch, tmp_path):
     def look(cxx: Path | str) -> None:
         monkeypatch.setenv("CXX", str(cxx))
         look_again = cache(REAL.__wrapped__)
-        for module in (compiler, pictures):
+        for module in (compiler, augment_fast):
             monkeypatch.setattr(module, "library", look_again)
 
     return look

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 import alexnet as package
-from alexnet import gathering
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
+from alexnet.inference import feature_folder
 from conftest import coloured
 
 pytestmark = pytest.mark.device
@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(alexnet, tiny_run, pictures, tmp
     killed = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     killed.stdin.write(b"".join(names[:18]))
     killed.stdin.flush()
-    journal, until = tmp_path / "cut.npy.part" / gathering.JOURNAL, time.monotonic() + 120
+    journal, until = tmp_path / "cut.npy.part" / feature_folder.JOURNAL, time.monotonic() + 120
     while time.monotonic() < until and not (journal.exists() and journal.read_bytes().count(b"\n") >= 8):
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
@@ -170,13 +170,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(alexnet, tiny_run, pictures, tmp
 
 def interrupted(monkeypatch, after: int):
     """Make the gathering stop with Ctrl-C after some batches."""
-    whole = gathering.feature_batches
+    whole = feature_folder.feature_batches
 
     def some(*arguments, **options):
         yield from itertools.islice(whole(*arguments, **options), after)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gathering, "feature_batches", some)
+    monkeypatch.setattr(feature_folder, "feature_batches", some)
     return whole
 
 
@@ -187,7 +187,7 @@ def test_only_the_same_model_pictures_and_batches_go_on(alexnet, refused, tiny_r
     status, _, err = alexnet(*words)
     assert status == 130
     assert f"stopped after 4 pictures, kept in {tmp_path / 'f.h5.part'}: go on with --resume" in err
-    monkeypatch.setattr(gathering, "feature_batches", whole)
+    monkeypatch.setattr(feature_folder, "feature_batches", whole)
     assert "add --resume to go on, or delete it" in refused(*words)
     assert "was begun with batch size 4, not 5" in refused(*words, "--batch-size", "5", "--resume")
     assert "was begun with layers" in refused(*words, "--layer", "fc6", "--resume")
@@ -200,7 +200,7 @@ def test_only_the_same_model_pictures_and_batches_go_on(alexnet, refused, tiny_r
     one.model.fc8.bias.data[0] += 1
     with pytest.raises(AlexNetError, match="was begun with model"):
         package.gathering.gather(
-            one, gathering.Sources([pictures]), ["fc7"], tmp_path / "f.h5.part", None, 4, resume=True
+            one, feature_folder.Sources([pictures]), ["fc7"], tmp_path / "f.h5.part", None, 4, resume=True
         )
     assert alexnet(*words, "--resume")[0] == 1
     assert (tmp_path / "f.h5").exists()
@@ -212,7 +212,7 @@ def test_rows_that_a_power_cut_took_from_a_file_are_made_again(alexnet, tiny_run
     alexnet(*words)
     file = tmp_path / "f.npy.part" / "fc7.npy"
     os.truncate(file, file.stat().st_size - 4)
-    monkeypatch.setattr(gathering, "feature_batches", whole)
+    monkeypatch.setattr(feature_folder, "feature_batches", whole)
     assert alexnet(*words, "--resume")[0] == 1
     expected = [f.values["fc7"] for f in package.features(tiny_run, pictures, batch_size=2) if not f.error]
     np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), np.stack(expected))

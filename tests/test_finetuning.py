@@ -15,11 +15,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import alexnet as package
-from alexnet import checkpoint, finetuning, optimizer, report
-from alexnet import recipe as recipes
-from alexnet.data.layouts import find
-from alexnet.metrics import read
-from alexnet.model import seeded_build
+from alexnet.base.metrics import read
+from alexnet.data.layouts.registry import find
+from alexnet.engines import loading
+from alexnet.networks.model import seeded_build
+from alexnet.training import finetuning, optimizer, report
+from alexnet.training import recipe as recipes
 from conftest import COLOURS, coloured
 
 pytestmark = pytest.mark.device
@@ -94,13 +95,13 @@ def test_a_probe_moves_the_last_layer_alone_and_is_as_good_as_logistic_regressio
     judge = LogisticRegression(max_iter=1000, class_weight="balanced").fit(*rows["train"])
     mine = package.evaluate(run, two, split="train")
     assert mine.top1_error <= 1 - judge.score(*rows["train"]) + 1 / 29
-    said = read(run / checkpoint.METRICS)
+    said = read(run / loading.METRICS)
     assert said[-1]["top1_error"] == package.evaluate(run, two).top1_error
     assert said[-1]["loss"] == pytest.approx(package.evaluate(run, two).loss, rel=1e-4)
 
 
 def test_a_probe_decodes_and_computes_each_picture_once(tiny_run, two, tmp_path, monkeypatch):
-    from alexnet import probing
+    from alexnet.training import probing
 
     seen = []
     whole = probing.outputs
@@ -127,14 +128,14 @@ def test_early_stopping_ends_the_run_with_its_best_weights(tiny_run, two, tmp_pa
     sets = [*SETS, "epochs=30", "stop_after=3", "learning_rate=0.02", "rate_below=1", "flips=false", "seed=2"]
     said: list[str] = []
     result = package.finetune(tiny_run, two, tmp_path / "run", "finetune", sets, say=said.append)
-    epochs = [line for line in read(tmp_path / "run" / checkpoint.METRICS) if line["kind"] == "epoch"]
+    epochs = [line for line in read(tmp_path / "run" / loading.METRICS) if line["kind"] == "epoch"]
     errors = [line["valid_top1_error"] for line in epochs]
     best = errors.index(min(errors))
     assert result.epochs == len(errors) == best + 4 < 30
     assert result.top1_error == min(errors)
     assert "the validation error has stalled for 3 epochs: done" in said
     assert f"the weights are those of epoch {best + 1}, whose validation error is lowest" in said
-    assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == (tmp_path / "run" / checkpoint.BEST).read_bytes()
+    assert (tmp_path / "run" / loading.LAST).read_bytes() == (tmp_path / "run" / loading.BEST).read_bytes()
 
 
 def test_class_weights_make_every_class_count_as_much():

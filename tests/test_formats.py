@@ -14,16 +14,18 @@ import torchvision
 import alexnet
 import caffe_file
 import convnet_file
-from alexnet import labels, variants, weights
-from alexnet.checkpoint import built
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints
 from alexnet.cli import run
-from alexnet.conversion import compare, convert
-from alexnet.errors import AlexNetError
-from alexnet.hints import Hints
-from alexnet.model import AlexNet, initialise
-from alexnet.preprocess import Preprocess
-from alexnet.variants import VARIANTS, variant
+from alexnet.data import labels
+from alexnet.data.preprocess import Preprocess
+from alexnet.engines.loading import built
+from alexnet.networks import variants
+from alexnet.networks.model import AlexNet, initialise
+from alexnet.networks.variants import VARIANTS, variant
+from alexnet.weights import formats
 from alexnet.weights.base import Weights
+from alexnet.weights.conversion import compare, convert
 from conftest import coloured, encoded
 
 onnx = pytest.importorskip("onnx")
@@ -109,7 +111,7 @@ def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> boo
 
 def test_onnxruntime_gives_the_same_answer_to_every_variant(tmp_path, thin, name):
     found, file = made(name), tmp_path / "net.onnx"
-    weights.write(found, file)
+    formats.write(found, file)
     onnx.checker.check_model(str(file), full_check=True)
     x = pictures(found)
     session = onnxruntime.InferenceSession(str(file))
@@ -124,7 +126,7 @@ def test_onnxruntime_gives_the_same_answer_to_every_variant(tmp_path, thin, name
 @pytest.mark.parametrize("full", ["alexnet2012", "bvlc_alexnet", "alexnet_owt"])
 def test_onnxruntime_gives_the_same_answer_at_full_size(tmp_path, full):
     found, file = made(full), tmp_path / "net.onnx"
-    weights.write(found, file)
+    formats.write(found, file)
     x = pictures(found)[:1]
     (got,) = onnxruntime.InferenceSession(str(file)).run(["logits"], {"pictures": x.numpy()})
     assert close(got, logits(found, x))
@@ -133,8 +135,8 @@ def test_onnxruntime_gives_the_same_answer_at_full_size(tmp_path, full):
 def test_onnx_keeps_every_weight_and_every_fact(tmp_path, thin, name):
     mean = torch.rand(3, variant(name).stored, variant(name).stored) * 255
     found = made(name, mean=mean, dropout=0.25, ties="all", activation="tanh")
-    weights.write(found, tmp_path / "net.onnx")
-    got = weights.read(tmp_path / "net.onnx")
+    formats.write(found, tmp_path / "net.onnx")
+    got = formats.read(tmp_path / "net.onnx")
     assert same_tensors(found, got)
     assert torch.equal(got.preprocess.mean, mean)
     assert replace(got, tensors={}, preprocess=found.preprocess) == replace(found, tensors={})
@@ -145,7 +147,7 @@ def test_preprocessing_inside_the_file_takes_pictures_as_they_are_stored(tmp_pat
     mean = torch.rand(3, 256, 256) * 255
     found = replace(made("alexnet_owt", mean=mean))
     found = replace(found, preprocess=replace(found.preprocess, scale=(58.4, 57.1, 57.4)))
-    weights.write(found, tmp_path / "net.onnx", preprocessing=True)
+    formats.write(found, tmp_path / "net.onnx", preprocessing=True)
     classifier = built(found)
     stored = [classifier.preprocess.pixels(coloured(colour, 3, (300, 260))) for colour in ("red", "blue")]
     x = torch.stack(stored).permute(0, 2, 3, 1).contiguous().numpy()
@@ -213,7 +215,7 @@ def test_the_zoos_file_is_read_with_its_own_maps_of_54_26_12_and_6(tmp_path, thi
     found = made("bvlc_alexnet_zoo", mean=torch.tensor([122.679, 116.669, 104.007]).reshape(3, 1, 1))
     file = foreign(tmp_path / "zoo.onnx", zoo_steps(found), 224, transposed, matmul)
     onnx.checker.check_model(str(file), full_check=True)
-    got = weights.read(file)
+    got = formats.read(file)
     assert (got.variant, got.preprocess.input) == ("bvlc_alexnet_zoo", 224)
     assert same_tensors(found, got)
     assert torch.allclose(got.preprocess.mean, found.preprocess.mean)
@@ -228,7 +230,7 @@ def test_the_zoos_file_is_read_with_its_own_maps_of_54_26_12_and_6(tmp_path, thi
 def test_the_same_graph_at_227_pixels_is_caffes_network(tmp_path, thin):
     found = made("bvlc_alexnet")
     steps = [(op, {**a, "pads": [0] * 4} if op == "MaxPool" else a, *rest) for op, a, *rest in zoo_steps(found)]
-    got = weights.read(foreign(tmp_path / "caffe.onnx", steps, 227))
+    got = formats.read(foreign(tmp_path / "caffe.onnx", steps, 227))
     assert (got.variant, got.preprocess.input) == ("bvlc_alexnet", 227)
 
 
@@ -249,16 +251,16 @@ def test_other_operators_and_damage_are_named(tmp_path, thin):
     found = made("bvlc_alexnet_zoo")
     steps = zoo_steps(found)
     with pytest.raises(AlexNetError, match="operator Sigmoid, which is none of AlexNet's"):
-        weights.read(foreign(tmp_path / "sigmoid.onnx", [*steps[:2], ("Sigmoid", {}), *steps[2:]], 224))
+        formats.read(foreign(tmp_path / "sigmoid.onnx", [*steps[:2], ("Sigmoid", {}), *steps[2:]], 224))
     with pytest.raises(AlexNetError, match=r"none of the networks known here \(it computes Conv, Relu, LRN, MaxPool"):
-        weights.read(foreign(tmp_path / "short.onnx", steps[:-3], 224))
+        formats.read(foreign(tmp_path / "short.onnx", steps[:-3], 224))
     whole = tmp_path / "whole.onnx"
-    weights.write(found, whole)
+    formats.write(found, whole)
     contents = whole.read_bytes()
     for cut in (20, 1000, len(contents) // 2, len(contents) - 1):
         (tmp_path / "cut.onnx").write_bytes(contents[:cut])
         with pytest.raises(AlexNetError, match=r"not a whole .onnx file \(.*byte"):
-            weights.read(tmp_path / "cut.onnx")
+            formats.read(tmp_path / "cut.onnx")
 
 
 # -- Caffe --------------------------------------------------------------------------------------------------------
@@ -276,7 +278,7 @@ def test_a_caffemodel_of_either_generation_is_read_bit_for_bit(tmp_path, thin, n
     file = caffe_file.write(tmp_path / "net.caffemodel", arrays, net, **options)
     mean = np.random.default_rng(0).uniform(0, 255, (3, 256, 256)).astype(np.float32)
     caffe_file.write_mean(tmp_path / "net_mean.binaryproto", mean)
-    got = weights.read(file)
+    got = formats.read(file)
     assert (got.variant, got.preprocess.input) == (net, 227)
     assert same_tensors(found, got)
     np.testing.assert_array_equal(got.preprocess.mean.numpy(), mean[::-1])
@@ -285,17 +287,17 @@ def test_a_caffemodel_of_either_generation_is_read_bit_for_bit(tmp_path, thin, n
 def test_a_mean_is_taken_from_beside_the_file_or_named_or_said(tmp_path, thin, caplog):
     arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
     file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
-    assert weights.read(file).preprocess.mean.flatten().tolist() == pytest.approx([122.679, 116.669, 104.007])
+    assert formats.read(file).preprocess.mean.flatten().tolist() == pytest.approx([122.679, 116.669, 104.007])
     assert "no mean beside it, so Caffe's channel means are used" in caplog.text
     np.save(tmp_path / "ilsvrc_2012_mean.npy", np.full((3, 256, 256), 3.0))
-    assert weights.read(file).preprocess.mean.unique().tolist() == [3.0]
+    assert formats.read(file).preprocess.mean.unique().tolist() == [3.0]
     caffe_file.write_mean(tmp_path / "mean.binaryproto", np.full((3, 256, 256), 4.0, np.float32))
     with pytest.raises(AlexNetError, match="several means beside it"):
-        weights.read(file)
-    assert weights.read(file, Hints(mean=str(tmp_path / "mean.binaryproto"))).preprocess.mean.unique().tolist() == [4.0]
+        formats.read(file)
+    assert formats.read(file, Hints(mean=str(tmp_path / "mean.binaryproto"))).preprocess.mean.unique().tolist() == [4.0]
     caffe_file.write_mean(tmp_path / "mean.binaryproto", np.zeros((3, 32, 32), np.float32))
     with pytest.raises(AlexNetError, match=r"has the shape \(3, 32, 32\); the network takes \(3, 256, 256\)"):
-        weights.read(file, Hints(mean=str(tmp_path / "mean.binaryproto")))
+        formats.read(file, Hints(mean=str(tmp_path / "mean.binaryproto")))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,7 @@ def test_a_mean_is_taken_from_beside_the_file_or_named_or_said(tmp_path, thin, c
 )
 def test_opencv_gives_the_same_answer_to_a_written_caffemodel(tmp_path, thin, name, input):
     found = made(name, input=input)
-    weights.write(found, tmp_path / "net.caffemodel")
+    formats.write(found, tmp_path / "net.caffemodel")
     cv2 = pytest.importorskip("cv2")
     net = cv2.dnn.readNetFromCaffe(str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel"))
     x = pictures(found)
@@ -324,11 +326,11 @@ def test_what_caffe_holds_comes_back_bit_for_bit(tmp_path, thin, name):
         with pytest.raises(
             AlexNetError, match=f"cannot hold {name}: Caffe has no layer that computes its {cannot[name]}"
         ):
-            weights.write(found, file)
+            formats.write(found, file)
         assert not list(tmp_path.iterdir())
         return
-    weights.write(found, file)
-    got = weights.read(file)
+    formats.write(found, file)
+    got = formats.read(file)
     # At 227 the zoo's net is Caffe's; initial weights make no other network.
     like = {"bvlc_alexnet_zoo": "bvlc_alexnet"}.get(name, re.sub("_(sigma|bias)0[13]$", "", name))
     assert (got.variant, got.preprocess.input) == (like, input)
@@ -340,7 +342,7 @@ def test_what_caffe_holds_comes_back_bit_for_bit(tmp_path, thin, name):
 
 def test_a_net_that_caffe_would_cut_otherwise_is_refused(tmp_path, thin):
     with pytest.raises(AlexNetError, match=r"cannot hold alexnet2012 at input 224: Caffe's conv1.*--input \(227"):
-        weights.write(made("alexnet2012"), tmp_path / "net.caffemodel")
+        formats.write(made("alexnet2012"), tmp_path / "net.caffemodel")
     assert not list(tmp_path.iterdir())
 
 
@@ -352,21 +354,21 @@ def test_lengths_that_lie_and_other_networks_are_named_with_their_byte_or_layer(
     for cut in (30, 5000, len(contents) - 3):
         bad.write_bytes(contents[:cut])
         with pytest.raises(AlexNetError, match=r"not a whole .caffemodel \(.*byte [\d,]+"):
-            weights.read(bad)
+            formats.read(bad)
     lying = contents.replace(caffe_file.blob(arrays["fc8.bias"]), caffe_file.message(7, b"\x0a\x02\x90\x4e"), 1)
     assert lying != contents
     bad.write_bytes(lying)
     with pytest.raises(AlexNetError, match=r"not a whole .caffemodel"):
-        weights.read(bad)
+        formats.read(bad)
     wrong = {**arrays, "conv3.weight": arrays["conv3.weight"][:, :, :2, :2]}
     with pytest.raises(AlexNetError, match=r"conv3.*kernel_size 2"):
-        weights.read(caffe_file.write(bad, wrong))
+        formats.read(caffe_file.write(bad, wrong))
     with pytest.raises(AlexNetError, match=r"fc7.weight of shape \(256, 200\); bvlc_alexnet with 7 classes"):
-        weights.read(caffe_file.write(bad, {**arrays, "fc7.weight": arrays["fc7.weight"][:, :200]}))
+        formats.read(caffe_file.write(bad, {**arrays, "fc7.weight": arrays["fc7.weight"][:, :200]}))
     holed = arrays["conv2.bias"].copy()
     holed[3] = np.nan
     with pytest.raises(AlexNetError, match=r"values in conv2.bias that are not finite"):
-        weights.read(caffe_file.write(bad, {**arrays, "conv2.bias": holed}))
+        formats.read(caffe_file.write(bad, {**arrays, "conv2.bias": holed}))
 
 
 # -- cuda-convnet and .npy ----------------------------------------------------------------------------------------
@@ -377,7 +379,7 @@ def test_the_two_towers_of_a_checkpoint_become_one_network(tmp_path, thin, zippe
     found = made("alexnet2012")
     file = tmp_path / "145__2012-09-30"
     convnet_file.write_towers(file, {key: value.numpy() for key, value in found.tensors.items()}, zipped=zipped)
-    got = weights.read(file)
+    got = formats.read(file)
     assert got.variant == "alexnet2012"
     assert same_tensors(found, got)
     assert "carries no mean" in caplog.text
@@ -387,7 +389,7 @@ def test_checkpoints_of_one_tower_are_read(tmp_path, thin):
     found = made("alexnet_cc2")
     file = tmp_path / "cc2"
     convnet_file.write_single(file, {key: value.numpy() for key, value in found.tensors.items()})
-    got = weights.read(file)
+    got = formats.read(file)
     assert got.variant == "alexnet_cc2"
     assert same_tensors(found, got)
 
@@ -396,7 +398,7 @@ def test_a_checkpoints_classes_are_in_the_order_of_the_challenge(tmp_path, thin)
     found = made("alexnet_cc2", classes=[str(n) for n in range(1000)])
     file = tmp_path / "cc2"
     convnet_file.write_single(file, {key: value.numpy() for key, value in found.tensors.items()})
-    names = weights.read(file).classes
+    names = formats.read(file).classes
     assert names[448] == "tench"  # number 449 of the development kit, the first of the sorted WordNet ids
     assert sorted(names) == sorted(alexnet_names())
 
@@ -406,7 +408,7 @@ def test_a_pickle_that_is_no_checkpoint_is_named(tmp_path):
 
     (tmp_path / "other.pkl").write_bytes(pickle.dumps({"weights": [1, 2]}, 2))
     with pytest.raises(AlexNetError, match="no checkpoint of cuda-convnet"):
-        weights.read(tmp_path / "other.pkl")
+        formats.read(tmp_path / "other.pkl")
 
 
 @pytest.mark.parametrize(("turned", "order"), [(False, None), (True, None), (False, "hwc"), (True, "chw")])
@@ -426,12 +428,12 @@ def test_npy_dictionaries_are_read_in_caffes_order_and_in_tensorflows(tmp_path, 
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
         layers.setdefault(layer, [None, None])[kind == "bias"] = np.ascontiguousarray(array)
     np.save(tmp_path / "net.npy", layers, allow_pickle=True)
-    got = weights.read(tmp_path / "net.npy", Hints(order=order))
+    got = formats.read(tmp_path / "net.npy", Hints(order=order))
     assert same_tensors(found, got)
     taken = "rows, columns, maps" if turned else "maps, rows, columns"
     assert (f"fc6's inputs are taken for {taken}" in caplog.text) == (order is None)
     with pytest.raises(AlexNetError, match=r"conv2.weight of shape .*; alexnet_owt with 7 classes"):
-        weights.read(tmp_path / "net.npy", Hints(variant="alexnet_owt"))
+        formats.read(tmp_path / "net.npy", Hints(variant="alexnet_owt"))
 
 
 class Bomb:
@@ -447,7 +449,7 @@ class Bomb:
 def test_a_npy_dictionary_that_wants_to_run_code_is_refused(tmp_path):
     np.save(tmp_path / "bomb.npy", {"conv1": Bomb(str(tmp_path / "made"))}, allow_pickle=True)
     with pytest.raises(AlexNetError, match=r"a call of \w+.mkdir\), which is not run"):
-        weights.read(tmp_path / "bomb.npy")
+        formats.read(tmp_path / "bomb.npy")
     assert not (tmp_path / "made").exists()
 
 
@@ -469,10 +471,10 @@ def test_torchvision_takes_what_is_written_for_it(tmp_path):
 
 def test_own_preprocessing_and_classes_travel_in_a_wrapped_pth(tmp_path, thin):
     found = made("alexnet_owt", mean=torch.rand(3, 256, 256) * 255, classes=["cat", "dog"])
-    weights.write(found, tmp_path / "own.pth")
+    formats.write(found, tmp_path / "own.pth")
     state = torch.load(tmp_path / "own.pth", weights_only=True)["state_dict"]
     assert torch.equal(state["features.0.weight"], found.tensors["conv1.weight"])
-    got = weights.read(tmp_path / "own.pth")
+    got = formats.read(tmp_path / "own.pth")
     assert same_tensors(found, got)
     assert got.classes == ["cat", "dog"]
     assert torch.equal(got.preprocess.mean, found.preprocess.mean)
@@ -480,7 +482,7 @@ def test_own_preprocessing_and_classes_travel_in_a_wrapped_pth(tmp_path, thin):
 
 def test_a_pth_cannot_hold_norms_and_says_so(tmp_path, thin):
     with pytest.raises(AlexNetError, match="cannot hold alexnet2012: torchvision's alexnet is alexnet_owt"):
-        weights.write(made("alexnet2012"), tmp_path / "net.pth")
+        formats.write(made("alexnet2012"), tmp_path / "net.pth")
 
 
 # -- the commands -------------------------------------------------------------------------------------------------
@@ -517,18 +519,18 @@ def test_comparison_shows_where_two_networks_part(thin):
 
 def test_nothing_is_overwritten_and_unknown_endings_are_named(tmp_path, thin):
     found = made("alexnet_owt")
-    weights.write(found, tmp_path / "net.onnx")
+    formats.write(found, tmp_path / "net.onnx")
     with pytest.raises(AlexNetError, match="exists already"):
-        weights.write(found, tmp_path / "net.onnx")
+        formats.write(found, tmp_path / "net.onnx")
     (tmp_path / "net.prototxt").write_text("mine")
     with pytest.raises(AlexNetError, match=r"net.prototxt exists already"):
-        weights.write(found, tmp_path / "net.caffemodel")
+        formats.write(found, tmp_path / "net.caffemodel")
     with pytest.raises(AlexNetError, match=r"no ending that names a format; give one of .safetensors, .pth"):
-        weights.write(found, tmp_path / "net.h5")
+        formats.write(found, tmp_path / "net.h5")
 
 
 def test_another_input_size_is_a_matter_of_the_crop_alone(tmp_path, thin):
-    weights.write(made("alexnet2012", mean=torch.rand(3, 256, 256) * 255), tmp_path / "net.safetensors")
+    formats.write(made("alexnet2012", mean=torch.rand(3, 256, 256) * 255), tmp_path / "net.safetensors")
     convert(tmp_path / "net.safetensors", tmp_path / "net.caffemodel", input=227)
     got = alexnet.load(tmp_path / "net.caffemodel")
     assert (got.model.variant.name, got.model.input) == ("alexnet2012", 227)
@@ -582,7 +584,7 @@ def test_a_caffe_net_says_scale_and_mean_of_its_pictures(tmp_path, thin, case, w
         (tmp_path / "train_val.prototxt").write_text(text)
     else:
         file.write_bytes(data_layer(**given, old=where == "the old net") + file.read_bytes())
-    got = weights.read(file).preprocess
+    got = formats.read(file).preprocess
     assert got.scale == pytest.approx((scale,))
     colour = got.mean.mean((1, 2)) if got.mean.dim() == 3 else got.mean
     assert colour.tolist() == pytest.approx(mean, rel=1e-5)
@@ -593,8 +595,8 @@ def test_a_gray_caffe_net_without_a_mean_asks_for_one_and_takes_numbers(tmp_path
     arrays["conv1.weight"] = arrays["conv1.weight"][:, :1]
     file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
     with pytest.raises(AlexNetError, match=r"--mean, a file or 1 numbers \(0 if it was trained without one\)"):
-        weights.read(file)
-    got = weights.read(file, Hints(mean="60"))
+        formats.read(file)
+    got = formats.read(file, Hints(mean="60"))
     assert (got.preprocess.order, got.preprocess.mean.flatten().tolist()) == ("L", [60.0])
 
 
@@ -603,7 +605,7 @@ def test_a_mean_of_the_crops_size_is_subtracted_from_the_crop(tmp_path, thin):
     file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
     mean = np.random.default_rng(0).uniform(0, 255, (3, 227, 227)).astype(np.float32)
     caffe_file.write_mean(tmp_path / "net_mean.binaryproto", mean)
-    got = weights.read(file).preprocess
+    got = formats.read(file).preprocess
     np.testing.assert_array_equal(got.central(got.mean).numpy(), mean[::-1])
 
 
@@ -616,18 +618,18 @@ def test_weights_beside_an_onnx_file_are_read_within_its_folder_alone(tmp_path, 
     folder.mkdir()
     file = foreign(folder / "zoo.onnx", zoo_steps(found), 224)
     onnx.save(onnx.load(file), file, save_as_external_data=True, location="zoo.onnx.data", size_threshold=0)
-    assert same_tensors(found, weights.read(file))
+    assert same_tensors(found, formats.read(file))
     contents = (folder / "zoo.onnx.data").read_bytes()
     (folder / "zoo.onnx.data").write_bytes(contents[:-10])
     with pytest.raises(AlexNetError, match="ends before it"):
-        weights.read(file)
+        formats.read(file)
     (folder / "zoo.onnx.data").unlink()
     with pytest.raises(AlexNetError, match=r"in 'zoo.onnx.data' beside it, which is missing"):
-        weights.read(file)
+        formats.read(file)
     (tmp_path / "secret").write_bytes(contents)
     (folder / "zoo.onnx.data").symlink_to(tmp_path / "secret")
     with pytest.raises(AlexNetError, match="in a file outside its folder"):
-        weights.read(file)
+        formats.read(file)
     for place in ("../secret", str(tmp_path / "secret")):
         model = onnx.load(file, load_external_data=False)
         for tensor in model.graph.initializer:
@@ -635,4 +637,4 @@ def test_weights_beside_an_onnx_file_are_read_within_its_folder_alone(tmp_path, 
                 entry.value = place if entry.key == "location" else entry.value
         (folder / "other.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(AlexNetError, match="in a file outside its folder"):
-            weights.read(folder / "other.onnx")
+            formats.read(folder / "other.onnx")

@@ -14,15 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet import augment, fast, optimizer
-from alexnet.errors import AlexNetError
-from alexnet.fast import gpu, gpu_steps
-from alexnet.layers import LastWindow, LocalResponseNorm, WithinMapNorm
-from alexnet.metrics import read
-from alexnet.model import AlexNet, initialise
-from alexnet.preprocess import Preprocess
-from alexnet.training import train
-from alexnet.variants import VARIANTS
+from alexnet.base.errors import AlexNetError
+from alexnet.base.metrics import read
+from alexnet.data import augment
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import fast
+from alexnet.networks.fast import gpu
+from alexnet.networks.layers import LastWindow, LocalResponseNorm, WithinMapNorm
+from alexnet.networks.model import AlexNet, initialise
+from alexnet.networks.variants import VARIANTS
+from alexnet.training import captured, optimizer
+from alexnet.training.loop import train
 from conftest import DEVICE, TINY
 from narrow import narrow
 
@@ -254,7 +256,7 @@ def test_the_update_in_one_pass_is_the_optimisers_at_rates_that_change_stop_and_
             {"params": parameters[1:], "name": "bias", "weight_decay": 0.0},
         ]
         sgd = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
-        rule = gpu_steps.Update(sgd, DEVICE) if quick else optimizer.Rule(sgd)
+        rule = captured.Update(sgd, DEVICE) if quick else optimizer.Rule(sgd)
         for rate in rates:
             for parameter in parameters:
                 parameter.grad = torch.randn(parameter.shape, device=DEVICE)

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet import checkpoint, evaluate, export
+from alexnet import evaluate, export
+from alexnet.base.errors import AlexNetError
+from alexnet.data.dataset import Data, Split
 from alexnet.data.held_out import HeldOut, as_trained, digest, divided
-from alexnet.data.layouts import find
-from alexnet.data.split import Data, Split
-from alexnet.errors import AlexNetError
-from alexnet.training import train
-from alexnet.variants import VARIANTS
+from alexnet.data.layouts.registry import find
+from alexnet.engines import loading
+from alexnet.networks.variants import VARIANTS
+from alexnet.training.loop import train
 from conftest import TINY, coloured, write_folders
 from narrow import narrow
 
@@ -146,8 +147,8 @@ def small(tmp_path_factory):
 
 def test_evaluate_takes_the_pictures_that_the_run_held_out(alexnet, small, tmp_path):
     held = divided(find(small / "data"), HeldOut(0.4))
-    final = json.loads((small / "run" / checkpoint.METRICS).read_text().splitlines()[-1])
-    copy = shutil.copy(small / "run" / checkpoint.LAST, tmp_path / "other.safetensors")
+    final = json.loads((small / "run" / loading.METRICS).read_text().splitlines()[-1])
+    copy = shutil.copy(small / "run" / loading.LAST, tmp_path / "other.safetensors")
     moved = shutil.copytree(small / "data", tmp_path / "moved")
     for model, data in ((small / "run", small / "data"), (copy, small / "data"), (small / "run", moved)):
         table = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
@@ -205,7 +206,7 @@ def test_members_that_held_out_others_than_the_first_are_named(small, tmp_path):
 def test_a_resumed_run_holds_out_the_same_and_refuses_another_share(small, tmp_path):
     run = shutil.copytree(small / "run", tmp_path / "run")
     train(small / "data", run, sets=["max_steps=2"], resume=True)
-    trained = checkpoint.load(run).trained
+    trained = loading.load(run).trained
     assert (trained["valid"], trained["step"]) == (0.4, 2)
     with pytest.raises(AlexNetError, match=r"started with valid = 0.4, now valid = 0.2"):
         train(small / "data", run, sets=["valid=0.2"], resume=True)
@@ -249,9 +250,9 @@ def test_resume_on_other_data_names_what_differs(refused, small, tmp_path, name)
 
 def test_a_state_of_before_there_was_a_digest_goes_on(small, tmp_path):
     run = shutil.copytree(small / "run", tmp_path / "run")
-    state = checkpoint.read_state(run / checkpoint.STATE)
+    state = loading.read_state(run / loading.STATE)
     del state["counts"], state["digest"]
-    checkpoint.write_state(run / checkpoint.STATE, state)
+    loading.write_state(run / loading.STATE, state)
     assert train(small / "data", run, sets=["max_steps=2"], resume=True).steps == 2
 
 

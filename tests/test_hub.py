@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import alexnet
-from alexnet.checkpoint import Classifier
-from alexnet.errors import AlexNetError
-from alexnet.preprocess import Preprocess
+from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
+from alexnet.engines.loading import Classifier
 
 
 @pytest.fixture(scope="module")

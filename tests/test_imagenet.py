@@ -14,12 +14,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from alexnet import labels
-from alexnet.data import remote, tars
-from alexnet.data.layouts import find
-from alexnet.data.packing import pack
+from alexnet.base.errors import AlexNetError
+from alexnet.data import labels
+from alexnet.data.layouts import remote, tars
+from alexnet.data.layouts.registry import find
+from alexnet.data.packs.writing import pack
 from alexnet.data.pictures import decode
-from alexnet.errors import AlexNetError
 from conftest import COLOURS, coloured, encoded
 
 IDS = ["n01440764", "n01443537", "n02084071"]  # tench, goldfish, and a dog that is no class of ILSVRC

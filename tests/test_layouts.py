@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alexnet.data.layouts import find, stratified
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
+from alexnet.data.layouts.registry import find, stratified
 from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.base.distributed import World
 from alexnet.data import loader
-from alexnet.data.layouts import find
+from alexnet.data.layouts.registry import find
 from alexnet.data.loader import Pictures, batches, order, statistics
-from alexnet.distributed import World
 from conftest import coloured, write_folders
 
 

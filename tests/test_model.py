@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from alexnet.errors import AlexNetError
-from alexnet.layers import Dropout, LocalConv2d, LocalResponseNorm, WithinMapNorm
-from alexnet.model import build, seeded_build
-from alexnet.shapes import layer_facts, sizes
-from alexnet.variants import VARIANTS, variant
+from alexnet.base.errors import AlexNetError
+from alexnet.networks.layers import Dropout, LocalConv2d, LocalResponseNorm, WithinMapNorm
+from alexnet.networks.model import build, seeded_build
+from alexnet.networks.shapes import layer_facts, sizes
+from alexnet.networks.variants import VARIANTS, variant
 
 
 def on_meta(name: str, **options):
@@ -220,7 +220,7 @@ def test_two_towers_of_one_convolution_see_their_own_maps_only():
 
 
 def test_grouped_fully_connected_towers_are_separate_layers():
-    from alexnet.layers import GroupedLinear
+    from alexnet.networks.layers import GroupedLinear
 
     whole = GroupedLinear(12, 10, 2).double()
     x = random(3, 12)

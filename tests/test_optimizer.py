@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet import optimizer
-from alexnet import variants as v
-from alexnet.model import AlexNet
-from alexnet.optimizer import Plateau, colour_noise_on, rates
-from alexnet.recipe import Recipe, override, resolve
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
+from alexnet.training import optimizer
+from alexnet.training.optimizer import Plateau, colour_noise_on, rates
+from alexnet.training.recipe import Recipe, override, resolve
 
 AUTHOR = resolve("author_2012")
 

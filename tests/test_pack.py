@@ -18,16 +18,17 @@ import torch
 from PIL import Image
 
 from alexnet import train
+from alexnet.base.distributed import World
+from alexnet.base.errors import AlexNetError, Interrupted
+from alexnet.base.metrics import read as read_metrics
 from alexnet.cli import run as run_command
-from alexnet.data import loader, packing, shards
-from alexnet.data.layouts import find
+from alexnet.data import loader
+from alexnet.data.layouts.registry import find
 from alexnet.data.loader import Pictures, batches, order, statistics
-from alexnet.data.pack import HEADER, STATE, checksum, verify
-from alexnet.data.packing import pack
+from alexnet.data.packs import shards, writing
+from alexnet.data.packs.reading import HEADER, STATE, checksum, verify
+from alexnet.data.packs.writing import pack
 from alexnet.data.statistics import Sums
-from alexnet.distributed import World
-from alexnet.errors import AlexNetError, Interrupted
-from alexnet.metrics import read as read_metrics
 from conftest import TINY, coloured, write_folders
 from test_processes import ENVIRONMENT, SETS, losses
 from test_processes import command as process_command
@@ -45,9 +46,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
     """Files of 8 pictures of 32 x 32, in place of thousands."""
-    monkeypatch.setattr(packing, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 8 * 32 * 32 * 3})
-    monkeypatch.setattr(packing, "CHUNK", 3 * 32 * 32 * 3)
-    monkeypatch.setattr(packing, "LEAST", 3)
+    monkeypatch.setattr(writing, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 8 * 32 * 32 * 3})
+    monkeypatch.setattr(writing, "CHUNK", 3 * 32 * 32 * 3)
+    monkeypatch.setattr(writing, "LEAST", 3)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def packs(tmp_path_factory, folders) -> dict[str, Path]:
     """The coloured pictures of conftest in both encodings, 32 x 32, in several files each."""
     root = tmp_path_factory.mktemp("packs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 16 * 32 * 32 * 3})
+        patch.setattr(writing, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 16 * 32 * 32 * 3})
         for encoding in ("raw", "jpeg"):
             pack(folders, root / encoding, 32, encoding)
     return {encoding: root / encoding for encoding in ("raw", "jpeg")}
@@ -128,7 +129,7 @@ def test_a_jpeg_pack_holds_jpeg_files_of_its_quality(packs):
     for i in range(16):
         whole = file[(ends[i - 1] if i else 0) : ends[i]].tobytes()
         buffer = io.BytesIO()
-        Image.fromarray(raw.read(i)).save(buffer, "JPEG", quality=packing.QUALITY)
+        Image.fromarray(raw.read(i)).save(buffer, "JPEG", quality=writing.QUALITY)
         assert whole == buffer.getvalue() == split.read(i)
     rows = np.array([0, 20, 47, 3, 16, 15])
     expected = np.stack([np.asarray(Image.open(io.BytesIO(split.read(int(i))))) for i in rows])
@@ -145,7 +146,7 @@ def test_the_bytes_are_the_same_at_any_number_of_workers_and_after_any_interrupt
     for workers in (2, 5):
         pack(source, tmp_path / f"by{workers}", 32, encoding, workers=workers)
         assert contents(tmp_path / f"by{workers}") == expected
-    real, writes = packing.ShardWriter.add, 0
+    real, writes = writing.ShardWriter.add, 0
 
     def add(self, data, sizes) -> None:
         nonlocal writes
@@ -154,7 +155,7 @@ def test_the_bytes_are_the_same_at_any_number_of_workers_and_after_any_interrupt
             raise KeyboardInterrupt
         real(self, data, sizes)
 
-    monkeypatch.setattr(packing.ShardWriter, "add", add)
+    monkeypatch.setattr(writing.ShardWriter, "add", add)
     said: list[str] = []
     parts = None
     while parts is None:
@@ -239,7 +240,7 @@ def test_broken_pictures_are_left_out_listed_and_give_status_1(alexnet, source, 
 
 
 def test_ctrl_c_says_how_to_go_on(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing.StopRequest, "__enter__", lambda self: self.received.append(2) or self)
+    monkeypatch.setattr(writing.StopRequest, "__enter__", lambda self: self.received.append(2) or self)
     with pytest.raises(Interrupted, match="stopped after 3 pictures; the same command goes on") as caught:
         pack(source, tmp_path / "pack", 32)
     assert caught.value.status == 130
@@ -292,7 +293,7 @@ def test_killed_as_two_processes_and_gone_on_with_as_three_a_run_from_a_pack_is_
 
 
 def test_a_pack_of_another_size_is_resized_and_that_is_said_once(packs, tiny_run):
-    from alexnet.evaluation import evaluate
+    from alexnet.inference.evaluation import evaluate
 
     said: list[str] = []
     result = evaluate(tiny_run, packs["raw"], split="all", say=said.append)
@@ -307,7 +308,7 @@ def test_a_pack_of_another_size_is_resized_and_that_is_said_once(packs, tiny_run
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_processes_together_see_each_picture_of_a_pack_once_and_in_order(packs, size, neighbours, monkeypatch):
     monkeypatch.setattr(loader, "WINDOW", 16)
-    monkeypatch.setattr("alexnet.data.pack.memory", lambda: size << 30 if size % 2 else 0)  # mapped, and read
+    monkeypatch.setattr("alexnet.data.packs.reading.memory", lambda: size << 30 if size % 2 else 0)  # mapped, and read
     split = find(packs["raw"]).split("train")
     positions = order(1, 2, len(split), neighbours)
     alone = list(batches(Pictures(split, 32, 3, 1), positions, 7, world(), neighbours=neighbours))
@@ -365,7 +366,7 @@ def test_a_folder_that_is_not_free_is_refused(source, packs, tmp_path):
 
 def test_a_changed_source_or_other_settings_cannot_go_on(source, tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_finish", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(writing, "_finish", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             pack(source, tmp_path / "pack", 32)
     assert "was begun with size 32, encoding raw" in refusal(pack, source, tmp_path / "pack", 40)
@@ -380,7 +381,7 @@ def test_a_picture_that_goes_while_it_is_packed_is_no_broken_picture(source, tmp
 
 
 def test_a_full_disk_is_one_sentence_and_the_pack_goes_on(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     assert "GB are free there" in refusal(pack, source, tmp_path / "pack", 32)
     monkeypatch.undo()
     program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))" + PROGRAM
@@ -432,7 +433,7 @@ def test_a_changed_byte_anywhere_is_found(copy, place):
 
 @pytest.mark.parametrize("memory", [0, 1 << 40])
 def test_pictures_are_the_same_mapped_and_read(packs, monkeypatch, memory):
-    monkeypatch.setattr("alexnet.data.pack.memory", lambda: memory)
+    monkeypatch.setattr("alexnet.data.packs.reading.memory", lambda: memory)
     split = find(packs["raw"]).split("train")
     rows = np.array([47, 0, 8, 9, 7, 30])
     expected = np.concatenate([np.load(f) for f in sorted(packs["raw"].glob("train-0*.npy"))])[rows]
@@ -442,7 +443,7 @@ def test_pictures_are_the_same_mapped_and_read(packs, monkeypatch, memory):
 
 @pytest.mark.parametrize("memory", [0, 1 << 40])
 def test_a_file_cut_short_while_it_is_read_is_an_error_and_not_a_crash(copy, monkeypatch, memory):
-    monkeypatch.setattr("alexnet.data.pack.memory", lambda: memory)
+    monkeypatch.setattr("alexnet.data.packs.reading.memory", lambda: memory)
     pictures = Pictures(find(copy).split("train"), 32, 3, 1)
     pictures.get(np.array([8]))
     os.truncate(copy / "train-00001.npy", 10_000)

@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet import augment, fast
-from alexnet.model import AlexNet, initialise
-from alexnet.variants import VARIANTS
+from alexnet.data import augment
+from alexnet.networks import fast
+from alexnet.networks.model import AlexNet, initialise
+from alexnet.networks.variants import VARIANTS
 from conftest import DEVICE
 from cuda_autocast import cuda_autocast
 from narrow import narrow

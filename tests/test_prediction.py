@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 import alexnet as package
-from alexnet import labels, prediction
+from alexnet.base.errors import AlexNetError
 from alexnet.cli import run
-from alexnet.errors import AlexNetError
+from alexnet.data import labels
+from alexnet.inference import prediction
 from conftest import coloured, encoded
 
 pytestmark = pytest.mark.device

@@ -11,14 +11,16 @@ from PIL import Image
 from torchvision.models import AlexNet_Weights
 
 import alexnet as package
-from alexnet import finetuning, hints, recipe, run, similarity, weights
+from alexnet.base import hints
+from alexnet.base.errors import AlexNetError
 from alexnet.cli import base
-from alexnet.data.layouts import find
+from alexnet.data.layouts.registry import find
 from alexnet.data.loader import Pictures
-from alexnet.data.packing import pack
-from alexnet.errors import AlexNetError
-from alexnet.preprocess import Preprocess
-from alexnet.weights import state
+from alexnet.data.packs.writing import pack
+from alexnet.data.preprocess import Preprocess
+from alexnet.inference import similarity
+from alexnet.training import finetuning, recipe, run
+from alexnet.weights import formats, state
 
 SIDE = 64  # that tiny stores
 STEPS = ("variant=alexnet32", "max_steps=1", "batch_size=6", "precision=float32")
@@ -194,13 +196,13 @@ def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):
         file = tmp_path / f"{square}.caffemodel"
         caplog.clear()
         one = package.load("tiny", square=square)
-        weights.write(package.checkpoint.weights_of(one), file)
+        formats.write(package.checkpoint.weights_of(one), file)
         assert ("read it with --square squash" in caplog.text) == said
         caplog.clear()
-        assert weights.read(file).preprocess.square == "crop"
+        assert formats.read(file).preprocess.square == "crop"
         assert "trained with --square squash" in caplog.text
         caplog.clear()
-        assert weights.read(file, hints.Hints(square="squash")).preprocess.square == "squash"
+        assert formats.read(file, hints.Hints(square="squash")).preprocess.square == "squash"
         assert "--square" not in caplog.text
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from alexnet import progress
-from alexnet.progress import Progress
+from alexnet.base import progress
+from alexnet.base.progress import Progress
 
 
 def test_away_from_a_terminal_progress_is_plain_lines(capsys, monkeypatch):

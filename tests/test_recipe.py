@@ -9,15 +9,15 @@ from importlib import resources
 
 import pytest
 
-from alexnet import recipe
-from alexnet.errors import AlexNetError
-from alexnet.recipe import Recipe
-from alexnet.variants import VARIANTS
+from alexnet.base.errors import AlexNetError
+from alexnet.networks.variants import VARIANTS
+from alexnet.training import recipe
+from alexnet.training.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", recipe.shipped())
 def test_shipped_recipes_load_and_state_departures_only(name):
-    text = (resources.files("alexnet") / "recipes" / f"{name}.toml").read_text("utf-8")
+    text = (resources.files("alexnet") / "training" / "recipes" / f"{name}.toml").read_text("utf-8")
     default = asdict(Recipe())
     for key, value in tomllib.loads(text).items():
         assert default[key] != value, f"{key} restates the default"

@@ -16,21 +16,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alexnet import layers as own
-from alexnet import model, optimizer, training
-from alexnet import recipe as recipes
-from alexnet.checkpoint import Classifier, weights_of
-from alexnet.data.layouts import Data
-from alexnet.data.split import Split
+from alexnet.base.device import choose_precision
+from alexnet.base.metrics import read
+from alexnet.data.dataset import Split
+from alexnet.data.layouts.registry import Data
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
-from alexnet.device import choose_precision
-from alexnet.metrics import read
-from alexnet.preprocess import Preprocess
-from alexnet.recipe import KEYS
-from alexnet.run import Run
-from alexnet.training import train
-from alexnet.variants import VARIANTS
-from alexnet.weights import write
+from alexnet.engines.loading import Classifier, weights_of
+from alexnet.networks import layers as own
+from alexnet.networks import model
+from alexnet.networks.variants import VARIANTS
+from alexnet.training import loop, optimizer
+from alexnet.training import recipe as recipes
+from alexnet.training.loop import train
+from alexnet.training.recipe import KEYS
+from alexnet.training.run import Run
+from alexnet.weights.formats import write
 from conftest import DEVICE
 from narrow import narrow, redraw
 
@@ -106,7 +107,7 @@ def watch(tmp_path, monkeypatch) -> Callable[..., Seen]:
 
     def run(*sets: str, of: Data | None = None) -> Seen:
         seen, folder = Seen(), tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        step, augmented, order, save = training._step, training._augmented, training.order, training.save
+        step, augmented, order, save = loop._step, loop._augmented, loop.order, loop.save
 
         def one_step(run, batch, epoch):
             if not seen.runs:
@@ -129,10 +130,10 @@ def watch(tmp_path, monkeypatch) -> Callable[..., Seen]:
             save(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(training, "_step", one_step)
-            patch.setattr(training, "_augmented", crops)
-            patch.setattr(training, "order", lambda *given: seen.orders.append(order(*given).tolist()) or order(*given))
-            patch.setattr(training, "save", saved)
+            patch.setattr(loop, "_step", one_step)
+            patch.setattr(loop, "_augmented", crops)
+            patch.setattr(loop, "order", lambda *given: seen.orders.append(order(*given).tolist()) or order(*given))
+            patch.setattr(loop, "save", saved)
             train(of or data(), folder, None, [*BASE, *sets], say=seen.said.append)
         seen.lines = read(folder / "metrics.jsonl")
         return seen
@@ -524,7 +525,7 @@ def colour_noise_off(watch):
 
 
 def test_imagenets_own_colours_are_used_for_its_classes(watch):
-    from alexnet import labels
+    from alexnet.data import labels
 
     seen = watch(of=data(classes=labels.names(1000)))
     assert seen.run.found.colour_std.tolist() == pytest.approx(list(IMAGENET_STD))

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 import reference as r
 import reference_nets as nets
-from alexnet import optimizer
-from alexnet import variants as v
-from alexnet.model import AlexNet
-from alexnet.optimizer import Plateau
-from alexnet.recipe import override, resolve
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
+from alexnet.training import optimizer
+from alexnet.training.optimizer import Plateau
+from alexnet.training.recipe import override, resolve
 from narrow import narrow
 
 

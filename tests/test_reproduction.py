@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import metrics
-from alexnet.data.layouts import find
-from alexnet.errors import AlexNetError
-from alexnet.evaluation import evaluate
-from alexnet.recipe import Recipe, resolve, shipped
-from alexnet.reproduction import figures, measures, results, running, statistics
+from alexnet.base import metrics
+from alexnet.base.errors import AlexNetError
+from alexnet.data.layouts.registry import find
+from alexnet.inference.evaluation import evaluate
+from alexnet.networks.variants import VARIANTS
+from alexnet.reproduction import figures, intervals, measures, results, running
 from alexnet.reproduction.claims import CLAIMS, TINY, Arm, claim
-from alexnet.variants import VARIANTS
+from alexnet.training.recipe import Recipe, resolve, shipped
 from conftest import write_folders
 
 VARIANT = "variant=alexnet32"
@@ -45,7 +45,7 @@ def test_an_interval_with_one_seed_is_students_over_pictures():
     from scipy.stats import ttest_1samp
 
     values = np.random.default_rng(0).normal(0.3, 1, (1, 400))
-    interval, known = statistics.paired(values), ttest_1samp(values[0], 0).confidence_interval(0.95)
+    interval, known = intervals.paired(values), ttest_1samp(values[0], 0).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((known.low, known.high))
 
 
@@ -53,7 +53,7 @@ def test_an_interval_over_seeds_alone_is_students():
     from scipy.stats import ttest_1samp
 
     values = np.array([1.0, 1.4, 0.7, 1.1])
-    interval, known = statistics.over_seeds(values), ttest_1samp(values, 0).confidence_interval(0.95)
+    interval, known = intervals.over_seeds(values), ttest_1samp(values, 0).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((known.low, known.high))
 
 
@@ -61,7 +61,7 @@ def test_intervals_over_pictures_and_seeds_hold_the_truth_at_least_95_times_of_1
     generator, hits, rounds = np.random.default_rng(1), 0, 600
     for _ in range(rounds):
         seeds, pictures = generator.normal(0, 0.5, (3, 1)), generator.normal(0, 2, (1, 60))
-        interval = statistics.paired(0.7 + seeds + pictures + generator.normal(0, 1, (3, 60)))
+        interval = intervals.paired(0.7 + seeds + pictures + generator.normal(0, 1, (3, 60)))
         hits += interval.low <= 0.7 <= interval.high
     assert hits / rounds >= 0.94
     without_seeds = [  # what an interval over pictures alone would hold: far less
@@ -76,13 +76,13 @@ def test_intervals_over_pictures_and_seeds_hold_the_truth_at_least_95_times_of_1
     ("low", "high", "said"), [(0.1, 2, "reproduced"), (-2, -0.1, "opposite"), (-1, 1, "not distinguishable")]
 )
 def test_a_verdict_is_which_side_of_nothing_the_interval_is_on(low, high, said):
-    assert statistics.verdict(statistics.Interval(0, low, high, 3, 10)) == said
+    assert intervals.verdict(intervals.Interval(0, low, high, 3, 10)) == said
 
 
 def test_several_comparisons_are_as_good_as_their_worst():
-    assert statistics.together(["reproduced", "reproduced"]) == "reproduced"
-    assert statistics.together(["reproduced", "not distinguishable"]) == "not distinguishable"
-    assert statistics.together(["reproduced", "not distinguishable", "opposite"]) == "opposite"
+    assert intervals.together(["reproduced", "reproduced"]) == "reproduced"
+    assert intervals.together(["reproduced", "not distinguishable"]) == "not distinguishable"
+    assert intervals.together(["reproduced", "not distinguishable", "opposite"]) == "opposite"
 
 
 def test_epochs_to_an_error_are_read_off_the_line_between_the_epochs_middles():
@@ -293,7 +293,7 @@ def test_a_bound_from_below_is_drawn_from_its_lower_end_to_beyond_the_mean():
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    interval = statistics.Interval(2.2, 2.1, math.inf, 3, 0)
+    interval = intervals.Interval(2.2, 2.1, math.inf, 3, 0)
     bound = measures.Comparison("a sooner than b, at least", "times", interval, "reproduced")
     figures._intervals(axes, measures.Outcome({}, [bound]))
     bar = next(line for line in axes.lines if line.get_marker() == ">")

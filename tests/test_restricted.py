@@ -13,8 +13,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from alexnet.data import restricted
-from alexnet.errors import AlexNetError
+from alexnet.base import restricted_pickle
+from alexnet.base.errors import AlexNetError
 
 DATA = {
     "data": np.arange(24, dtype=np.uint8).reshape(2, 12),
@@ -46,12 +46,12 @@ def same(got, expected) -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_data_of_every_protocol_is_what_pickle_reads(protocol):
-    same(restricted.loads(pickle.dumps(DATA, protocol), "a pickle"), DATA)
+    same(restricted_pickle.loads(pickle.dumps(DATA, protocol), "a pickle"), DATA)
 
 
 def test_shared_values_stay_shared():
     array, row = np.arange(3), [1]
-    got = restricted.loads(pickle.dumps({"a": array, "b": array, "c": [row, row]}, 2), "a pickle")
+    got = restricted_pickle.loads(pickle.dumps({"a": array, "b": array, "c": [row, row]}, 2), "a pickle")
     assert got["a"] is got["b"]
     assert got["c"][0] is got["c"][1]
 
@@ -83,7 +83,7 @@ def test_a_pickle_of_python_2_gives_text_and_arrays():
     data = np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
     contents = python2(data, [6, 9, 9, 4, 1], [f"{n}.png" for n in range(5)])
     by_pickle = pickle.loads(contents, encoding="latin-1")  # noqa: S301, our own bytes
-    got = restricted.loads(contents, "a pickle")
+    got = restricted_pickle.loads(contents, "a pickle")
     same(got, by_pickle)
     assert (got["data"] == data).all()
     assert got["labels"] == [6, 9, 9, 4, 1]
@@ -111,23 +111,23 @@ def test_no_code_is_run(tmp_path, protocol, objects):
     ]:
         contents = pickle.dumps({"data": [Calls(function, *arguments)]}, protocol)
         if objects:
-            got = restricted.loads(contents, "a pickle", objects)["data"][0]
+            got = restricted_pickle.loads(contents, "a pickle", objects)["data"][0]
             assert got.kind.endswith(f".{function.__name__}")
         else:
             with pytest.raises(AlexNetError, match=rf"holds more than data \(a call of .*\.{function.__name__}\)"):
-                restricted.loads(contents, "a pickle")
+                restricted_pickle.loads(contents, "a pickle")
     assert not witness.exists()
 
 
 def test_objects_are_refused_or_inert():
     contents = pickle.dumps({"when": datetime.date(2012, 9, 30)}, 2)
     with pytest.raises(AlexNetError, match=r"a call of datetime\.date"):
-        restricted.loads(contents, "a pickle")
-    when = restricted.loads(contents, "a pickle", objects=True)["when"]
+        restricted_pickle.loads(contents, "a pickle")
+    when = restricted_pickle.loads(contents, "a pickle", objects=True)["when"]
     assert when.kind == "datetime.date"
     # An old-style instance of Python 2, and one with a state.
     old = b"\x80\x02(coptions\nOptionsParser\nq\x01o}U\x05depthK\x03sb."
-    got = restricted.loads(old, "a pickle", objects=True)
+    got = restricted_pickle.loads(old, "a pickle", objects=True)
     assert (got.kind, got.arguments, got.state) == ("options.OptionsParser", (), {"depth": 3})
 
 
@@ -144,7 +144,7 @@ def test_objects_are_refused_or_inert():
 )
 def test_what_is_no_plain_data_is_refused(contents):
     with pytest.raises(AlexNetError, match="holds more than data"):
-        restricted.loads(contents, "a pickle")
+        restricted_pickle.loads(contents, "a pickle")
 
 
 def test_a_few_bytes_cannot_ask_for_much_memory():
@@ -153,29 +153,29 @@ def test_a_few_bytes_cannot_ask_for_much_memory():
     )
     bomb = long + b"\x86q\x010" + b"h\x00h\x01R" * 1000 + b"t."
     with pytest.raises(AlexNetError, match="more memory"):
-        restricted.loads(bomb, "a pickle")
+        restricted_pickle.loads(bomb, "a pickle")
     huge = b"\x80\x04\x8e" + (1 << 60).to_bytes(8, "little") + b"x."
     with pytest.raises(AlexNetError, match="not a whole pickle"):
-        restricted.loads(huge, "a pickle")
+        restricted_pickle.loads(huge, "a pickle")
 
 
 def test_an_array_has_the_bytes_that_its_shape_says():
     contents = python2(np.zeros((2, 300), np.uint8), [0], ["a"])
     with pytest.raises(AlexNetError, match=r"shape \(2, 301\) with 600 bytes"):
-        restricted.loads(contents.replace(b"M\x2c\x01", b"M\x2d\x01"), "a pickle")
+        restricted_pickle.loads(contents.replace(b"M\x2c\x01", b"M\x2d\x01"), "a pickle")
 
 
 def test_every_cut_and_many_changes_end_in_one_sentence():
     whole = pickle.dumps(DATA, 2)
     for cut in range(0, len(whole), 3):
         with pytest.raises(AlexNetError):
-            restricted.loads(whole[:cut], "a pickle")
+            restricted_pickle.loads(whole[:cut], "a pickle")
     dice = random.Random(2012)
     for _ in range(1000):
         changed = bytearray(whole)
         changed[dice.randrange(len(whole))] = dice.randrange(256)
         try:
-            restricted.loads(bytes(changed), "a pickle", objects=True)
+            restricted_pickle.loads(bytes(changed), "a pickle", objects=True)
         except AlexNetError:
             continue
 
@@ -183,18 +183,18 @@ def test_every_cut_and_many_changes_end_in_one_sentence():
 def test_a_file_that_is_missing_or_too_large_is_named(tmp_path, monkeypatch):
     file = tmp_path / "data_batch_1"
     with pytest.raises(AlexNetError, match="data_batch_1 cannot be read"):
-        restricted.load(file)
+        restricted_pickle.load(file)
     file.write_bytes(pickle.dumps([1], 2))
-    assert restricted.load(file) == [1]
-    monkeypatch.setattr(restricted, "LIMIT", 4)
+    assert restricted_pickle.load(file) == [1]
+    monkeypatch.setattr(restricted_pickle, "LIMIT", 4)
     with pytest.raises(AlexNetError, match="more than the 4 that are read"):
-        restricted.load(file)
+        restricted_pickle.load(file)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_arrays_of_plain_data_are_read_like_lists(protocol):
     made = np.array([{"conv1": [np.arange(3.0)]}, [1]], object)
-    got = restricted.loads(pickle.dumps(made, protocol), "a pickle")
+    got = restricted_pickle.loads(pickle.dumps(made, protocol), "a pickle")
     assert got.shape == (2,)
     assert list(got[0]) == ["conv1"]
     np.testing.assert_array_equal(got[0]["conv1"][0], np.arange(3.0))

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 import alexnet as package
-from alexnet import contact_sheet, similarity
+from alexnet.inference import contact_sheet, similarity
 from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
 
 pytestmark = pytest.mark.device

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet.base.errors import AlexNetError
 from alexnet.data import sources, stream
 from alexnet.data.pictures import Unreadable, decode, stored
 from alexnet.data.sources import Sources
-from alexnet.errors import AlexNetError
 from conftest import COLOURS, coloured, encoded, write_parquet
 
 NAMES = sorted(COLOURS)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.base.errors import AlexNetError
 from alexnet.data.checking import check
-from alexnet.data.layouts import find
-from alexnet.data.packing import pack
-from alexnet.data.split import split_word
-from alexnet.errors import AlexNetError
+from alexnet.data.dataset import split_word
+from alexnet.data.layouts.registry import find
+from alexnet.data.packs.writing import pack
 from conftest import coloured, encoded, write_parquet
 from test_imagenet import tar, valid_pictures
 

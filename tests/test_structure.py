@@ -15,11 +15,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from alexnet.data import remote
+from alexnet.base.errors import AlexNetError
 from alexnet.data.checking import check
-from alexnet.data.layouts import find
-from alexnet.data.packing import pack
-from alexnet.errors import AlexNetError
+from alexnet.data.layouts import remote
+from alexnet.data.layouts.registry import find
+from alexnet.data.packs.writing import pack
 from conftest import coloured, encoded, write_folders, write_parquet
 from test_imagenet import (
     IDS,

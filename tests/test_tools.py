@@ -19,12 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from alexnet import fast, layers
 from alexnet.backbone import Backbone
-from alexnet.extraction import outputs
-from alexnet.fast import compiler
-from alexnet.model import AlexNet
-from alexnet.variants import VARIANTS
+from alexnet.inference.features import outputs
+from alexnet.networks import fast, layers
+from alexnet.networks.fast import compiler
+from alexnet.networks.model import AlexNet
+from alexnet.networks.variants import VARIANTS
 from narrow import narrow
 
 # Between them they have every kind of layer in every order; the others are their relatives.

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.model import AlexNet, initialise
-from alexnet.variants import variant
+from alexnet.networks.model import AlexNet, initialise
+from alexnet.networks.variants import variant
 from narrow import narrow
 
 

@@ -13,21 +13,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alexnet import checkpoint, evaluate, load, training
-from alexnet import recipe as recipes
-from alexnet.data.layouts import find
-from alexnet.distributed import World
-from alexnet.errors import AlexNetError, Diverged, Interrupted
-from alexnet.metrics import read
-from alexnet.recipe import resolve
+from alexnet import evaluate, load
+from alexnet.base.distributed import World
+from alexnet.base.errors import AlexNetError, Diverged, Interrupted
+from alexnet.base.metrics import read
+from alexnet.data.layouts.registry import find
+from alexnet.engines import loading
 from alexnet.reproduction.running import part
-from alexnet.run import open_run
-from alexnet.training import train
+from alexnet.training import loop
+from alexnet.training import recipe as recipes
+from alexnet.training.loop import train
+from alexnet.training.recipe import resolve
+from alexnet.training.run import open_run
 from conftest import DEVICE, TINY, coloured, write_folders
 
 pytestmark = pytest.mark.device
 
-LAST = checkpoint.LAST
+LAST = loading.LAST
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -41,30 +43,30 @@ def equal(one: Path, other: Path) -> bool:
 
 def stop_after(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
     """Send this process a signal while the given step is computed."""
-    real = training._step
+    real = loop._step
 
     def one_step(run, batch, epoch):
         if run.position.step + 1 == step:
             os.kill(os.getpid(), number)
         real(run, batch, epoch)
 
-    monkeypatch.setattr(training, "_step", one_step)
+    monkeypatch.setattr(loop, "_step", one_step)
 
 
 def test_a_run_learns_and_leaves_what_it_promises(tiny_run):
-    lines = read(tiny_run / checkpoint.METRICS)
+    lines = read(tiny_run / loading.METRICS)
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert epochs[-1]["valid_top1_error"] <= 0.2
     assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
     assert [line["epoch"] for line in epochs] == list(range(1, 7))
     assert lines[-1]["kind"] == "final"
-    for name in (*checkpoint.NAMES, "curves.png", "filters.png"):
+    for name in (*loading.NAMES, "curves.png", "filters.png"):
         assert (tiny_run / name).stat().st_size > 0, name
-    assert resolve(str(tiny_run / checkpoint.RECIPE)) == resolve("author_2012", [*TINY, "epochs=6", "schedule=linear"])
+    assert resolve(str(tiny_run / loading.RECIPE)) == resolve("author_2012", [*TINY, "epochs=6", "schedule=linear"])
 
 
 def test_the_state_is_plain_data(tiny_run):
-    state = torch.load(tiny_run / checkpoint.STATE, weights_only=True)
+    state = torch.load(tiny_run / loading.STATE, weights_only=True)
     assert state["step"] == 36
     assert state["classes"] == ["blue", "green", "red"]
 
@@ -79,8 +81,8 @@ def test_the_checkpoint_knows_size_mean_order_and_classes(tiny_run, folders):
 
 def test_best_holds_the_weights_of_the_lowest_validation_error(tmp_path, folders):
     train(folders, tmp_path / "run", None, [*TINY, "epochs=4", "learning_rate=0.004"])
-    epochs = [line for line in read(tmp_path / "run" / checkpoint.METRICS) if line["kind"] == "epoch"]
-    best = evaluate(tmp_path / "run" / checkpoint.BEST, folders)
+    epochs = [line for line in read(tmp_path / "run" / loading.METRICS) if line["kind"] == "epoch"]
+    best = evaluate(tmp_path / "run" / loading.BEST, folders)
     assert best.top1_error == pytest.approx(min(line["valid_top1_error"] for line in epochs))
 
 
@@ -97,7 +99,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, folders, monkeypatch, 
     train(folders, tmp_path / "parts", resume=True)
     assert equal(tmp_path / "whole", tmp_path / "parts")
     whole, parts = (
-        [line for line in read(tmp_path / name / checkpoint.METRICS) if line["kind"] != "step"]
+        [line for line in read(tmp_path / name / loading.METRICS) if line["kind"] != "step"]
         for name in ("whole", "parts")
     )
     for a, b in zip(whole, parts, strict=True):
@@ -110,19 +112,19 @@ def test_sigterm_saves_and_says_143(tmp_path, folders, monkeypatch):
     with pytest.raises(Interrupted) as caught:
         train(folders, tmp_path / "run", None, TINY)
     assert caught.value.status == 143
-    assert checkpoint.read_state(tmp_path / "run" / checkpoint.STATE)["step"] == 3
+    assert loading.read_state(tmp_path / "run" / loading.STATE)["step"] == 3
 
 
 def test_a_signal_during_evaluation_saves_the_trained_epoch(tmp_path, folders, monkeypatch):
     train(folders, tmp_path / "whole", None, TINY)
-    real = training.measure
+    real = loop.measure
 
     def measure(*arguments, **options):
         os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure", measure)
+        patch.setattr(loop, "measure", measure)
         with pytest.raises(Interrupted, match="stopped at step 6"):
             train(folders, tmp_path / "parts", None, TINY)
     train(folders, tmp_path / "parts", resume=True)
@@ -134,13 +136,13 @@ def test_metrics_after_the_checkpoint_are_cut(tmp_path, folders, monkeypatch):
     stop_after(monkeypatch, 4)
     with pytest.raises(Interrupted):
         train(folders, run, None, TINY)
-    with open(run / checkpoint.METRICS, "a") as file:
+    with open(run / loading.METRICS, "a") as file:
         file.write('{"kind": "step", "step": 5, "loss": 99}\n{"kind": "st')
     monkeypatch.undo()
     train(folders, run, resume=True)
-    steps = [line["step"] for line in read(run / checkpoint.METRICS) if line["kind"] == "step"]
+    steps = [line["step"] for line in read(run / loading.METRICS) if line["kind"] == "step"]
     assert steps == list(range(1, 13))
-    assert 99 not in [line.get("loss") for line in read(run / checkpoint.METRICS)]
+    assert 99 not in [line.get("loss") for line in read(run / loading.METRICS)]
 
 
 def test_two_equal_runs_are_equal_and_another_seed_is_not(tmp_path, folders):
@@ -167,7 +169,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, folders):
     again = train(folders, run, resume=True)
     assert (again.steps, again.top1_error) == (first.steps, first.top1_error)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
-    assert [line["kind"] for line in read(run / checkpoint.METRICS)].count("final") == 1
+    assert [line["kind"] for line in read(run / loading.METRICS)].count("final") == 1
 
 
 def test_a_folder_that_holds_a_run_is_not_touched_without_resume(tmp_path, folders, tiny_run):
@@ -184,11 +186,11 @@ def test_resume_on_an_empty_folder_starts_anew_and_says_so(tmp_path, folders):
 
 
 def test_a_run_without_a_checkpoint_starts_anew_with_its_recorded_recipe(tmp_path, folders):
-    from alexnet.recipe import to_toml
+    from alexnet.training.recipe import to_toml
 
     run = tmp_path / "run"
     run.mkdir()
-    (run / checkpoint.RECIPE).write_text(to_toml(resolve("author_2012", [*TINY, "max_steps=2", "seed=5"])))
+    (run / loading.RECIPE).write_text(to_toml(resolve("author_2012", [*TINY, "max_steps=2", "seed=5"])))
     said: list[str] = []
     assert train(folders, run, resume=True, say=said.append).steps == 2
     assert any("before its first checkpoint" in line for line in said)
@@ -212,7 +214,7 @@ def test_the_papers_schedule_ends_after_its_third_drop_and_stays_ended(tmp_path,
     result = train(folders, run, "paper_2012", sets, say=said.append)
     assert result.epochs == 5
     assert any("stalled after the third drop" in line for line in said)
-    epochs = [line for line in read(run / checkpoint.METRICS) if line["kind"] == "epoch"]
+    epochs = [line for line in read(run / loading.METRICS) if line["kind"] == "epoch"]
     assert [line["learning_rate"] for line in epochs] == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11, 1e-12])
     assert train(folders, run, resume=True).epochs == 5
 
@@ -228,10 +230,10 @@ def test_other_data_on_resume_is_refused(tmp_path, folders):
 def test_a_loss_that_is_not_finite_stops_the_run_by_step_and_keeps_the_checkpoint(tmp_path, folders):
     run = tmp_path / "run"
     train(folders, run, None, [*TINY, "max_steps=2"])
-    state = checkpoint.read_state(run / checkpoint.STATE)
+    state = loading.read_state(run / loading.STATE)
     state["model"]["fc8.bias"].fill_(math.inf)
-    checkpoint.write_state(run / checkpoint.STATE, state)
-    kept = {name: (run / name).read_bytes() for name in (LAST, checkpoint.STATE)}
+    loading.write_state(run / loading.STATE, state)
+    kept = {name: (run / name).read_bytes() for name in (LAST, loading.STATE)}
     with pytest.raises(AlexNetError, match=r"the loss became (nan|inf) at step 3"):
         train(folders, run, sets=["max_steps=0"], resume=True)
     assert kept == {name: (run / name).read_bytes() for name in kept}
@@ -282,7 +284,7 @@ def test_there_is_no_top_five_of_five_classes_or_fewer(tmp_path, dozen, capfd, c
     train(data, tmp_path / "run", None, [*TINY, "epochs=1"], say=said.append, quiet=False)
     lines = [line for line in (*said, *capfd.readouterr().err.splitlines()) if "validation error top-1" in line]
     assert len(lines) == 2
-    noted = read(tmp_path / "run" / checkpoint.METRICS)[-2:]
+    noted = read(tmp_path / "run" / loading.METRICS)[-2:]
     values = [noted[0]["valid_top5_error"], noted[1]["top5_error"]]
     values += [evaluate(tmp_path / "run", data, device="cpu").top5_error]
     assert all(("top-5" in line) == (classes > 5) for line in lines)
@@ -301,18 +303,18 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
     """The first logged loss against a forward pass written out by hand."""
     import numpy as np
 
-    from alexnet import augment
+    from alexnet.data import augment
     from alexnet.data.loader import order
-    from alexnet.model import seeded_build
+    from alexnet.networks.model import seeded_build
 
     run = tmp_path / "run"
     train(folders, run, None, [*TINY, "max_steps=1", "colour_noise=0"])
-    logged = read(run / checkpoint.METRICS)[0]["loss"]
+    logged = read(run / loading.METRICS)[0]["loss"]
     split, mean = find(folders).split("train"), load(run).preprocess.mean
     rows = order(0, 0, len(split))[:8]
-    draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, training.CROPS))
+    draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, loop.CROPS))
     model = seeded_build(0, "alexnet32", 3, 3, 28).double().train()
-    masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, training.DROPOUT), DEVICE)
+    masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, loop.DROPOUT), DEVICE)
     losses = []
     model.requires_grad_(False)
     for i, row in enumerate(rows.tolist()):
@@ -326,7 +328,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
 
 
 def test_the_final_error_is_that_of_evaluate(tmp_path, folders, tiny_run):
-    final = read(tiny_run / checkpoint.METRICS)[-1]
+    final = read(tiny_run / loading.METRICS)[-1]
     result = evaluate(tiny_run, folders)
     assert (final["top1_error"], final["images"]) == (result.top1_error, result.images)
     assert json.loads(json.dumps(result.facts())) == result.facts()

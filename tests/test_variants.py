@@ -13,19 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import alexnet as package
-from alexnet import augment, checkpoint, fast, model, report, training, weights
-from alexnet import variants as v
-from alexnet.checkpoint import Classifier, weights_of
-from alexnet.conversion import compare, convert
-from alexnet.data.layouts import Data
+from alexnet.base.errors import AlexNetError
+from alexnet.base.metrics import read
+from alexnet.data import augment
+from alexnet.data.dataset import Split
+from alexnet.data.layouts.registry import Data
 from alexnet.data.loader import order
-from alexnet.data.split import Split
-from alexnet.errors import AlexNetError
-from alexnet.fast import blocks, compiler
-from alexnet.metrics import read
-from alexnet.preprocess import Preprocess
-from alexnet.training import train
-from alexnet.variants import VARIANTS
+from alexnet.data.preprocess import Preprocess
+from alexnet.engines import loading
+from alexnet.engines.loading import Classifier, weights_of
+from alexnet.networks import fast, model
+from alexnet.networks import variants as v
+from alexnet.networks.fast import blocks, compiler
+from alexnet.networks.variants import VARIANTS
+from alexnet.training import loop, report
+from alexnet.training.loop import train
+from alexnet.weights import formats
+from alexnet.weights.conversion import compare, convert
 from conftest import COLOURS, DEVICE, coloured, encoded
 from cuda_autocast import cuda_autocast
 from narrow import narrow, redraw
@@ -99,7 +103,7 @@ def by_hand(name: str, mean: Tensor, steps: int) -> tuple[list[float], dict[str,
         chosen = rows[step * BATCH : (step + 1) * BATCH]
         pixels = torch.stack([preprocess.pixels(split.read(int(row))) for row in chosen])
         x = preprocess.normalise(preprocess.central(pixels)).double()
-        key = (0, 0, step, training.DROPOUT)
+        key = (0, 0, step, loop.DROPOUT)
         masks = augment.dropout_masks(net.dropouts, len(chosen), np.arange(len(chosen)), key, DEVICE)
         masks = {layer: mask.cpu().double() for layer, mask in masks.items()}
         log_p = F.log_softmax(net(x, masks), 1)
@@ -144,7 +148,7 @@ def test_two_steps_of_the_loop_are_those_by_hand_and_a_resumed_run_is_the_whole_
     for key, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, parts.model.state_dict()[key]), key
     losses, expected = by_hand(name, whole.preprocess.mean, 2)
-    got = [line["loss"] for line in read(tmp_path / "whole" / checkpoint.METRICS) if line["kind"] == "step"]
+    got = [line["loss"] for line in read(tmp_path / "whole" / loading.METRICS) if line["kind"] == "step"]
     known = 2 if precision == "float32" else 1  # the second loss is one of other weights
     assert got[:known] == pytest.approx(losses[:known], rel=far_loss)
     start = model.seeded_build(0, name, 3, 3, sizes(name)[1]).state_dict()
@@ -171,7 +175,7 @@ def made(name: str) -> Classifier:
 def file(name, tmp_path) -> Path:
     """A file of weights."""
     file = tmp_path / "model.safetensors"
-    weights.write(weights_of(made(name)), file)
+    formats.write(weights_of(made(name)), file)
     return file
 
 
@@ -237,7 +241,7 @@ def test_finetuning_moves_every_layer_and_a_probe_the_last_alone(tmp_path, name,
     assert after.preprocess.facts() == before.preprocess.facts()
     evaluated = package.evaluate(tmp_path / "run", data(2))
     assert result.top1_error == evaluated.top1_error
-    assert read(tmp_path / "run" / checkpoint.METRICS)[-1]["loss"] == pytest.approx(evaluated.loss, rel=1e-3)
+    assert read(tmp_path / "run" / loading.METRICS)[-1]["loss"] == pytest.approx(evaluated.loss, rel=1e-3)
     last = before.model.logits
     for key, w in after.model.named_parameters():
         assert torch.isfinite(w).all()

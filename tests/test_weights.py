@@ -13,11 +13,11 @@ from torchvision.transforms import v2
 
 import alexnet
 import caffe_file
-from alexnet import labels
-from alexnet.errors import AlexNetError
-from alexnet.model import seeded_build
-from alexnet.shapes import weight_shapes
-from alexnet.variants import VARIANTS, variant
+from alexnet.base.errors import AlexNetError
+from alexnet.data import labels
+from alexnet.networks.model import seeded_build
+from alexnet.networks.shapes import weight_shapes
+from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import published
 from alexnet.weights.published import Published
 from conftest import coloured, encoded
@@ -229,7 +229,7 @@ def test_the_shipped_weights_are_small_and_their_card_names_their_hash():
 
 
 def test_weights_of_8_bits_are_off_by_half_a_step_of_their_unit_and_answer_alike(tiny_run, tmp_path, alexnet, folders):
-    from alexnet.checkpoint import load
+    from alexnet.engines.loading import load
 
     small = tmp_path / "small.safetensors"
     assert alexnet("convert", tiny_run, small, "--int8")[0] == 0
@@ -251,7 +251,7 @@ def test_8_bits_are_for_safetensors_and_a_missing_scale_is_a_sentence(tiny_run, 
     assert "--int8 is for .safetensors files" in refused("convert", tiny_run, tmp_path / "x.onnx", "--int8")
     from safetensors import safe_open
 
-    from alexnet.conversion import convert
+    from alexnet.weights.conversion import convert
 
     convert(tiny_run, tmp_path / "small.safetensors", eight_bits=True)
     tensors = load_file(tmp_path / "small.safetensors")

@@ -18,11 +18,12 @@ import torchvision
 from safetensors.torch import load_model, save_file
 
 import alexnet
-from alexnet import weights
-from alexnet.errors import AlexNetError
-from alexnet.hints import Hints, joined, split
-from alexnet.model import AlexNet
-from alexnet.variants import VARIANTS, variant
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints, joined, split
+from alexnet.networks.model import AlexNet
+from alexnet.networks.variants import VARIANTS, variant
+from alexnet.weights import formats
+from alexnet.weights.state import MODULES
 from conftest import coloured
 from narrow import narrow
 
@@ -119,8 +120,8 @@ WRAPS = {
 def test_the_same_network_is_read_however_it_is_wrapped(tmp_path, state, name, zipped, caplog):
     file = tmp_path / "checkpoint"
     torch.save(WRAPS[name](state), file, _use_new_zipfile_serialization=zipped)
-    got = weights.read(file)
-    for key, module in weights.state.MODULES.items():
+    got = formats.read(file)
+    for key, module in MODULES.items():
         tolerance = 1e-2 if name in ("half precision", "bfloat16") else 0
         torch.testing.assert_close(
             got.tensors[f"{key}.weight"], state[f"{module}.weight"], rtol=tolerance, atol=tolerance
@@ -133,10 +134,10 @@ def test_the_same_network_is_read_however_it_is_wrapped(tmp_path, state, name, z
 @pytest.mark.parametrize(("key", "times"), [("model", 2), ("model_ema", 1)])
 def test_either_of_two_sets_can_be_asked_for(tmp_path, state, key, times):
     torch.save({"model": doubled(state), "model_ema": under("module.", state)}, tmp_path / "two.pth")
-    got = weights.read(tmp_path / "two.pth", Hints(key=key))
+    got = formats.read(tmp_path / "two.pth", Hints(key=key))
     assert torch.equal(got.tensors["fc8.bias"], times * state["classifier.6.bias"])
     with pytest.raises(AlexNetError, match="no weights under 'net'; it has them under model, model_ema"):
-        weights.read(tmp_path / "two.pth", Hints(key="net"))
+        formats.read(tmp_path / "two.pth", Hints(key="net"))
 
 
 class Own(torch.nn.Module):
@@ -149,10 +150,10 @@ class Own(torch.nn.Module):
 
 def test_a_whole_module_is_read_as_data(tmp_path, peer, state, caplog):
     torch.save(peer, tmp_path / "module.pth")
-    assert torch.equal(weights.read(tmp_path / "module.pth").tensors["fc7.weight"], state["classifier.4.weight"])
+    assert torch.equal(formats.read(tmp_path / "module.pth").tensors["fc7.weight"], state["classifier.4.weight"])
     assert "whole module" not in caplog.text
     torch.save(Own(peer), tmp_path / "own.pth")  # of a class that may compute anything
-    assert torch.equal(weights.read(tmp_path / "own.pth").tensors["fc7.weight"], state["classifier.4.weight"])
+    assert torch.equal(formats.read(tmp_path / "own.pth").tensors["fc7.weight"], state["classifier.4.weight"])
     assert "test_wrapped.Own: its weights are read and its code is not run" in caplog.text
 
 
@@ -245,7 +246,7 @@ class Bomb:
 def test_objects_beside_the_weights_are_not_run(tmp_path, state, zipped):
     what = {"state_dict": state, "hook": Bomb(str(tmp_path / "made"))}
     torch.save(what, tmp_path / "bomb.pth", _use_new_zipfile_serialization=zipped)
-    assert torch.equal(weights.read(tmp_path / "bomb.pth").tensors["fc8.bias"], state["classifier.6.bias"])
+    assert torch.equal(formats.read(tmp_path / "bomb.pth").tensors["fc8.bias"], state["classifier.6.bias"])
     assert not (tmp_path / "made").exists()
 
 
@@ -259,18 +260,18 @@ def test_files_that_are_something_else_are_called_by_their_name(tmp_path):
     }.items():
         file.write_bytes(contents)
         with pytest.raises(AlexNetError, match=words):
-            weights.read(file)
+            formats.read(file)
     with zipfile.ZipFile(tmp_path / "net.pt2", "w") as archive:  # the members that torch.export.save makes
         for name in ("archive_format", "byteorder", "models/model.json", "data/weights/model_weights_config.json"):
             archive.writestr(f"net/{name}", "pt2")
     with pytest.raises(AlexNetError, match=r"a program of torch.export \(.pt2\), which can hold code"):
-        weights.read(tmp_path / "net.pt2")
+        formats.read(tmp_path / "net.pt2")
 
 
 def test_one_output_is_said_to_be_always_certain(tmp_path, state, caplog):
     torch.save({**state, "classifier.6.weight": state["classifier.6.weight"][:1], "classifier.6.bias": torch.zeros(1)},
                tmp_path / "one.pth")  # fmt: skip
-    weights.read(tmp_path / "one.pth")
+    formats.read(tmp_path / "one.pth")
     assert "has one output, and the probability of one class is always 100 %" in caplog.text
 
 
@@ -301,7 +302,7 @@ def test_hints_travel_with_the_name_of_a_model(tmp_path, monkeypatch):
 )
 def test_a_hint_that_contradicts_the_file_is_refused(tiny_run, hints, words):
     with pytest.raises(AlexNetError, match=words):
-        weights.read(tiny_run / "model.safetensors", hints)
+        formats.read(tiny_run / "model.safetensors", hints)
 
 
 @pytest.mark.parametrize(("order", "error"), [(None, 1.0), ("imagefolder", 0.0), ("numeric", 1.0), ("names.txt", 0.0)])
@@ -323,8 +324,8 @@ def test_a_nameless_network_is_held_against_numbered_folders_in_the_order_that_i
         coloured("red", 1).save(tmp_path / "data" / "val" / n / "0.png")
     (tmp_path / "names.txt").write_text("\n".join(sorted(map(str, range(12)))))
     one = alexnet.load(tmp_path / "net.pth", classes=tmp_path / order if order == "names.txt" else order)
-    from alexnet.data.layouts import find
-    from alexnet.evaluation import with_names
+    from alexnet.data.layouts.registry import find
+    from alexnet.inference.evaluation import with_names
 
     named = with_names(one, find(tmp_path / "data"))
     assert (named.classes[2] != "10") == bool(error)
@@ -337,8 +338,8 @@ def test_a_nameless_network_is_held_against_numbered_folders_in_the_order_that_i
 
 
 def test_a_nameless_network_and_named_folders_ask_for_the_order(tmp_path, state, folders):
-    from alexnet.data.layouts import find
-    from alexnet.evaluation import with_names
+    from alexnet.data.layouts.registry import find
+    from alexnet.inference.evaluation import with_names
 
     three = {"classifier.6.weight": state["classifier.6.weight"][:3], "classifier.6.bias": torch.zeros(3)}
     torch.save({**state, **three}, tmp_path / "net.pth")
@@ -349,7 +350,7 @@ def test_a_nameless_network_and_named_folders_ask_for_the_order(tmp_path, state,
 
 
 def test_class_names_are_read_from_lines_and_from_json(tmp_path):
-    from alexnet import labels
+    from alexnet.data import labels
 
     for text in ("a\nb c\n\n", '["a", "b c"]', '{"0": "a", "1": "b c"}', '{"0": ["n01", "a"], "1": ["n02", "b c"]}'):
         (tmp_path / "names").write_text(text)

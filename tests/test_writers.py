@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import convnet_file
-from alexnet import weights
-from alexnet.shapes import weight_shapes
-from alexnet.variants import variant
+from alexnet.networks.shapes import weight_shapes
+from alexnet.networks.variants import variant
+from alexnet.weights import formats
 from narrow import narrow
 
 
@@ -98,4 +98,4 @@ def test_a_checkpoint_that_cuda_convnet_compressed_is_read(tmp_path):
     kept = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
     plan = convnet_file.CIFAR["cifar10_13"]
     path = convnet_file.write_single(tmp_path / "500.5", kept, {}, True, plan, increments=False, zipped=True)
-    assert weights.read(path).variant == "cifar10_13"
+    assert formats.read(path).variant == "cifar10_13"

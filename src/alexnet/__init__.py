@@ -11,39 +11,42 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from alexnet.checkpoint import load
-    from alexnet.errors import AlexNetError
-    from alexnet.evaluation import evaluate
-    from alexnet.exporting import export
-    from alexnet.extraction import features
-    from alexnet.finetuning import finetune
-    from alexnet.latency import realtime
-    from alexnet.model import build
-    from alexnet.prediction import predict
-    from alexnet.similarity import similar
-    from alexnet.training import train
+    from alexnet.base.errors import AlexNetError
+    from alexnet.engines.loading import load
+    from alexnet.inference.evaluation import evaluate
+    from alexnet.inference.exporting import export
+    from alexnet.inference.features import features
+    from alexnet.inference.latency import realtime
+    from alexnet.inference.prediction import predict
+    from alexnet.inference.similarity import similar
+    from alexnet.networks.model import build
+    from alexnet.training.finetuning import finetune
+    from alexnet.training.loop import train
 
 _HOMES = {
-    "AlexNetError": "errors",
-    "build": "model",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "features": "extraction",
-    "finetune": "finetuning",
-    "load": "checkpoint",
-    "predict": "prediction",
-    "realtime": "latency",
-    "similar": "similarity",
-    "train": "training",
+    "AlexNetError": "base.errors",
+    "build": "networks.model",
+    "evaluate": "inference.evaluation",
+    "export": "inference.exporting",
+    "features": "inference.features",
+    "finetune": "training.finetuning",
+    "load": "engines.loading",
+    "predict": "inference.prediction",
+    "realtime": "inference.latency",
+    "similar": "inference.similarity",
+    "train": "training.loop",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'alexnet' has no attribute '{name}'")
     from importlib import import_module
 
-    found = getattr(import_module(f"alexnet.{_HOMES[name]}"), name)
+    if name == "fast":  # alexnet.fast.plain()
+        found = import_module("alexnet.networks.fast")
+    elif name in _HOMES:
+        found = getattr(import_module(f"alexnet.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'alexnet' has no attribute '{name}'")
     globals()[name] = found
     return found
 

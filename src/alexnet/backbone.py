@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from alexnet import layers as own
-from alexnet import variants as v
-from alexnet.checkpoint import Classifier
+from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Source, decode
-from alexnet.errors import AlexNetError
-from alexnet.extraction import check_layers
-from alexnet.model import AlexNet
-from alexnet.preprocess import Preprocess
-from alexnet.shapes import output_shape
+from alexnet.data.preprocess import Preprocess
+from alexnet.engines.loading import Classifier
+from alexnet.inference.features import check_layers
+from alexnet.networks import layers as own
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
+from alexnet.networks.shapes import output_shape
 
 LARGEST = 1 << 27  # pixels of a whole picture: 1.6 GB as float32
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alexnet import hints, model
-from alexnet import variants as v
-from alexnet.checkpoint import OF_OTHERS, Classifier, load, weights_of
-from alexnet.errors import AlexNetError
-from alexnet.preprocess import Preprocess
+from alexnet.base import hints
+from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
+from alexnet.engines.loading import OF_OTHERS, Classifier, load, weights_of
+from alexnet.networks import model
+from alexnet.networks import variants as v
 from alexnet.weights import huggingface
 
 try:

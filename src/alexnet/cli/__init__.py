@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from alexnet.base.errors import AlexNetError, Interrupted
 from alexnet.cli import data as _data  # noqa: F401, these add their commands
 from alexnet.cli import finetuning as _finetuning  # noqa: F401
 from alexnet.cli import pictures as _pictures  # noqa: F401
@@ -32,7 +33,6 @@ from alexnet.cli.base import (
     shared,
     which_option,
 )  # fmt: skip
-from alexnet.errors import AlexNetError, Interrupted
 
 if TYPE_CHECKING:
     from alexnet.data.held_out import HeldOut
@@ -105,7 +105,7 @@ def _fail(message: str, status: int) -> int:
 @shared
 def demo(out: str | None, device: str) -> int:
     """Train on handwritten digits, evaluate, classify: a minute on two cores, nothing to download."""
-    from alexnet.demo import demo as run_demo
+    from alexnet.cli.demo import demo as run_demo
 
     run_demo(out, device, Output(False).say)
     return 0
@@ -118,7 +118,7 @@ def demo(out: str | None, device: str) -> int:
 @shared
 def info(model: str, as_json: bool) -> int:
     """Print a network's layers: kernel, output shape, parameters and multiply-adds."""
-    from alexnet.info import describe, table
+    from alexnet.inference.info import describe, table
 
     output = Output(as_json)
     facts = describe(model)
@@ -142,7 +142,7 @@ def train(
     device: str,
 ) -> int:  # fmt: skip
     """Train a network on DATA into the folder RUN; under torchrun, on as many processes as it starts."""
-    from alexnet.training import train as run_training
+    from alexnet.training.loop import train as run_training
 
     output = Output(as_json)
     if weights:
@@ -155,8 +155,8 @@ def train(
 
 def _start(recipe: str | None, sets: list[str], weights: str) -> str:
     """The `best` or `last` weights of the run that the recipe starts from."""
-    from alexnet import recipe as recipes
-    from alexnet.checkpoint import chosen
+    from alexnet.engines.loading import chosen
+    from alexnet.training import recipe as recipes
 
     start = recipes.resolve("author_2012" if recipe is None else recipe, sets).weights
     if not start:
@@ -208,17 +208,17 @@ def evaluate(
 
     What is held out of DATA is what the training of MODEL held out of it, or what --valid or --folds say.
     """
-    from alexnet import checkpoint
-    from alexnet.evaluation import evaluate as run_evaluation
+    from alexnet.engines import loading
+    from alexnet.inference.evaluation import evaluate as run_evaluation
 
     output = Output(as_json)
     weights = next((text for text in chosen if text not in ("best", "last")), None)
     for which in chosen:
         if which in ("best", "last"):
-            models = tuple(checkpoint.chosen(model, which) for model in models)
+            models = tuple(loading.chosen(model, which) for model in models)
     shares = None if weights is None else _numbers(weights)
     if fit_weights:
-        from alexnet.ensemble import fit_weights as run_fit
+        from alexnet.inference.ensemble import fit_weights as run_fit
 
         if weights is not None or len(models) < 2:
             raise AlexNetError("--fit-weights finds the weights of two MODELs or more; leave --weights out.")
@@ -253,7 +253,7 @@ def _numbers(text: str) -> list[float]:
 @shared
 def recipes(name: str | None, keys: bool) -> int:
     """List the recipes, or print one as it resolves, every key with its value."""
-    from alexnet import recipe
+    from alexnet.training import recipe
 
     if keys:
         click.echo(recipe.table(recipe.resolve(name or "author_2012")))

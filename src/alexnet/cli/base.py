@@ -14,11 +14,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from alexnet import __version__, hints
-from alexnet import recipe as recipes
+from alexnet import __version__
+from alexnet.base import hints
+from alexnet.base.errors import did_you_mean
+from alexnet.data.labels import encodable, printable
 from alexnet.engines import ENGINES
-from alexnet.errors import did_you_mean
-from alexnet.labels import encodable, printable
+from alexnet.training import recipe as recipes
 
 if TYPE_CHECKING:
     from alexnet.data.sources import Sources
@@ -193,7 +194,7 @@ def weights_option(command: Callable) -> Callable:
     @functools.wraps(command)
     def call(weights: str | None, **given: Any) -> Any:
         if weights is not None:
-            from alexnet.checkpoint import chosen
+            from alexnet.engines.loading import chosen
 
             given["model"] = chosen(given["model"], weights)
         return command(**given)

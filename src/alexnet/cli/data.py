@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from alexnet.base.hints import SQUARES
 from alexnet.cli.base import Output, commands, json_option, shared
-from alexnet.hints import SQUARES
 
 
 @commands.command()
@@ -41,7 +41,7 @@ def pack(
     data: str, out: str, size: int, square: str | None, encoding: str, quality: int, workers: int, as_json: bool
 ) -> int:
     """Decode DATA once into the folder PACK, which can be given wherever DATA can; interrupted, it goes on."""
-    from alexnet.data.packing import pack as run_packing
+    from alexnet.data.packs.writing import pack as run_packing
 
     output = Output(as_json)
     result = run_packing(data, out, size, encoding, quality, workers, output.say, quiet=False, square=square)

@@ -35,7 +35,7 @@ def finetune(
 
     Ends with RUN/report.html: learning curves, confusion matrix, the worst mistakes, and the command.
     """
-    from alexnet.finetuning import finetune as run_finetuning
+    from alexnet.training.finetuning import finetune as run_finetuning
 
     output = Output(as_json)
     words = ["alexnet", "finetune", model, data, "--out", out, "--recipe", recipe]

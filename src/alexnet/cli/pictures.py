@@ -20,10 +20,10 @@ from alexnet.cli.base import (
     shared,
     weights_option,
 )  # fmt: skip
-from alexnet.labels import printable
+from alexnet.data.labels import printable
 
 if TYPE_CHECKING:
-    from alexnet.prediction import Prediction
+    from alexnet.inference.prediction import Prediction
 
 views_option = click.option(
     "--views", default="1", type=click.Choice(["1", "10"]), show_default=True, help="Crops averaged a picture."
@@ -57,8 +57,9 @@ def predict(
     IMAGES are files, folders, patterns, tar archives, parquet files, or - for stdin: names, one a line, a tar archive
     or one picture.
     """
-    from alexnet import prediction, tables
+    from alexnet.base import tables
     from alexnet.data.sources import Sources
+    from alexnet.inference import prediction
 
     if table is not None:
         tables.check_output("--output", Path(table), tables.SUFFIXES)
@@ -115,10 +116,10 @@ def features(
     A row a readable picture, in order. Parquet and HDF5 hold filename and a column or data set a layer; .npy and
     .safetensors have the names, one a line, in FILE.filenames.txt beside them.
     """
-    from alexnet import feature_files
-    from alexnet.checkpoint import load
+    from alexnet.base.device import choose_device
     from alexnet.data.sources import Sources
-    from alexnet.device import choose_device
+    from alexnet.engines.loading import load
+    from alexnet.inference import feature_files
 
     out = Output(as_json)
     feature_files.check_output(Path(output), len(set(layers)))
@@ -154,7 +155,7 @@ def index(
 ) -> int:  # fmt: skip
     """Make INDEX, a new folder with the features of pictures, for alexnet similar."""
     from alexnet.data.sources import Sources
-    from alexnet.similarity import absolute, build_index
+    from alexnet.inference.similarity import absolute, build_index
 
     output = Output(as_json)
     sources = Sources(absolute(images))
@@ -185,8 +186,9 @@ def similar(
 
     40 queries fit on a sheet; further ones are on FILE-page2 and so on.
     """
-    from alexnet import contact_sheet, similarity, tables
+    from alexnet.base import tables
     from alexnet.data.sources import Sources
+    from alexnet.inference import contact_sheet, similarity
 
     sheet = Path(output) if output else _free("similar.png")
     for path in contact_sheet.pages(sheet) or [sheet]:
@@ -222,7 +224,7 @@ def similar(
 
 def _free(name: str) -> Path:
     """The name, or the first of its kind that is free: similar.png, similar-2.png …"""
-    from alexnet.contact_sheet import pages
+    from alexnet.inference.contact_sheet import pages
 
     path, number = Path(name), 2
     while pages(path):

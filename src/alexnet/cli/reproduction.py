@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from alexnet.base.errors import AlexNetError
 from alexnet.cli.base import Output, commands, device_option, json_option, set_option, shared
-from alexnet.errors import AlexNetError
 
 
 @commands.command()

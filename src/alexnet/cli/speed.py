@@ -12,8 +12,8 @@ from alexnet.cli.base import Output, commands, device_option, json_option, set_o
 @shared
 def bench(sets: tuple[str, ...], as_json: bool, device: str) -> int:
     """Measure how fast this machine trains, and what limits it: a minute on two cores, with made-up pictures."""
-    from alexnet.bench import bench as run_bench
-    from alexnet.bench import table
+    from alexnet.training.bench import bench as run_bench
+    from alexnet.training.bench import table
 
     output = Output(as_json)
     result = run_bench(sets, device, output.say)

@@ -25,7 +25,7 @@ def convert(
 
     Weights stay as they are, to the bit, but for --int8.
     """
-    from alexnet.conversion import convert as run_conversion
+    from alexnet.weights.conversion import convert as run_conversion
 
     output = Output(as_json)
     files = run_conversion(source, target, input=side, preprocessing=preprocessing, eight_bits=eight_bits)
@@ -44,7 +44,7 @@ def convert(
 @shared
 def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str) -> int:
     """Print the greatest difference of the MODELs A and B, layer by layer, on IMAGES or on made-up pictures."""
-    from alexnet import conversion
+    from alexnet.weights import conversion
 
     output = Output(as_json)
     result = conversion.compare(a, b, images, device)
@@ -71,8 +71,8 @@ def export(model: str, out: str, format: str, weights: str | None, data: str | N
     and gives logits and prob. fp16 stores weights in 16 bits; w8 in 8, of the fully connected layers or all; int8
     computes in 8 bits, calibrated on DATA's training pictures, but in a .pt2 is the same as w8.
     """
-    from alexnet.exporting import export as run_export
-    from alexnet.exporting import table
+    from alexnet.inference.exporting import export as run_export
+    from alexnet.inference.exporting import table
 
     output = Output(as_json)
     result = run_export(model, out, format, weights, data, split, output.say, quiet=False)

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alexnet.data import pack
+from alexnet.base.errors import AlexNetError
+from alexnet.base.progress import Progress
+from alexnet.data.dataset import Data, Split
 from alexnet.data.faults import Fault, Note
-from alexnet.data.layouts import find
+from alexnet.data.labels import printable
+from alexnet.data.layouts.registry import find
+from alexnet.data.packs import reading
 from alexnet.data.pictures import Unreadable, decode
-from alexnet.data.split import Data, Split
-from alexnet.errors import AlexNetError
-from alexnet.labels import printable
-from alexnet.progress import Progress
 
 SAMPLE = 256  # pictures of each split that are looked at without --full
 CHUNK = 64  # pictures a task
@@ -104,7 +104,7 @@ def check(
     What is wrong with a layout is listed too; an error is raised only where the layout cannot be told.
     """
     report, root = Report(str(path)), Path(path)
-    packed = root.is_dir() and pack.is_pack(root)
+    packed = root.is_dir() and reading.is_pack(root)
     if packed and not quick:
         _verify(report, root, quiet)
         if report.problems:
@@ -114,7 +114,7 @@ def check(
     except AlexNetError as error:
         if not packed:
             raise
-        report.problems.append(Problem("damaged", "", pack.HEADER, str(error)))
+        report.problems.append(Problem("damaged", "", reading.HEADER, str(error)))
         return report
     report.layout, report.classes = data.layout, len(data.classes)
     for name, split in data.splits.items():
@@ -162,14 +162,14 @@ def text(report: Report, shown: int = 20) -> Iterator[str]:
 def _verify(report: Report, root: Path, quiet: bool) -> None:
     """Compare every file of a pack with its length and its checksum."""
     try:
-        total = sum(entry["bytes"] for entry in pack.read_header(root)["files"])
+        total = sum(entry["bytes"] for entry in reading.read_header(root)["files"])
         with Progress("verifying", total, "bytes", quiet=quiet) as progress:
-            for count, fault in pack.verify(root):
+            for count, fault in reading.verify(root):
                 progress.update(count)
                 if fault:
                     report.problems.append(Problem("damaged", "", fault["file"], fault["error"]))
     except AlexNetError as error:
-        report.problems.append(Problem("damaged", "", pack.HEADER, str(error)))
+        report.problems.append(Problem("damaged", "", reading.HEADER, str(error)))
 
 
 @dataclass(frozen=True)

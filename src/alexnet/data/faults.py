@@ -6,7 +6,7 @@ import codecs
 import os
 from collections.abc import Callable
 
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
 
 
 class Fault(AlexNetError):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.split import Data, Split, joined, lacking
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
+from alexnet.data.dataset import Data, Split, joined, lacking
 
 NAMES = 100_000  # of a split, evenly spaced, that tell it from another
 

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet.data.layouts import Split
-from alexnet.data.pack import memory, pages
+from alexnet.base.distributed import World, local_processes
+from alexnet.base.errors import AlexNetError
+from alexnet.data.layouts.registry import Split
+from alexnet.data.packs.reading import memory, pages
 from alexnet.data.pictures import CROP, Square, Unreadable, decode
 from alexnet.data.statistics import Known, Sums
-from alexnet.distributed import World, local_processes
-from alexnet.errors import AlexNetError
 
 MEMORY_SHARE = 0.4  # of the machine's free memory, for decoded pictures
 DEVICE_SHARE = 0.4  # of a GPU's free memory, for pictures that stay there

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from alexnet.errors import AlexNetError
-from alexnet.hints import SQUARES
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import SQUARES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,12 +20,12 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from alexnet.data import parquet, tars
+from alexnet.base.errors import AlexNetError
 from alexnet.data.faults import Fault, Note, encoding, is_pointer
-from alexnet.data.folders import LITTER, claims, walk
+from alexnet.data.labels import printable
+from alexnet.data.layouts import parquet, tars
+from alexnet.data.layouts.folders import LITTER, claims, walk
 from alexnet.data.pictures import Source, Unreadable, contents, is_source
-from alexnet.errors import AlexNetError
-from alexnet.labels import printable
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_HEADS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
 
 if TYPE_CHECKING:
-    from alexnet.checkpoint import Classifier
+    from alexnet.engines.loading import Classifier
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
 
@@ -46,17 +46,17 @@ def attach(
     if engine == "torch":
         return replace(classifier, engine=None)
     if engine == "auto":
-        from alexnet.engines import trial
+        from alexnet.engines import choosing
 
         if classifier.device.type != "cpu":
             say(f"engine: torch, because the other engines do not use {classifier.device.type}")
             return replace(classifier, engine=None)
-        chosen = trial.choose(classifier, batch_size)
+        chosen = choosing.choose(classifier, batch_size)
         say(chosen.words)
         return replace(classifier, engine=None if chosen.plain else chosen.engine)
-    from alexnet.checkpoint import weights_of
     from alexnet.engines import onnx, openvino
     from alexnet.engines.base import FLOAT32
+    from alexnet.engines.loading import weights_of
     from alexnet.weights.onnx_writer import to_bytes
 
     contents = to_bytes(weights_of(classifier), preprocessing=True)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alexnet.errors import AlexNetError
-from alexnet.preprocess import Preprocess
+from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
 
 FLOAT32, BFLOAT16, W8, W8_BFLOAT16 = "float32", "bfloat16", "8-bit weights", "8-bit weights, bfloat16"
 

@@ -8,11 +8,11 @@ from typing import Any, NoReturn, cast
 
 from torch import Tensor, nn
 
-from alexnet.checkpoint import Classifier
+from alexnet.base.errors import AlexNetError
 from alexnet.engines import onnx, openvino
 from alexnet.engines.base import Engine
-from alexnet.errors import AlexNetError
-from alexnet.model import AlexNet
+from alexnet.engines.loading import Classifier
+from alexnet.networks.model import AlexNet
 from alexnet.weights import onnx as onnx_file
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import check_preprocess, first_line, from_facts

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from alexnet.data.preprocess import Preprocess
 from alexnet.engines.base import Engine, package, quiet
-from alexnet.preprocess import Preprocess
 
 FULLY_CONNECTED = ["Gemm", "MatMul"]
 

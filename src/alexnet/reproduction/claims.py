@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from alexnet.errors import AlexNetError, did_you_mean
+from alexnet.base.errors import AlexNetError, did_you_mean
 
 Kind = Literal["errors", "stated", "sooner", "views", "ensemble", "start", "neighbours", "towers"]
 TINY, CIFAR = "tiny-imagenet", "cifar10"

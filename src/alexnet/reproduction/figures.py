@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet.files import write_whole
-from alexnet.plots import filter_sheet
+from alexnet.base.files import write_whole
 from alexnet.reproduction.measures import Outcome
 from alexnet.reproduction.running import Finished
+from alexnet.training.plots import filter_sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet import checkpoint
-from alexnet.checkpoint import Classifier, load
-from alexnet.data.layouts import Data
-from alexnet.errors import AlexNetError
-from alexnet.evaluation import opened
-from alexnet.extraction import outputs
+from alexnet.base.errors import AlexNetError
+from alexnet.data.layouts.registry import Data
+from alexnet.engines import loading
+from alexnet.engines.loading import Classifier, load
+from alexnet.inference.evaluation import opened
+from alexnet.inference.features import outputs
+from alexnet.inference.similarity import nearest
+from alexnet.reproduction.intervals import Interval, Verdict, over_seeds, paired, together, verdict
 from alexnet.reproduction.running import Finished, Study, answers
-from alexnet.reproduction.statistics import Interval, Verdict, over_seeds, paired, together, verdict
-from alexnet.similarity import nearest
 
 Runs = dict[str, list[Finished]]  # the networks of each arm, in the order of their seeds
 
@@ -297,7 +297,7 @@ def _towers(study: Study) -> Outcome:
     (several,) = runs.values()
     chances, gaps, notes, filters = [], [], [], []
     for one in several:
-        weight = load(one.folder / checkpoint.LAST).model.get_parameter("conv1.weight").detach()
+        weight = load(one.folder / loading.LAST).model.get_parameter("conv1.weight").detach()
         colours = colourfulness(weight)
         first, second = np.split(colours, 2)
         chances.append(by_chance(colours))

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import write_whole
 from alexnet.reproduction import figures
 from alexnet.reproduction.claims import CLAIMS, Claim
 from alexnet.reproduction.measures import Outcome

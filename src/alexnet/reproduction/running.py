@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet import __version__, checkpoint, metrics
-from alexnet import recipe as recipes
-from alexnet.data.layouts import Data, find
-from alexnet.data.split import Split
-from alexnet.device import choose_device, describe
-from alexnet.errors import AlexNetError, Diverged, Interrupted
-from alexnet.evaluation import log_probabilities, opened
-from alexnet.files import write_whole
-from alexnet.finetuning import recipe_for
-from alexnet.recipe import Recipe
+from alexnet import __version__
+from alexnet.base import metrics
+from alexnet.base.device import choose_device, describe
+from alexnet.base.errors import AlexNetError, Diverged, Interrupted
+from alexnet.base.files import write_whole
+from alexnet.data.dataset import Split
+from alexnet.data.layouts.registry import Data, find
+from alexnet.engines import loading
+from alexnet.inference.evaluation import log_probabilities, opened
+from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction.claims import CIFAR, TINY, Arm, Claim
-from alexnet.training import train
-from alexnet.variants import VARIANTS
+from alexnet.training import recipe as recipes
+from alexnet.training.finetuning import recipe_for
+from alexnet.training.loop import train
+from alexnet.training.recipe import Recipe
 
 PLACES = {  # what a data set's folder or archive may be called inside DIR
     CIFAR: ("cifar10", "cifar-10", "cifar-10-batches-py", "cifar-10-python.tar.gz"),
@@ -109,7 +111,7 @@ class Study:
             if before is None:
                 return None
             origin = before.folder.name
-            begun = recipe_for(str((before.folder / checkpoint.LAST).absolute()), recipe)
+            begun = recipe_for(str((before.folder / loading.LAST).absolute()), recipe)
             recipe = recipes.override(begun, dict(arm.sets))
         return self._train(recipe, data, arm, seed, origin)
 
@@ -151,13 +153,13 @@ class Finished:
     @property
     def whole(self) -> bool:
         """Whether it is trained to its end, and what trained it is noted."""
-        lines = metrics.read(self.folder / checkpoint.METRICS)
+        lines = metrics.read(self.folder / loading.METRICS)
         return (self.folder / MADE).exists() and any(line["kind"] == "final" for line in lines)
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
         """A line of metrics for each epoch."""
-        return [line for line in metrics.read(self.folder / checkpoint.METRICS) if line["kind"] == "epoch"]
+        return [line for line in metrics.read(self.folder / loading.METRICS) if line["kind"] == "epoch"]
 
     def right(self, views: int = 1) -> np.ndarray:
         """Whether each validation picture's class is the first, and among the first five: bool (2, pictures)."""

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet import variants as v
-from alexnet.errors import AlexNetError
-from alexnet.hints import IMAGEFOLDER, NUMERIC
-from alexnet.preprocess import Preprocess
-from alexnet.shapes import check_size, output_shape, weight_shapes
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import IMAGEFOLDER, NUMERIC
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import variants as v
+from alexnet.networks.shapes import check_size, output_shape, weight_shapes
 
 VERSION = 2  # of the facts in a file's metadata; 1 had the mean among the tensors
 LARGEST = 4096  # side of stored pictures: 50 MB each

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet import labels
-from alexnet import variants as v
-from alexnet.errors import AlexNetError
-from alexnet.hints import Hints
-from alexnet.preprocess import Preprocess
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints
+from alexnet.data import labels
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import variants as v
 from alexnet.weights import caffe_transform
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note

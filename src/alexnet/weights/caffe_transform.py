@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import note
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from alexnet import variants as v
-from alexnet.errors import AlexNetError
-from alexnet.files import write_all
-from alexnet.shapes import output_shape
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import write_all
+from alexnet.networks import variants as v
+from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, note
 from alexnet.weights.caffe import PARAMETERS, WEIGHTED, Layer, layers, reversed_channels

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet import labels
-from alexnet import variants as v
-from alexnet.data import restricted
-from alexnet.errors import AlexNetError
-from alexnet.hints import Hints
-from alexnet.preprocess import Preprocess
+from alexnet.base import restricted_pickle
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints
+from alexnet.data import labels
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import variants as v
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import given_mean
 
@@ -52,8 +52,8 @@ def recognises(head: bytes, file: Path) -> bool:
 
 def read(file: Path, hints: Hints) -> Weights:
     """The weights in a checkpoint; its mean is the hint's, in R, G, B order, or the data's channel means."""
-    contents = _unzipped(file) if zipfile.is_zipfile(file) else restricted.load(file, objects=True)
-    if isinstance(contents, restricted.Inert):
+    contents = _unzipped(file) if zipfile.is_zipfile(file) else restricted_pickle.load(file, objects=True)
+    if isinstance(contents, restricted_pickle.Inert):
         raise AlexNetError(
             f"MODEL {file} is refused: it holds more than weights (it wants to run {contents.kind}); nothing was run: "
             "give the file as its makers publish it."
@@ -105,13 +105,13 @@ def read(file: Path, hints: Hints) -> Weights:
 def _unzipped(file: Path) -> Any:
     with zipfile.ZipFile(file) as archive:
         member = archive.infolist()[0]
-        if member.file_size > min(restricted.LIMIT // 2, MOST_PACKED * member.compress_size + (1 << 26)):
+        if member.file_size > min(restricted_pickle.LIMIT // 2, MOST_PACKED * member.compress_size + (1 << 26)):
             raise AlexNetError(f"MODEL {file} unpacks to {member.file_size:,} bytes, more than any checkpoint has.")
         try:
             contents = archive.read(member)
         except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
             raise AlexNetError(f"MODEL {file} is not a whole archive ({error}); copy it again.") from None
-    return restricted.loads(contents, str(file), objects=True)
+    return restricted_pickle.loads(contents, str(file), objects=True)
 
 
 def _stages(records: list[dict[str, Any]]) -> list[Stage]:
@@ -168,11 +168,13 @@ def _joined(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
     """Weights and biases of one layer of ours: each tower's blocks along inputs, then the towers along outputs."""
     weights, biases = [], []
     for record, sees in zip(stage.towers, stage.sees, strict=True):
-        blocks = [_block(record, number, restricted.numbers(one)) for number, one in enumerate(record["weights"])]
+        blocks = [
+            _block(record, number, restricted_pickle.numbers(one)) for number, one in enumerate(record["weights"])
+        ]
         order = sorted(range(len(blocks)), key=lambda number: sees[number])  # fc7's second half lists (b, a)
         axis = {"conv": 1, "fc": 1, "local": 3}[stage.kind]
         weights.append(np.concatenate([blocks[number] for number in order], axis))
-        bias = restricted.numbers(record["biases"]).reshape(-1)
+        bias = restricted_pickle.numbers(record["biases"]).reshape(-1)
         biases.append(bias.reshape(weights[-1].shape[:3]) if stage.kind == "local" else bias)
     return np.concatenate(weights), np.concatenate(biases)
 
@@ -210,7 +212,7 @@ def _recognised(file: Path, stages: list[Stage], records: list[dict[str, Any]]) 
         if split != towers or [type(record) for record in weighted] != kinds or count != norms:
             continue
         if any(
-            record.filters != sum(len(restricted.numbers(x["biases"]).reshape(-1)) for x in stage.towers)
+            record.filters != sum(len(restricted_pickle.numbers(x["biases"]).reshape(-1)) for x in stage.towers)
             for record, stage in zip(weighted, stages, strict=True)
             if isinstance(record, v.Conv)
         ):

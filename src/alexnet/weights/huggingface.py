@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alexnet import variants as v
-from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
-from alexnet.preprocess import Preprocess
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import write_whole
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import variants as v
 from alexnet.weights import native
 from alexnet.weights.base import Weights, note
 

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from alexnet import variants as v
-from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
-from alexnet.hints import Hints
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import write_whole
+from alexnet.base.hints import Hints
+from alexnet.networks import variants as v
 from alexnet.weights import int8, state
 from alexnet.weights.base import (
     Lazy,

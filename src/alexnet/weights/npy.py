@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet import labels
-from alexnet import variants as v
-from alexnet.data import restricted
-from alexnet.errors import AlexNetError
-from alexnet.hints import Hints
-from alexnet.preprocess import Preprocess
-from alexnet.shapes import weight_shapes
+from alexnet.base import restricted_pickle
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints
+from alexnet.data import labels
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import variants as v
+from alexnet.networks.shapes import weight_shapes
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import find_mean, npy_array, square
 
@@ -137,7 +137,7 @@ def _dictionary(file: Path) -> Mapping[str, Any]:
             f"MODEL {file} holds an array of {header['descr']!s:.40}, not a dictionary of layers; give a .npy of "
             "{layer: [weights, biases]}."
         )
-    found = restricted.loads(file.read_bytes()[len(magic) + (4 if wide else 2) + length :], str(file))
+    found = restricted_pickle.loads(file.read_bytes()[len(magic) + (4 if wide else 2) + length :], str(file))
     if isinstance(found, np.ndarray) and found.size == 1:
         found = found.reshape(-1)[0]
     if isinstance(found, np.ndarray) and found.dtype == object and found.ndim == 1:  # pycaffe's layers one by one
@@ -154,7 +154,7 @@ def _archived(file: Path) -> dict[str, Any]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         whole = sum(member.file_size for member in members)
-        if whole > min(restricted.LIMIT // 2, MOST_PACKED * sum(x.compress_size for x in members) + (1 << 26)):
+        if whole > min(restricted_pickle.LIMIT // 2, MOST_PACKED * sum(x.compress_size for x in members) + (1 << 26)):
             raise AlexNetError(f"MODEL {file} unpacks to {whole:,} bytes, more than any weights have.")
         for member in members:
             with archive.open(member) as opened:
@@ -182,6 +182,6 @@ def _pair(file: Path, name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise AlexNetError(f"MODEL {file} has no [weights, biases] for {name}; give a .npy of such pairs.")
     try:
-        return restricted.numbers(value[0]), restricted.numbers(value[1])
+        return restricted_pickle.numbers(value[0]), restricted_pickle.numbers(value[1])
     except TypeError as error:
         raise AlexNetError(f"MODEL {file} has no [weights, biases] of numbers for {name} ({error}).") from None

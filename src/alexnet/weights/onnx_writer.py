@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alexnet import variants as v
-from alexnet.files import write_whole
-from alexnet.preprocess import Preprocess
-from alexnet.shapes import output_shape
+from alexnet.base.files import write_whole
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import variants as v
+from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, facts
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.errors import AlexNetError
-from alexnet.files import CACHE_VARIABLE, cache_folder, write_whole
-from alexnet.progress import Progress
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import CACHE_VARIABLE, cache_folder, write_whole
+from alexnet.base.progress import Progress
 
 CHUNK = 1 << 20
 PACKAGE = "package:"

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from alexnet import labels
-from alexnet import variants as v
-from alexnet.data.restricted import Inert
-from alexnet.errors import AlexNetError
-from alexnet.hints import Hints
-from alexnet.preprocess import Preprocess
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints
+from alexnet.base.restricted_pickle import Inert
+from alexnet.data import labels
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks import variants as v
 from alexnet.weights.base import (
     ASSUMED,
     MOST_CLASSES,

@@ -17,10 +17,10 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from alexnet.data import restricted
-from alexnet.data.restricted import Calls, Inert
-from alexnet.errors import AlexNetError
-from alexnet.hints import Hints
+from alexnet.base import restricted_pickle
+from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints
+from alexnet.base.restricted_pickle import Calls, Inert
 from alexnet.weights import state
 from alexnet.weights.base import Lazy, Weights
 
@@ -78,7 +78,7 @@ def contents(file: Path) -> Any:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
     (pickled, root) = _pickle(file, members)
-    if members[pickled].file_size > restricted.LIMIT:
+    if members[pickled].file_size > restricted_pickle.LIMIT:
         raise ValueError(f"its pickle has {members[pickled].file_size:,} bytes")
 
     def stored(kind: torch.dtype, key: str, numel: int) -> Storage:
@@ -88,7 +88,7 @@ def contents(file: Path) -> Any:
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder")[:8] != b"little":
             raise AlexNetError(f"MODEL {file} was saved with the bytes of numbers in another order; save it on a PC.")
         with archive.open(pickled) as stream:
-            return restricted.read(stream, members[pickled].file_size, f"MODEL {file}", True, calls(stored))
+            return restricted_pickle.read(stream, members[pickled].file_size, f"MODEL {file}", True, calls(stored))
 
 
 def _pickle(file: Path, members: Mapping[str, zipfile.ZipInfo]) -> tuple[str, str]:
@@ -135,7 +135,7 @@ def _old(file: Path, opened: IO[bytes]) -> Any:
         return Storage(kind, numel, take)
 
     def one(with_calls: bool = False) -> Any:
-        return restricted.read(opened, size, f"MODEL {file}", True, calls(stored) if with_calls else None)
+        return restricted_pickle.read(opened, size, f"MODEL {file}", True, calls(stored) if with_calls else None)
 
     _, _, system = one(), one(), one()
     if isinstance(system, dict) and system.get("little_endian") is False:

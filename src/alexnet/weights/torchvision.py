@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from alexnet import labels
-from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import write_whole
+from alexnet.data import labels
 from alexnet.weights.base import Weights, facts, note
 from alexnet.weights.state import KEY, KEYS, preprocess
 

@@ -1,0 +1,91 @@
+"""Which device and which precision, chosen here alone, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from alexnet.base.errors import AlexNetError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The named device; auto is a GPU where there is one. A device that is absent is an error, never another."""
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if name == "auto":
+        return _exact(torch.device(next(kind for kind, there in available.items() if there())))
+    kind = name.split(":")[0]
+    if kind not in available:
+        raise AlexNetError(f"--device was given '{name}'; it takes {', '.join(DEVICES)}.")
+    if not available[kind]():
+        raise AlexNetError(f"--device {name}: torch finds no such device here; use --device auto or cpu.")
+    return _exact(torch.device(name))
+
+
+def _exact(device: torch.device) -> torch.device:
+    """The device; on an Nvidia GPU torch's convolutions of float32 would round their factors to 10 bits: not here."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Within it an Nvidia GPU's float32 products round their factors to 10 bits, or don't, which is then float32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.dtype, str]:
+    """float32 or bfloat16 for the arithmetic of training, and the reason; weights are float32 in both.
+
+    "tf32" is float32 whose products a GPU may take of rounded factors: `tf32`.
+    """
+    if wanted == "tf32" and device.type != "cuda":
+        raise AlexNetError(f"precision tf32 was asked for, which {device.type} lacks; use float32, bfloat16 or auto.")
+    if wanted != "auto":
+        return torch.float32 if wanted == "tf32" else getattr(torch, wanted), "as asked"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU multiplies bfloat16 in its tensor cores"
+        return torch.float32, "this GPU has no bfloat16 units"
+    if device.type == "cpu" and _cpu_flags() & {"amx_bf16", "avx512_bf16"}:
+        return torch.bfloat16, "this CPU has bfloat16 instructions, several times faster than float32"
+    return torch.float32, "bfloat16 is not faster on this device"
+
+
+def _cpu_flags() -> set[str]:
+    """What /proc/cpuinfo says, where there is one: torch has no public question for bfloat16 instructions."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set())
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for people and for metrics."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+def make_deterministic() -> None:
+    """Let torch use only algorithms that repeat bit for bit."""
+    import os
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,99 @@
+"""Files that are written whole or not at all, and the folder where this program keeps its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from alexnet.base.errors import AlexNetError, CannotWrite
+
+CACHE_VARIABLE = "ALEXNET_CACHE"
+
+
+def cache_folder() -> Path:
+    """$ALEXNET_CACHE, or alexnet in the user's cache folder."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+
+
+def write_whole(path: Path, write: Callable[[Any], object]) -> None:
+    """Call `write(file)` on a file beside `path`, then put it in its place: a crash leaves the old or the new."""
+    write_all({path: write})
+
+
+def write_all(writes: Mapping[Path, Callable[[Any], object]]) -> None:
+    """Write files that belong together beside their paths, then put them in their places: all of them, or none."""
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in writes}
+    try:
+        for path, part in parts.items():
+            with writing(path), open(part, "wb") as file:
+                writes[path](file)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, part in parts.items():
+            with writing(path):
+                os.replace(part, path)
+    finally:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what `write_whole` left in a folder where it was killed; nobody else may be writing there."""
+    for part in folder.glob(".*.part"):
+        with suppress(OSError):
+            part.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever a library raises where a disk is full or a folder may not be written becomes CannotWrite."""
+    try:
+        yield
+    except AlexNetError:
+        raise
+    except Exception as error:
+        reason = _reason(error, path.parent)
+        if reason is None:
+            raise
+        raise CannotWrite(path, reason) from None
+
+
+@contextmanager
+def next_step(then: str) -> Iterator[None]:
+    """Say `then` as what to do next about a file that cannot be written."""
+    try:
+        yield
+    except CannotWrite as error:
+        raise CannotWrite(error.path, error.reason, then) from None
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Give an open file so many bytes on the disk now, for a library that a disk which fills up later would crash."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def _reason(error: BaseException | None, folder: Path) -> str | None:
+    """Why nothing can be written, by the error, by those that it followed, or by trying; None where that is not it."""
+    first = error
+    while error is not None:
+        if isinstance(error, OSError) and error.errno and (error is first or error.errno in DENIED):
+            return os.strerror(error.errno)
+        error = error.__context__
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+    except OSError as denied:
+        return denied.strerror
+    return str(first) if isinstance(first, OSError) else None

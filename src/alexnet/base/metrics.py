@@ -1,0 +1,49 @@
+"""metrics.jsonl: a line of JSON for every few steps (`kind` step), every epoch (epoch) and the end (final)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from alexnet.base.files import write_whole, writing
+
+
+class Metrics:
+    """Appends lines; on opening it cuts what a stopped run had written after its checkpoint at step `after`."""
+
+    def __init__(self, path: Path, after: int, write: bool = True) -> None:
+        self.path, self.write = path, write
+        if not write:
+            return
+        kept = [line for line in read(path) if line["step"] <= after and line["kind"] != "final"] if after else []
+        write_whole(path, lambda file: file.write("".join(map(_text, kept)).encode()))
+
+    def add(self, kind: str, step: int, **facts: Any) -> None:
+        """One line; floats keep 7 significant digits."""
+        if self.write:
+            with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
+                file.write(_text({"kind": kind, "step": step, **facts}))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file; none where there is no file. A line cut off by a crash is left out."""
+    lines = []
+    if path.exists():
+        for text in path.read_text("utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+    return lines
+
+
+def best(path: Path) -> dict[str, Any] | None:
+    """The line of the first epoch with the lowest validation error, whose weights a run keeps as its best."""
+    epochs = [line for line in read(path) if line["kind"] == "epoch"]
+    return min(epochs, key=lambda line: line["valid_top1_error"], default=None)
+
+
+def _text(line: dict[str, Any]) -> str:
+    rounded = {key: float(f"{value:.7g}") if isinstance(value, float) else value for key, value in line.items()}
+    return json.dumps(rounded) + "\n"

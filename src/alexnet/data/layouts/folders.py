@@ -1,0 +1,313 @@
+"""Pictures as files in folders: a folder a class, with or without train/ and val/ above them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from alexnet.data.dataset import Data, Split, arranged, difference, some, split_word
+from alexnet.data.faults import Fault, Note, Tell, refuse
+
+LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+# What is called so claims to be a picture, whether or not it can be read here.
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2",
+    ".cr3", ".nef", ".arw", ".orf", ".rw2", ".exr", ".hdr",
+}  # fmt: skip
+PLAIN = {"images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "jpg", "jpeg", "png"}
+DEEPEST = 8  # folders, each alone in the one above it, that are looked through for train/ and val/
+LOOKED_AT = 200  # entries of a folder that tell what it holds
+# What people hold that is not read, by the end of its name, and the way to what is.
+FOREIGN = {
+    (".zip", ".rar", ".7z", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz"): "unpack it, then give the folder",
+    (".arrow",): "load it with Hugging Face's datasets and write parquet: set.to_parquet('train.parquet')",
+    (".tfrecord", ".tfrecords", ".mdb", ".lmdb", ".rec", ".npz", ".npy", ".mat", ".h5", ".hdf5", ".beton"): (
+        "write its pictures into a folder a class"
+    ),
+    (".csv", ".tsv", ".jsonl", ".xlsx"): "sort the pictures into a folder a class, as such a table is not read",
+}
+
+
+def class_folders(root: Path, tell: Tell = refuse) -> Data:
+    """root/CLASS/* or root/{train,val,test}/CLASS/*: classes are the folders' names, sorted."""
+    walk, above = Walk(tell), split_folders(root, tell)
+    if above is None:
+        classes, split = folder_split(root, "whole folder", tell=tell, walk=walk)
+        if len(classes) == 1 and (inner := subfolders(root / classes[0])):
+            what = f"has one class, {classes[0]}, whose folder holds folders ({some([one.name for one in inner])})"
+            tell(Fault(root, what, f"if those are the classes give {root / classes[0]}, as one is not enough"))
+        return Data(str(root), "class folders", classes, {"train": split})
+    flat = [kind for kind, folder in above.items() if not subfolders(folder)]
+    for kind in flat if len(flat) < len(above) else ():
+        folder = above[kind]
+        if not any(True for _ in visible(folder)):
+            tell(Note(above.pop(kind), "is empty", "it is not used"))
+        elif kind == "valid":
+            what = "has pictures but no class folders, so nothing says what they show"
+            tell(Fault(above.pop(kind), what, "sort them into folders as in train/, or take it away"))
+        elif kind == "test":
+            tell(Note(above.pop(kind), "has no class folders, so nothing says what it shows", "it is not used"))
+    found = {}
+    for kind, folder in above.items():
+        origin = f"{folder.relative_to(root).as_posix()}/"
+        found[kind] = folder_split(folder, origin, tell=tell, walk=walk, lacking=kind != "train")
+    if not found:
+        return Data(str(root), "class folders", [], {})
+    first = next(iter(found))
+    for kind in list(found)[1:]:
+        names, one, other = found[kind][0], above[first].relative_to(root), above[kind].relative_to(root)
+        if found[first][0] and set(names) - set(found[first][0]):
+            what = f"has other classes in {other}/ than in {one}/ ({difference(names, found[first][0])})"
+            tell(Fault(root, what, "make the class folders of both the same"))
+    classes = sorted({name for names, _ in found.values() for name in names})
+    splits = {}
+    for kind, (names, split) in arranged(found).items():
+        places = np.searchsorted(classes, names).astype(np.int64)
+        splits[kind] = replace(split, labels=places[split.labels])
+    return Data(str(root), "class folders", classes, splits)
+
+
+def split_folders(root: Path, tell: Tell = refuse, depth: int = 0) -> dict[str, Path] | None:
+    """The folders of the splits train, valid and test, by their names' words; None where the folders are classes.
+
+    They may lie deeper, as long as each folder above them is alone; so may the class folders in them.
+    """
+    folders = subfolders(root, tell)
+    words = {folder: word for folder in folders if (word := split_word(folder.name))}
+    if len(folders) == 1 and depth < DEEPEST and (not words or "fold" in words.values()):
+        return split_folders(folders[0], tell, depth + 1)  # alone it may be what an archive was unpacked into
+    inner = {folder: _unwrapped(folder, word, tell) for folder, word in words.items()}
+    if not words or (len(words) < len(folders) and not any(map(subfolders, inner.values()))):
+        return None
+    if odd := [folder.name for folder, word in words.items() if word in ("fold", "several")]:
+        what = f"has folders of which nothing says whether to train on them ({some(odd)})"
+        tell(Fault(root, what, f"name those to train on train and those to hold out val, or give one, {root / odd[0]}"))
+    above: dict[str, Path] = {}
+    for folder, word in words.items():
+        if word in above:
+            what = f"has two folders of one split ({above[word].relative_to(root)} and {folder.name})"
+            tell(Fault(root, what, "put their pictures together, or take one away"))
+        elif word not in ("fold", "several"):
+            above[word] = inner[folder]
+    if unused := [folder.name for folder in folders if folder not in words]:
+        tell(Note(root, f"has folders beside those of its splits ({some(unused)})", "they are not used"))
+    return {kind: above[kind] for kind in ("train", "valid", "test") if kind in above}
+
+
+def _unwrapped(folder: Path, word: str, tell: Tell) -> Path:
+    """The folder that holds the class folders of a split: train/, or train/train/, train/images/, if alone."""
+    for _ in range(DEEPEST):
+        inner = subfolders(folder, tell)
+        plain = len(inner) == 1 and (inner[0].name.lower() in PLAIN or split_word(inner[0].name) == word)
+        if not plain or not subfolders(inner[0], tell):
+            break
+        folder = inner[0]
+    return folder
+
+
+# -- what is in a folder ------------------------------------------------------------------------------------------
+
+
+def visible(folder: Path) -> Iterator[Path]:
+    """What is in a folder, sorted, without hidden files and litter; nothing where it cannot be listed."""
+    return (folder / entry.name for entry in _entries(folder))
+
+
+def subfolders(root: Path, tell: Tell | None = None) -> list[Path]:
+    """The visible folders in a folder, sorted; where it cannot be listed there are none, and `tell` hears of it."""
+    return [root / entry.name for entry in _entries(root, tell) if _is_folder(entry)]
+
+
+def _entries(folder: Path, tell: Tell | None = None) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as found:
+            there = [one for one in found if not one.name.startswith(".") and one.name not in LITTER]
+    except OSError as error:
+        if tell:
+            what = f"cannot be listed ({error.strerror})"
+            tell(Fault(folder, what, "see to its permissions, or take it away"))
+        return []
+    return sorted(there, key=lambda one: one.name)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def glance(folder: Path, count: int) -> list[Path]:
+    """A few of the visible entries of a folder, sorted: how many there are does not matter."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(folder / one.name for one in islice(found, count) if not one.name.startswith("."))
+    except OSError:
+        return []
+
+
+class Walk:
+    """Every visible file below folders, in order; each real folder is entered once, whatever links lead to it."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+        self.entered: dict[tuple[int, int], Path] = {}
+
+    def enter(self, folder: Path) -> Path:
+        """Enter a folder; under which name it was entered first."""
+        try:
+            facts = os.stat(folder)
+        except OSError:  # its listing will say why
+            return folder
+        return self.entered.setdefault((facts.st_dev, facts.st_ino), folder)
+
+    def below(self, folder: Path) -> Iterator[Path]:
+        """The files of a folder that is entered, then of those in it; only one folder's names are held."""
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            folders = []
+            for entry in _entries(here, self.tell):
+                if _is_folder(entry):
+                    folders.append(entry)
+                elif _is_special(entry):
+                    self.tell(Note(here / entry.name, "is a device or a pipe", "it is not read"))
+                else:
+                    yield here / entry.name
+            # Links last: a folder is known by its own name.
+            new = [one for one in sorted(folders, key=os.DirEntry.is_symlink) if self._is_new(here / one.name)]
+            waiting += sorted((here / one.name for one in new), reverse=True)
+
+    def _is_new(self, folder: Path) -> bool:
+        first = self.enter(folder)
+        if first != folder:
+            self.tell(Note(folder, f"leads to {first}, which is read already", "it is not followed"))
+        return first == folder
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    try:
+        return not entry.is_file() and not entry.is_symlink()
+    except OSError:
+        return False
+
+
+def walk(folder: Path, tell: Tell = refuse) -> Iterator[Path]:
+    """Every visible file below a folder, in order; links are followed, and no real folder is entered twice."""
+    one = Walk(tell)
+    one.enter(folder)
+    return one.below(folder)
+
+
+def files_below(folder: Path, tell: Tell = refuse) -> list[Path]:
+    """`walk` as a list."""
+    return list(walk(folder, tell))
+
+
+def claims(name: str, source: Path | bytes) -> bool:
+    """Whether a file is called a picture, or is one whatever it is called; one that cannot be looked at counts too."""
+    if os.path.splitext(name)[1].lower() in SUFFIXES:
+        return True
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            return not isinstance(picture, ImageFile.StubImageFile) and picture.format != "MPEG"
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # a dangling link, no permission, a picture of too many pixels
+        return True
+
+
+def advice(root: Path) -> str:
+    """What a folder or file is that is not read, with the way to what is; nothing where that is not known."""
+    entries = [root] if root.is_file() else glance(root, LOOKED_AT)
+    inner = [one for folder in entries[:5] if folder.is_dir() for one in glance(folder, LOOKED_AT)]
+    for endings, way in FOREIGN.items():
+        if found := next((one for one in entries + inner if one.name.lower().endswith(endings)), None):
+            return f"{found.name}: {way}"
+    flat = [one for one in entries if one.suffix.lower() in SUFFIXES]
+    return f"pictures such as {flat[0].name}: sort them into a folder a class" if flat else ""
+
+
+# -- class folders ------------------------------------------------------------------------------------------------
+
+
+def folder_split(
+    root: Path,
+    origin: str,
+    suffixes: Collection[str] = (),
+    tell: Tell = refuse,
+    walk: Walk | None = None,
+    lacking: bool = False,
+) -> tuple[list[str], Split]:
+    """Class names and pictures of a folder of class folders; with `suffixes`, of files of those kinds only.
+
+    Class folders without a picture are a fault unless `lacking` allows them, as in a validation split.
+    """
+    walk = walk or Walk(tell)
+    entries = _entries(root, tell)
+    folders = [root / entry.name for entry in entries if _is_folder(entry)]
+    if lost := [one.name for one in entries if one.is_symlink() and not (root / one.name).exists()]:
+        what = f"has links that lead nowhere ({some([f'{one} to {os.readlink(root / one)}' for one in lost])})"
+        tell(Fault(root, what, "mend them or take them away"))
+    if not folders:
+        here = advice(root)
+        tell(Fault(root, "has no class folders" + (f" but {here}" if here else ""), NO_CLASSES))
+    if _are_parts(root, folders, tell):
+        return [], Split(origin, np.empty(0, np.int64), lambda i: b"", str)
+    walk.enter(root)
+    for folder in folders:
+        if (first := walk.enter(folder)) != folder:
+            tell(Fault(folder, f"is the same folder as {first}", "take one of the two away"))
+    paths: list[Path] = []
+    labels: list[int] = []
+    empty, others = list[str](), list[Path]()
+    for label, folder in enumerate(folders):
+        count = len(paths)
+        for path in walk.below(folder) if walk.enter(folder) == folder else ():
+            if suffixes and path.suffix.lower() not in suffixes:
+                continue
+            (paths if claims(path.name, path) else others).append(path)
+        if count == len(paths):
+            empty.append(folder.name)
+        labels += [label] * (len(paths) - count)
+    if empty and not lacking:
+        what = f"has class folders without a picture ({some(empty)})"
+        tell(Fault(root, what, "put pictures there or remove them"))
+    loose = [one.name for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and not _is_folder(one)]
+    if loose and folders:
+        what = f"has {len(loose):,} pictures beside its class folders ({some(loose)})"
+        tell(Note(root, what, "they are not used, as nothing says what they show"))
+    if others:
+        what = f"has {len(others):,} files that are no pictures ({some([str(p.relative_to(root)) for p in others])})"
+        tell(Note(root, what, "they are passed over"))
+    split = Split(origin, np.array(labels, np.int64), lambda i: paths[i], lambda i: str(paths[i].relative_to(root)))
+    return [folder.name for folder in folders], split
+
+
+NO_CLASSES = "give folders of pictures, one a class"
+
+
+def _are_parts(root: Path, folders: Sequence[Path], tell: Tell) -> bool:
+    """Whether the folders hold the same subfolders, so that they are no classes but parts, each with all classes."""
+    held = {folder: {one.name for one in _entries(folder) if _is_folder(one)} for folder in folders}
+    counts = Counter(name for names in held.values() for name in names)
+    shared = {name for name, count in counts.items() if count > 1}
+    alike = [folder.name for folder, names in held.items() if names & shared]
+    if len(shared) < 2 or 2 * sum(counts[name] for name in shared) < counts.total():
+        return False
+    what = f"has folders that hold the same subfolders ({some(alike)}: {some(sorted(shared))})"
+    if all(map(split_word, shared)):
+        tell(Fault(root, what, "put the splits above the classes: train/CLASS and val/CLASS"))
+    else:
+        remedy = f"if these are the classes, name their folders train and val or give one, {root / alike[0]}; else take"
+        tell(Fault(root, what, f"{remedy} the pictures out of the subfolders"))
+    return True

@@ -1,0 +1,520 @@
+"""Parquet files as people write them: a column of pictures, one of labels, class names in Hugging Face's metadata."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet.base.errors import AlexNetError
+from alexnet.data import labels
+from alexnet.data.dataset import Data, Split, arranged, by_split, called, difference, some, split_word
+from alexnet.data.faults import Fault, Note, Tell, is_pointer, refuse
+from alexnet.data.layouts.folders import glance, subfolders, visible
+from alexnet.data.pictures import Source, Unreadable
+
+IMAGES = ("image", "img", "images", "picture", "photo", "pixel_values", "jpg", "jpeg", "png", "image_path", "path",
+          "file_name", "filename", "file", "filepath")  # fmt: skip
+LABELS = (
+    "label",
+    "labels",
+    "fine_label",
+    "class",
+    "class_id",
+    "class_label",
+    "label_id",
+    "cls",
+    "target",
+    "category",
+    "y",
+)
+DEEPEST = 3  # folders below DATA in which parquet files are looked for
+LOOKED_AT = 16  # entries of a folder that tell whether it holds parquet files
+HELD = 1 << 27  # bytes of row groups that are kept in memory; one that is larger waits in a temporary file
+LARGEST = 1 << 28  # bytes of an encoded picture
+MOST_CLASSES, MOST_TOLD = 1_000_000, 100
+
+
+def parquet(root: Path, tell: Tell = refuse) -> Data:
+    """Pictures as bytes, structs of bytes and path, paths or lists of one; labels as numbers, names or booleans.
+
+    The split is in the names of the files, or of the folders that they lie in.
+    """
+    files = parquet_files(root, tell)
+    above = root.parent if root.is_file() else root
+    chosen = by_split({file: file.relative_to(above).as_posix() for file in files}, root, tell)
+    origins = {kind: called(found[0].relative_to(above).as_posix()) for kind, found in chosen.items()}
+    tables = {kind: _tables(sorted(found), tell) for kind, found in chosen.items()}
+    # A split as competitions publish it, without labels.
+    for kind in [kind for kind, some_tables in tables.items() if some_tables and all(map(_unlabelled, some_tables))]:
+        if kind != "train" or len(tables) > 1:
+            tell(Note(root, f"has no labels in its split {kind}", "it is not used"))
+            del tables[kind]
+    everything = [table for some_tables in tables.values() for table in some_tables]
+    if not everything:
+        tell(Fault(root, "has parquet files but no labels in them", "give a split with labels"))
+    classes, named = _classes(everything, root, tell)
+    splits = {}
+    for place, (kind, some_tables) in arranged({kind: (kind, found) for kind, found in tables.items()}).items():
+        splits[place] = _split(some_tables, origins[kind], classes, root, tell)
+    if not named and splits:
+        _check_numbers(splits, root, tell)
+    return Data(str(root), "parquet", classes, splits, files, named=named)
+
+
+def is_parquet(root: Path) -> bool:
+    """Whether this is a parquet file, or a folder of some."""
+    told: list[Fault] = []
+    return bool(parquet_files(root, told.append)) or bool(told)
+
+
+def parquet_files(root: Path, tell: Tell = refuse) -> list[Path]:
+    """The file, those in a folder, or those in the folders below it that are there for splits or alone."""
+    if root.is_file():
+        return [root] if root.suffix.lower() == ".parquet" else []
+    return _below(root, tell, DEEPEST) if root.is_dir() else []
+
+
+def _below(folder: Path, tell: Tell, depth: int) -> list[Path]:
+    if found := [one for one in visible(folder) if one.suffix.lower() == ".parquet" and one.is_file()]:
+        return found
+    inner = [one for one in subfolders(folder) if _holds(one, depth - 1)] if depth else []
+    if (folder / "data") in inner:
+        inner = [folder / "data"]
+    if len(inner) > 1 and not all(split_word(one.name) for one in inner):
+        what = f"has several sets of parquet files ({some([one.name for one in inner])})"
+        tell(Fault(folder, what, f"give one of them, {inner[0]}"))
+        return []
+    return [file for one in inner for file in _below(one, tell, depth - 1)]
+
+
+def _holds(folder: Path, depth: int) -> bool:
+    """Whether a folder's first entries are parquet files, or its first folders hold some."""
+    entries = glance(folder, LOOKED_AT)
+    if any(one.suffix.lower() == ".parquet" for one in entries):
+        return True
+    return depth > 0 and any(_holds(one, depth - 1) for one in entries if one.is_dir())
+
+
+# -- what a file holds --------------------------------------------------------------------------------------------
+
+
+class Table(NamedTuple):
+    """A file: where its pictures are, and a label for each, a class name's place in `names` where it has names."""
+
+    file: Path
+    column: str
+    labels: np.ndarray  # int64, -1 where there is none
+    names: list[str] | None
+    stated: bool  # whether the names are those of the file's description, in its order
+    groups: list[int]  # rows of each row group
+
+
+def opened(file: str | Path, dictionary: Sequence[str] = ()) -> Any:
+    """The parquet file, read a piece at a time; one that is none is Unreadable."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(file, buffer_size=1 << 20, read_dictionary=list(dictionary))
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if is_pointer(file):
+            raise Unreadable("only a pointer of Git LFS to the data, which git lfs pull brings") from None
+        raise Unreadable(f"not a whole parquet file ({first_line(error)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+
+
+def image_column(schema: Any) -> str | None:
+    """The column that holds pictures: by its type, and by its name where several could."""
+    import pyarrow as pa
+
+    def is_binary(type: Any) -> bool:
+        type = type.value_type if pa.types.is_dictionary(type) else type
+        return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+
+    def is_numbers(type: Any) -> bool:
+        while pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type):
+            type = type.value_type
+        return pa.types.is_integer(type)
+
+    def holds(type: Any) -> bool:
+        if pa.types.is_list(type) or pa.types.is_large_list(type):
+            return holds(type.value_type)
+        if pa.types.is_struct(type):
+            return type.get_field_index("bytes") >= 0 and is_binary(type.field("bytes").type)
+        return is_binary(type)
+
+    def is_path(type: Any) -> bool:
+        return pa.types.is_string(type) or pa.types.is_large_string(type)
+
+    able = [field.name for field in schema if holds(field.type)]
+    # Others only by their name: most texts and lists of numbers are something else.
+    perhaps = [one.name for one in schema if is_path(one.type) or (is_numbers(one.type) and one.type.num_fields)]
+    named = [name for known in IMAGES for name in able + perhaps if name.lower() == known]
+    return (named or able or [None])[0]
+
+
+def _label_column(schema: Any, image: str) -> str | None:
+    features = _features(schema)
+    typed = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
+    named = [name for known in LABELS for name in schema.names if name.lower() == known and name != image]
+    return named[0] if named else typed[0] if len(typed) == 1 else None
+
+
+def _features(schema: Any) -> dict[str, dict]:
+    """Hugging Face's description of the columns, as far as it can be made out."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return {name: one for name, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+
+
+def _tables(files: Sequence[Path], tell: Tell) -> list[Table]:
+    tables = []
+    for file in files:
+        try:
+            tables.append(_table(file, tell))
+        except Unreadable as error:
+            tell(Fault(file, f"is {error}", "copy it again"))
+        except Fault as fault:
+            tell(fault)
+    return tables
+
+
+def _table(file: Path, tell: Tell) -> Table:
+    import pyarrow as pa
+
+    parquet = opened(file)
+    schema = parquet.schema_arrow
+    image = image_column(schema)
+    label = _label_column(schema, image or "")
+    if image is None or label is None:
+        what = f"has the columns {some(schema.names)}"
+        needed = "a column of pictures (bytes, or a struct of bytes and path)" if image is None else "a column 'label'"
+        raise Fault(file, what, f"it needs {needed}; name it {'image' if image is None else 'label'}")
+    others = [name for name in schema.names if name.lower() in LABELS or name == "coarse_label"]
+    if others := [name for name in others if name not in (label, image)]:
+        tell(Note(file, f"has other columns of labels beside {label} ({some(others)})", "they are not used"))
+    kind = schema.field(label).type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        parquet = opened(file, [label])  # each name once, however many rows have it
+    try:
+        parts, names = [np.empty(0, np.int64)], dict[str, int]()
+        for batch in parquet.iter_batches(batch_size=1 << 16, columns=[label]):
+            parts.append(_numbers(batch.column(0), names, file, label))
+    except (pa.ArrowException, OSError, MemoryError, OverflowError, ValueError) as error:
+        raise Fault(file, f"has labels that cannot be read ({first_line(error)})", "copy it again") from None
+    found = np.concatenate(parts)
+    if len(found) != parquet.metadata.num_rows:
+        raise Fault(file, f"has {len(found):,} labels for {parquet.metadata.num_rows:,} rows", "copy it again")
+    stated = _features(schema).get(label, {}).get("names")
+    if pa.types.is_boolean(kind) and not isinstance(stated, list):
+        stated = ["False", "True"]
+    own = (
+        list(names) if names else labels.distinct([str(name) for name in stated]) if isinstance(stated, list) else None
+    )
+    groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
+    return Table(file, image, found, own, not names and own is not None, groups)
+
+
+def _numbers(column: Any, names: dict[str, int], file: Path, label: str) -> np.ndarray:
+    """Labels as int64, -1 where there is none; of class names their places in `names`, to which new ones are added."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        if (pc.max(pc.list_value_length(column)).as_py() or 0) > 1:
+            raise Fault(file, f"has several labels a row in its column {label}", "give one label a picture")
+        column = pc.list_element(column, 0) if len(column) and pc.min(pc.list_value_length(column)).as_py() else None
+        if column is None:
+            raise Fault(file, f"has rows without a label in its column {label}", "give one label a picture")
+        kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column, kind = column.dictionary_encode(), pa.dictionary(pa.int32(), kind)
+    if pa.types.is_dictionary(kind):
+        if not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
+            return _numbers(column.dictionary_decode(), names, file, label)
+        table = np.array([_place(names, one.as_py()) for one in column.dictionary], np.int64)
+        indices = _whole(column.indices)
+        return np.where(indices >= 0, table[indices] if len(table) else -1, -1)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        values = column.cast(pa.float64()).fill_null(-1.0).to_numpy(zero_copy_only=False)
+        if not (
+            np.isfinite(values).all() and (values == np.round(values)).all() and np.abs(values).max(initial=0) < 2**53
+        ):
+            raise Fault(
+                file, f"column {label} has fractions", "it must hold whole numbers from 0, or names", joint=": "
+            )
+        return values.astype(np.int64)
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return _whole(column)
+    raise Fault(file, f"column {label} is {kind}", "it must hold whole numbers from 0, or class names", joint=": ")
+
+
+def _whole(column: Any) -> np.ndarray:
+    """Whole numbers of any width as int64, -1 where there is none."""
+    import pyarrow as pa
+
+    return column.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+
+
+def _place(names: dict[str, int], name: str | None) -> int:
+    return -1 if name is None else names.setdefault(name, len(names))
+
+
+def _unlabelled(table: Table) -> bool:
+    return bool((table.labels < 0).all())
+
+
+# -- all files together -------------------------------------------------------------------------------------------
+
+
+def _classes(tables: Sequence[Table], root: Path, tell: Tell) -> tuple[list[str], bool]:
+    """The class names of all files, and whether they have names; without any, ImageNet's or numbers."""
+    with_names = [table for table in tables if table.names is not None]
+    if not with_names:
+        most = max((int(table.labels.max(initial=-1)) for table in tables), default=-1)
+        if most >= MOST_CLASSES:
+            tell(Fault(root, f"has a label {most:,}", f"labels are whole numbers from 0 to below {MOST_CLASSES:,}"))
+            below = [table.labels[table.labels < MOST_CLASSES] for table in tables]
+            most = max(int(one.max(initial=-1)) for one in below)
+        return labels.names(most + 1), False
+    if not all(table.stated for table in with_names):
+        return sorted({name for table in with_names for name in table.names or ()}), True
+    first = with_names[0].names or []
+    for table in with_names[1:]:
+        if set(table.names or ()) != set(first):
+            what = f"has other class names than {with_names[0].file.name} ({difference(table.names or [], first)})"
+            tell(Fault(table.file, what, "give files of the same classes"))
+    return first, True
+
+
+def _split(tables: Sequence[Table], origin: str, classes: list[str], root: Path, tell: Tell) -> Split:
+    place = {name: number for number, name in enumerate(classes)}
+    found, rows = [np.empty(0, np.int64)], Rows(tables)
+    for table in tables:
+        own = table.labels
+        if table.names is not None and table.names != classes:
+            known = np.array([place.get(name, -1) for name in table.names], np.int64)
+            inside = (own >= 0) & (own < len(known))
+            own = np.where(inside, known[np.where(inside, own, 0)], own) if len(known) else own
+        found.append(own)
+    split = Split(origin, np.concatenate(found), rows.read, rows.name)
+    right = (split.labels >= 0) & (split.labels < len(classes))
+    wrong = np.flatnonzero(~right)
+    if len(wrong) > MOST_TOLD:
+        what = f"has {len(wrong):,} labels outside the class list in its split {origin}"
+        tell(Fault(root, what, f"the first {MOST_TOLD} are these"))
+    for row in wrong[:MOST_TOLD].tolist():
+        what = f"label {split.labels[row]} of {_name(split, row)} ({origin}, row {row}) is outside the class list"
+        remedy = "mend the label or the class names in the schema"
+        tell(Fault(root, f"{what}, 0 to {len(classes) - 1}", remedy, joint=": "))
+    return split if right.all() else split.take(np.flatnonzero(right), origin)
+
+
+def _name(split: Split, row: int) -> str:
+    try:
+        return split.name(row)
+    except AlexNetError:
+        return "a picture"
+
+
+def _check_numbers(splits: dict[str, Split], root: Path, tell: Tell) -> None:
+    """Say where numbers without names do not begin at 0."""
+    least = min([int(split.labels.min()) for split in splits.values() if len(split)], default=0)
+    if least > 0:
+        what = f"has labels from {least} on and no class names, so that class 0 is empty"
+        tell(Note(root, what, "number them from 0, or name them, if that is not so"))
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------
+
+Cell = tuple[bytes | str | np.ndarray | Unreadable, str]  # a picture as bytes, a path or pixels; its name, maybe empty
+
+
+def cells(parquet: Any, column: str, groups: Sequence[int] | None = None) -> Iterator[Cell]:
+    """The pictures of a column, row by row; so few rows are read at once that memory holds them whatever they are."""
+    facts = parquet.metadata
+    for group in range(facts.num_row_groups) if groups is None else groups:
+        chunks = [facts.row_group(group).column(number) for number in range(facts.num_columns)]
+        size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] == column)
+        # In a column with a dictionary each of the rows may be as large as the whole.
+        at_once = min(1024, max(1, HELD // 4 // max(1, size)))
+        for batch in parquet.iter_batches(batch_size=at_once, row_groups=[group], columns=[column]):
+            for cell in batch.column(0):
+                yield _cell(cell)
+
+
+def _cell(cell: Any) -> Cell:
+    import pyarrow as pa
+
+    try:
+        kind = cell.type
+        if not cell.is_valid:
+            return b"", ""
+        if pa.types.is_struct(kind):
+            name = cell["path"].as_py() if kind.get_field_index("path") >= 0 else None
+            contents = cell["bytes"].as_py()
+            if contents is None and isinstance(name, str):
+                return name, name
+            return contents or b"", name if isinstance(name, str) else ""
+        if isinstance(cell, pa.ListScalar):
+            return _list(cell)
+        value = cell.as_py()
+        return value, value if isinstance(value, str) else ""
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, MemoryError) as error:
+        return Unreadable(f"a row that cannot be read ({first_line(error)})"), ""
+
+
+def _list(cell: Any) -> Cell:
+    """A list of one picture, a picture's bytes as numbers, or its pixels as lists of lists (H, W[, 3])."""
+    import pyarrow as pa
+
+    values, shape = cell.values, list[int]()
+    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray) and len(values):
+        shape.append(len(values) // math.prod(shape))
+        if len({*values.value_lengths().to_pylist()}) > 1:
+            return Unreadable("a list of rows of different lengths, which is no picture"), ""
+        values = values.flatten()
+    if pa.types.is_integer(values.type):
+        pixels = values.to_numpy(zero_copy_only=False)
+        if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 255 or values.null_count:
+            return Unreadable("a list of numbers outside 0 to 255, which is no picture"), ""
+        pixels = pixels.astype(np.uint8)
+        if not shape:
+            return pixels.tobytes(), ""
+        pixels = pixels.reshape(*shape, -1)
+        if pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
+            return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels, ""
+        return Unreadable(f"a list of lists of {' x '.join(map(str, pixels.shape))} numbers, which is no picture"), ""
+    if shape or len(values) != 1:
+        return Unreadable(f"a list of {len(values):,} pictures in a row; give one a row"), ""
+    return _cell(values[0])
+
+
+class Group:
+    """The pictures of a row group: in memory while they are small together, else in a temporary file."""
+
+    def __init__(self, file: Path, column: str, group: int) -> None:
+        import pyarrow as pa
+
+        self.file, self._lock = file, threading.Lock()
+        self._contents = tempfile.SpooledTemporaryFile(HELD // 4)  # noqa: SIM115, __del__ closes it
+        self._rows: list[tuple[tuple[int, int] | str | np.ndarray | Unreadable, str]] = []
+        known: dict[bytes, tuple[int, int]] = {}  # a dictionary may name one picture for many rows
+        self.size = 0
+        try:
+            for source, name in cells(opened(file), column, [group]):
+                if isinstance(source, bytes):
+                    place = known.setdefault(blake2b(source, digest_size=16).digest(), (self.size, len(source)))
+                    if place[0] == self.size:
+                        self._contents.write(source)
+                        self.size += len(source)
+                    self._rows.append((place, name))
+                else:
+                    self._rows.append((source, name))
+                    self.size += source.nbytes if isinstance(source, np.ndarray) else 0
+        except Unreadable as error:
+            raise Fault(file, f"is {error}", "copy it again") from None
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                way = "free some, or name another folder in TMPDIR"
+                raise AlexNetError(
+                    f"no space is left in {tempfile.gettempdir()} for what {file} holds; {way}."
+                ) from None
+            raise Fault(file, f"has rows that cannot be read ({first_line(error)})", "copy it again") from None
+        except (pa.ArrowException, MemoryError, OverflowError, ValueError) as error:
+            raise Fault(file, f"has rows that cannot be read ({first_line(error)})", "copy it again") from None
+
+    def __del__(self) -> None:
+        self._contents.close()
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory."""
+        return 0 if self.size > HELD // 4 else self.size
+
+    def name(self, row: int) -> str:
+        return self._rows[row][1] if row < len(self._rows) else ""
+
+    def read(self, row: int) -> Source:
+        """Encoded bytes, a path or pixels."""
+        if row >= len(self._rows):
+            raise Fault(self.file, f"has fewer rows than it says, {len(self._rows):,}", "copy it again")
+        source, _ = self._rows[row]
+        if isinstance(source, Unreadable):
+            raise source
+        if isinstance(source, tuple):
+            start, size = source
+            if size > LARGEST:
+                raise Unreadable(f"{size:,} bytes, more than the {LARGEST:,} that are read")
+            with self._lock:
+                self._contents.seek(start)
+                return self._contents.read(size)
+        return beside(self.file, source) if isinstance(source, str) else source
+
+
+def beside(file: str | Path, name: str) -> Path:
+    """The picture that a row names: a path of its own, or one below the parquet file's folder."""
+    if "\0" in name:
+        raise Unreadable("a path with a zero byte")
+    return Path(file).parent / name
+
+
+class Rows:
+    """The rows of some files by number; the row groups used last are kept."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.groups = [(table, group) for table in tables for group in range(len(table.groups))]
+        self.starts = np.cumsum([0, *(count for table in tables for count in table.groups)])
+        self._kept: OrderedDict[int, Group | AlexNetError] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, i: int) -> Source:
+        """The picture; empty bytes where the row has none."""
+        group, row = self._place(i)
+        return group.read(row)
+
+    def name(self, i: int) -> str:
+        """Its path or name as the row has it, else the number of the row."""
+        group, row = self._place(i)
+        return group.name(row) or f"row {i}"
+
+    def _place(self, i: int) -> tuple[Group, int]:
+        number = int(np.searchsorted(self.starts, i, side="right")) - 1
+        with self._lock:
+            found = self._kept.pop(number, None)
+            if found is None:
+                table, group = self.groups[number]
+                try:
+                    found = Group(table.file, table.column, group)
+                except AlexNetError as error:
+                    found = error
+            self._kept[number] = found
+            self._forget()
+        if isinstance(found, AlexNetError):
+            raise found
+        return found, i - int(self.starts[number])
+
+    def _forget(self) -> None:
+        """Let go of those used longest ago until the others fit; what waits in a file stays, as it was slow to read."""
+        held = {number: one.held for number, one in self._kept.items() if isinstance(one, Group)}
+        for number in [number for number, size in held.items() if size][:-1]:
+            if sum(held.values()) <= HELD:
+                break
+            del self._kept[number]
+            held[number] = 0

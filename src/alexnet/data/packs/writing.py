@@ -1,0 +1,410 @@
+"""Making a pack: every picture decoded once, by all cores, in order; interrupted, it goes on where it stopped.
+
+Threads decode chunks, and their results are taken in order, so the bytes do not depend on how many there are. Files of
+pictures are finished one by one; after each, STATE says all that is needed to go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+import tokenize
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from alexnet.base.errors import AlexNetError, Interrupted
+from alexnet.base.files import next_step, write_whole
+from alexnet.base.progress import Progress
+from alexnet.base.signals import StopRequest
+from alexnet.data.dataset import Data, Split
+from alexnet.data.layouts.registry import find
+from alexnet.data.packs.reading import FORMAT, HEADER, STATE, VERSION, checksum
+from alexnet.data.packs.shards import ShardWriter
+from alexnet.data.pictures import Square, Unreadable, check_square, decode
+from alexnet.data.statistics import Sums
+
+ENCODINGS = ("raw", "jpeg")
+SIZE, QUALITY = 256, 85
+SHARD = {"raw": 1 << 29, "jpeg": 1 << 31}  # bytes of decoded pictures in one file
+MOST = 1 << 14  # pictures of the source that one file is made from, however small they are
+CHUNK, LEAST = 1 << 21, 4  # a task: so many bytes of decoded pictures, and so many pictures at least
+LOOKED_AT = 10_000  # files whose size and time tell whether the source is still the same
+SPARE = 1 << 26  # bytes that stay free on the disk
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a pack came to: pictures of each split, bytes on the disk, and the pictures that were left out."""
+
+    pack: str
+    pictures: dict[str, int]
+    bytes: int
+    seconds: float
+    images_per_second: float
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data, without the list of failures."""
+        return {key: value for key, value in asdict(self).items() if key != "failed"}
+
+
+@dataclass
+class _Job:
+    """What is being made, and how far it is; `done` counts finished files of pictures over all splits."""
+
+    folder: Path
+    data: Data
+    side: int
+    encoding: str
+    quality: int
+    sums: Sums
+    square: Square
+    files: list[dict[str, Any]] = field(default_factory=list)
+    shards: dict[str, list[int]] = field(default_factory=dict)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    ends: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def per_file(self) -> int:
+        """Pictures of the source that one file is made from: a power of two."""
+        return min(MOST, 1 << max(0, (SHARD[self.encoding] // (self.side * self.side * 3)).bit_length() - 1))
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same to go on; `square` only where it is not crop, as before there was a choice."""
+        settings = {"size": self.side, "encoding": self.encoding, "quality": self.quality, "version": VERSION}
+        return settings if self.square.how == "crop" else {**settings, "square": self.square.how}
+
+
+@next_step("free space, then the same command goes on")
+def pack(
+    data: str | Path | Data,
+    out: str | Path,
+    size: int = SIZE,
+    encoding: str = "raw",
+    quality: int = QUALITY,
+    workers: int = 0,
+    say: Callable[[str], object] = lambda text: None,
+    quiet: bool = True,
+    square: str | None = None,
+) -> Packed:
+    """Pack DATA into the folder `out`, pictures of `size` x `size`; an unfinished pack goes on.
+
+    `square` is how a picture becomes a square: crop (default), squash or torchvision (data/pictures.py).
+
+    `encoding` is raw, or jpeg of `quality` 1 to 100. Unreadable pictures are left out and are in `failed`.
+    """
+    if encoding not in ENCODINGS:
+        raise AlexNetError(f"encoding was given '{encoding}'; it takes {' or '.join(ENCODINGS)}.")
+    began = time.monotonic()
+    folder = Path(out)
+    _check_folder(folder)
+    found = data if isinstance(data, Data) else find(data, quiet)
+    say(found.summary())
+    job = _Job(
+        folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size),
+        Square(_square(found, check_square(square) if square else None)),
+    )  # fmt: skip
+    source = fingerprint(found)
+    if (folder / STATE).exists():
+        _go_on(job, source)
+    total = sum(len(split) for split in found.splits.values())
+    done = sum(min(job.per_file * len(job.shards.get(n, [])), len(s)) for n, s in found.splits.items())
+    _check_space(job, total - done)
+    if done:
+        say(f"going on: {done:,} of {total:,} pictures are packed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AlexNetError(
+            f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
+        ) from None
+    threads = workers or os.cpu_count() or 1
+    with (
+        Progress("packing", total, done=done, quiet=quiet) as progress,
+        ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool,
+        StopRequest() as stop,
+    ):
+        for name, split in found.splits.items():
+            for number in range(len(job.shards.setdefault(name, [])), -(-len(split) // job.per_file)):
+                _make_file(job, name, number, pool, threads, progress, stop)
+                _note(job, source)
+        pace = progress.rate
+    if not job.sums.counts[0]:
+        raise AlexNetError(f"none of the pictures of {found.path} can be read; alexnet check tells what is wrong.")
+    _finish(job)
+    failed = [{"file": one["file"], "error": one["error"]} for one in job.left_out]
+    pictures = {name: sum(shards) for name, shards in job.shards.items()}
+    size_on_disk = sum(entry["bytes"] for entry in job.files)
+    return Packed(str(folder), pictures, size_on_disk, time.monotonic() - began, pace, failed)
+
+
+def fingerprint(data: Data) -> str:
+    """Changes when the source does: hash of labels, of names, and of the size and time of up to 10,000 of its files."""
+    digest = hashlib.sha256(json.dumps([data.layout, data.classes]).encode())
+    files = list(data.files)
+    for name, split in data.splits.items():
+        digest.update(f"{name} {split.origin} {len(split)}".encode())
+        digest.update(split.labels.tobytes())
+        if not data.files and len(split) and isinstance(split.read(0), Path):
+            digest.update("\0".join(split.name(i) for i in range(len(split))).encode("utf-8", "surrogateescape"))
+            rows = np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).round().astype(int))
+            files += [path for i in rows.tolist() if isinstance(path := split.read(i), Path)]
+    for path in files:
+        try:
+            facts = os.stat(path)
+            digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+        except OSError:
+            digest.update(b"missing")
+    return digest.hexdigest()
+
+
+def _square(data: Data, asked: str | None) -> str:
+    """What was asked, or crop; pictures that are squares already stay as they became it."""
+    if asked and data.square and asked != data.square:
+        raise AlexNetError(
+            f"square was given '{asked}', but the pictures of {data.path} are squares by {data.square} already; leave "
+            "it out, or pack the whole pictures."
+        )
+    return data.square or asked or "crop"
+
+
+# -- before anything is written -----------------------------------------------------------------------------------
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise AlexNetError(f"PACK {folder} is a file; give a folder, new or empty.")
+    if (folder / HEADER).exists():
+        raise AlexNetError(f"PACK {folder} already holds a pack; give another folder, or delete that one first.")
+    if folder.is_dir() and not (folder / STATE).exists():
+        others = [p.name for p in folder.iterdir() if not p.name.endswith(".part")]
+        if others:
+            raise AlexNetError(f"PACK {folder} holds other files ({others[0]}); give a folder that is new or empty.")
+
+
+def _check_space(job: _Job, pictures: int) -> None:
+    """Refuse a raw pack that cannot fit, before hours of work."""
+    there = next(p for p in (job.folder, *job.folder.absolute().parents) if p.exists())
+    needed = pictures * job.side * job.side * 3 if job.encoding == "raw" else 0
+    free = max(0, shutil.disk_usage(there).free - SPARE)
+    if needed > free:
+        raise AlexNetError(
+            f"PACK {job.folder} will take {needed / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free there; free "
+            "space, give another disk, or a smaller --size, or --encoding jpeg, a tenth of it."
+        )
+
+
+def _go_on(job: _Job, source: str) -> None:
+    """Take up what an interrupted run has left; other settings or another source are an error that says so."""
+    try:
+        with open(job.folder / STATE, "rb") as file, np.load(file, allow_pickle=False) as state:
+            facts = json.loads(state["facts"].tobytes())
+            arrays = {name: state[name] for name in state.files}
+        _take_up(job, facts, arrays, source)
+    except UNFIT as error:
+        raise AlexNetError(f"{job.folder / STATE} is damaged ({error}); delete {job.folder} and pack anew.") from None
+
+
+UNFIT = (
+    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError, RecursionError, MemoryError,
+    NotImplementedError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def _take_up(job: _Job, facts: dict[str, Any], arrays: dict[str, np.ndarray], source: str) -> None:
+    if facts["settings"] != job.settings():
+        was = ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
+        raise AlexNetError(f"PACK {job.folder} was begun with {was}; give the same to go on, or another folder.")
+    if facts["source"] != source:
+        raise AlexNetError(
+            f"DATA {job.data.path} has changed since packing into {job.folder} began; delete that folder and pack anew."
+        )
+    for entry in facts["files"]:
+        path = job.folder / Path(entry["name"]).name
+        if not path.exists() or path.stat().st_size != entry["bytes"]:
+            raise AlexNetError(f"{path} is not as it was left; delete {job.folder} and pack anew.")
+    job.files, job.shards, job.left_out = facts["files"], facts["shards"], facts["left_out"]
+    job.sums.fill(arrays["sums"])
+    job.ends = {name: [arrays[f"ends-{name}"]] for name in job.shards if f"ends-{name}" in arrays}
+
+
+def _note(job: _Job, source: str) -> None:
+    """Write all that is needed to go on."""
+    facts = {
+        "settings": job.settings(), "source": source, "files": job.files, "shards": job.shards,
+        "left_out": job.left_out,
+    }  # fmt: skip
+    arrays: dict[str, Any] = {f"ends-{name}": np.concatenate(ends) for name, ends in job.ends.items()}
+    arrays |= {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8), "sums": job.sums.vector()}
+    write_whole(job.folder / STATE, lambda file: np.savez(file, **arrays))
+
+
+# -- the work -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Chunk:
+    """Some pictures in order: their pixels or JPEG files as one, the size of each, which failed and why."""
+
+    contents: bytes | memoryview
+    sizes: list[int]
+    failed: dict[int, str]
+    pixels: np.ndarray | None = None  # the memory of `contents`
+
+
+class _Spare:
+    """What the threads take, use and give back: fresh memory for each chunk would cost a tenth of the decoding."""
+
+    def __init__(self, side: int, per_chunk: int) -> None:
+        self.side, self.per_chunk = side, per_chunk
+        self.pixels: deque[np.ndarray] = deque()
+        self.sums: deque[Sums] = deque()  # of a file; whole numbers, so it does not matter which has counted what
+
+    def take_pixels(self) -> np.ndarray:
+        """uint8 (n, S, S, 3), with any contents."""
+        try:
+            return self.pixels.pop()
+        except IndexError:
+            return np.empty((self.per_chunk, self.side, self.side, 3), np.uint8)
+
+    def count(self, pixels: np.ndarray) -> None:
+        """Add pictures to the sums."""
+        try:
+            sums = self.sums.pop()
+        except IndexError:
+            sums = Sums(self.side)
+        self.sums.append(sums.add(pixels))
+
+
+def _make_file(
+    job: _Job, name: str, number: int, pool: ThreadPoolExecutor, threads: int, progress: Progress, stop: StopRequest
+) -> None:
+    """One file of pictures, from its part of a split: decoded in chunks, written in order, counted when it is whole."""
+    split = job.data.splits[name]
+    rows = np.arange(number * job.per_file, min((number + 1) * job.per_file, len(split)))
+    file = ShardWriter(job.folder / f"{name}-{number:05}.npy", job.encoding, job.side, len(rows))
+    left_out = []
+    # Large enough that the threads meet seldom: small pictures are decoded in less time than they would wait.
+    per_chunk = max(LEAST, CHUNK // (job.side * job.side * 3))
+    spare = _Spare(job.side, per_chunk)
+    try:
+        for chunk in _in_order(pool, threads, lambda some: _chunk(job, split, name, some, spare), rows, per_chunk):
+            file.add(chunk.contents, chunk.sizes)
+            if chunk.pixels is not None:
+                spare.pixels.append(chunk.pixels)
+            left_out += [
+                {"split": name, "row": row, "file": split.name(row), "error": error}
+                for row, error in chunk.failed.items()
+            ]
+            progress.update(len(chunk.sizes) + len(chunk.failed))
+            if stop.received:
+                raise Interrupted(
+                    f"stopped after {progress.done:,} pictures; the same command goes on",
+                    143 if 15 in stop.received else 130,
+                )
+        entry = file.close()
+    except BaseException:
+        file.discard()
+        raise
+    job.files.append(entry)
+    job.shards[name].append(len(file.sizes))
+    for sums in spare.sums:
+        job.sums.merge(sums)
+    job.left_out += left_out
+    if job.encoding == "jpeg":
+        job.ends.setdefault(name, []).append(np.cumsum(file.sizes, dtype=np.int64))
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, threads: int, make: Callable[[np.ndarray], _Chunk], rows: np.ndarray, chunk: int
+) -> Iterator[_Chunk]:
+    """Chunks made by the threads, a few ahead of the one that is taken."""
+    waiting: deque[Future[_Chunk]] = deque()
+    try:
+        for first in range(0, len(rows), chunk):
+            waiting.append(pool.submit(make, rows[first : first + chunk]))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) -> _Chunk:
+    memory, good, failed = spare.take_pixels(), 0, {}
+    for row in rows.tolist():
+        source = None
+        try:
+            source = split.read(row)
+            memory[good] = job.square(decode(source), job.side)
+            good += 1
+        except Unreadable as error:
+            if isinstance(source, Path) and not job.data.files and not os.path.lexists(source):
+                raise AlexNetError(
+                    f"{source} has gone since packing began; put it back, then the same command goes on."
+                ) from None
+            failed[row] = str(error)
+    pixels = memory[:good]
+    if name == "train":
+        spare.count(pixels)
+    if job.encoding == "raw":
+        return _Chunk(pixels.reshape(-1).data, [job.side * job.side * 3] * good, failed, memory)
+    files = [_jpeg(one, job.quality) for one in pixels]
+    spare.pixels.append(memory)
+    return _Chunk(b"".join(files), [len(one) for one in files], failed)
+
+
+def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _finish(job: _Job) -> None:
+    """Labels, names, mean and header; with the header it is a pack."""
+    known = job.sums.known()
+    contents, splits = {"mean.npy": _npy(known.mean)}, {}
+    for name, split in job.data.splits.items():
+        broken = [one["row"] for one in job.left_out if one["split"] == name]
+        rows = np.setdiff1d(np.arange(len(split)), broken)
+        contents[f"{name}-labels.npy"] = _npy(split.labels[rows].astype("<i8"))
+        contents[f"{name}-names.json"] = json.dumps([split.name(row) for row in rows.tolist()]).encode()
+        if job.encoding == "jpeg":
+            contents[f"{name}-ends.npy"] = _npy(np.concatenate(job.ends[name]).astype("<i8"))
+        splits[name] = {"origin": split.origin, "shards": job.shards[name]}
+    for name, text in contents.items():
+        write_whole(job.folder / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
+        job.files.append({"name": name, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()})
+    header = {
+        "format": FORMAT, "version": VERSION, "side": job.side, "encoding": job.encoding, "quality": job.quality,
+        **({} if job.square.how == "crop" else {"square": job.square.how}),
+        "layout": job.data.layout, "classes": job.data.classes, "splits": splits,
+        "colour_std": known.colour_std.tolist(), "colour_axes": known.colour_axes.tolist(),
+        "left_out": [{key: one[key] for key in ("split", "file", "error")} for one in job.left_out],
+        "files": sorted(job.files, key=lambda entry: entry["name"]),
+    }  # fmt: skip
+    whole = json.dumps({**header, "sha256": checksum(header)}, indent=1).encode()
+    write_whole(job.folder / HEADER, lambda file: file.write(whole))
+    (job.folder / STATE).unlink(missing_ok=True)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    """The bytes of a NumPy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()

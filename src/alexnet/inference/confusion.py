@@ -1,0 +1,119 @@
+"""What a net takes each class and each picture for: counted while evaluating, and written as tables and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.base import tables
+from alexnet.base.distributed import World
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import write_whole
+
+MOST = 10_000  # classes of which every pair can be counted
+ANSWERS = 5  # of a picture, in its table
+
+
+class Tally:
+    """Counts by class: `counts` int64 (4, classes) are pictures, answers, right ones, and labels among the first five.
+
+    With `pairs` `confusion` too, int64 (labels, answers); with `pictures` each picture's answers.
+    """
+
+    def __init__(self, classes: list[str], pairs: bool = False, pictures: bool = False) -> None:
+        if pairs and len(classes) > MOST:
+            raise AlexNetError(f"a confusion matrix of {len(classes):,} classes is too large; {MOST:,} can be counted.")
+        self.classes = classes
+        self.counts = torch.zeros(4, len(classes), dtype=torch.int64)
+        self.confusion = torch.zeros(len(classes), len(classes) if pairs else 0, dtype=torch.int64)
+        self._answers: list[tuple[Tensor, ...]] | None = [] if pictures else None
+
+    def add(self, log_probabilities: Tensor, labels: Tensor, rows: np.ndarray) -> None:
+        """Count a batch: (n, classes) and (n,), of the pictures `rows` of the split."""
+        values, top = (x.cpu() for x in log_probabilities.topk(min(ANSWERS, len(self.classes)), dim=1))
+        if self._answers is not None:
+            own = log_probabilities.gather(1, labels[:, None])[:, 0].cpu()
+            self._answers.append((torch.from_numpy(rows), labels.cpu(), own.exp(), top, values.exp()))
+        labels, count = labels.cpu(), len(self.classes)
+        hit = top == labels[:, None]
+        for line, some in zip(self.counts, (labels, top[:, 0], labels[hit[:, 0]], labels[hit.any(1)]), strict=True):
+            line += torch.bincount(some, minlength=count)
+        if self.confusion.numel():
+            pairs = torch.bincount(labels * count + top[:, 0], minlength=count * count)
+            self.confusion += pairs.reshape(count, count)
+
+    def gather(self, world: World) -> None:
+        """What every process has counted, in each."""
+        self.counts, self.confusion = world.sum(self.counts), world.sum(self.confusion)
+        if self._answers is not None:
+            parts = [part["answers"] for part in world.gather({"answers": self._answers})]
+            self._answers = [batch for part in parts for batch in part]
+
+    def write_classes(self, file: Path) -> None:
+        """A row a class: its pictures and answers, its errors, precision, recall and F1; empty where there is none."""
+        few = len(self.classes) <= ANSWERS
+        columns = {
+            "label": str, "images": int, "answers": int, "top1_error": float, "top5_error": float, "precision": float,
+            "recall": float, "f1": float,
+        }  # fmt: skip
+        rows = (
+            (
+                name, n, given, _share(n - hit, n), None if few else _share(n - five, n), _share(hit, given),
+                _share(hit, n), _share(2 * hit, n + given),
+            )
+            for name, n, given, hit, five in zip(self.classes, *self.counts.tolist(), strict=True)
+        )  # fmt: skip
+        tables.write(file, columns, rows)
+
+    def write_confusion(self, file: Path) -> None:
+        """The matrix, labels down, answers across: .csv, .npy (int64) or, as a picture, .png."""
+        matrix = self.confusion.numpy()
+        if file.suffix == ".npy":
+            write_whole(file, lambda out: np.save(out, matrix))
+        elif file.suffix == ".png":
+            from alexnet.training import plots
+
+            write_whole(file, lambda out: out.write(plots.confusion(matrix, self.classes)))
+        else:
+            rows = ([name, *row] for name, row in zip(self.classes, matrix.tolist(), strict=True))
+            tables.write_lists(file, ["label", *self.classes], rows)
+
+    def write_pictures(self, file: Path, name: Callable[[int], str]) -> None:
+        """A row a readable picture, in order: file, its class and that one's probability, the five first answers."""
+        places = min(ANSWERS, len(self.classes))
+        columns: dict[str, type] = {"file": str, "truth": str, "truth_probability": float}
+        for place in range(1, places + 1):
+            columns |= {f"label{place}": str, f"probability{place}": float}
+        tables.write(file, columns, self._pictures(name))
+
+    def _pictures(self, name: Callable[[int], str]) -> Iterator[Sequence[Any]]:
+        if not self._answers:
+            return
+        rows, labels, own, top, values = (torch.cat(column) for column in zip(*self._answers, strict=True))
+        for i in rows.argsort().tolist():
+            five = zip(top[i].tolist(), values[i].tolist(), strict=True)
+            answers = [x for index, p in five for x in (self.classes[index], tables.seven(p))]
+            yield name(int(rows[i])), self.classes[labels[i]], tables.seven(own[i].item()), *answers
+
+
+def check_outputs(
+    per_class: str | Path | None, confusion: str | Path | None, pictures: str | Path | None = None
+) -> None:
+    """Refuse files of other kinds, and those that exist, before any work."""
+    given = (
+        ("--per-class", per_class, (".csv", ".jsonl", ".parquet")),
+        ("--confusion", confusion, (".csv", ".npy", ".png")),
+        ("--pictures", pictures, tables.SUFFIXES),
+    )
+    for option, file, endings in given:
+        if file:
+            tables.check_output(option, Path(file), endings)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,132 @@
+"""Features: what layers make of pictures, several layers in one pass, as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.base.device import choose_device
+from alexnet.base.errors import AlexNetError, nearest
+from alexnet.base.progress import Progress
+from alexnet.data.pictures import Source
+from alexnet.data.sources import Named, Sources
+from alexnet.data.stream import named_batches
+from alexnet.engines.loading import Classifier, load
+from alexnet.networks.model import AlexNet
+from alexnet.networks.shapes import layer_facts
+
+Pool = Literal["mean", "max"]
+POOLS = ("mean", "max")
+
+
+@dataclass(frozen=True)
+class Features:
+    """A picture's features by layer, float32: (units,) or maps (C, H, W); or, with `error`, why there are none."""
+
+    file: str
+    values: dict[str, np.ndarray]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Names in order, each with None or why it cannot be read; of the readable ones float32 (n, …) by layer."""
+
+    names: list[str]
+    errors: list[str | None]
+    values: dict[str, np.ndarray]
+    pixels: Tensor  # uint8 (n, C, S, S), as the network's preprocessing was given them
+
+
+def features(
+    model: str | Path | Classifier,
+    pictures: Source | Iterable[Source],
+    layers: str | Sequence[str] = "fc7",
+    pool: Pool | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    workers: int = 0,
+    quiet: bool = True,
+) -> Iterator[Features]:
+    """The outputs of the layers of those names for each picture, one by one in order, in one pass in float32.
+
+    `fc7` is before its ReLU, `relu7` after it; `pool` reduces maps (C, H, W) to (C,) by their mean or maximum. Pictures
+    are whatever `Sources` takes, seen in the central view, a few batches at a time; one that cannot be read gives
+    Features with `error`.
+    """
+    classifier = model if isinstance(model, Classifier) else load(model, choose_device(device))
+    names = check_layers(classifier.model, [layers] if isinstance(layers, str) else layers)
+    sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
+    with_progress = feature_batches(
+        classifier, sources, names, pool, batch_size, workers, total=sources.total, quiet=quiet
+    )
+    return (one for batch in with_progress for one in _singly(batch))
+
+
+def _singly(batch: FeatureBatch) -> Iterator[Features]:
+    row = 0
+    for name, error in zip(batch.names, batch.errors, strict=True):
+        if error is None:
+            yield Features(name, {layer: values[row] for layer, values in batch.values.items()})
+            row += 1
+        else:
+            yield Features(name, {}, error)
+
+
+def feature_batches(
+    classifier: Classifier, named: Iterable[Named], layers: Sequence[str], pool: Pool | None, batch_size: int,
+    workers: int = 0, total: int | None = None, done: int = 0, quiet: bool = True,
+) -> Iterator[FeatureBatch]:  # fmt: skip
+    """`features` by batches; `total` and `done` are for the progress that is shown."""
+    preprocess = classifier.preprocess
+    batches = named_batches(named, preprocess.stored, preprocess.channels, batch_size, workers, preprocess.squared)
+    with Progress("features", total, "pictures", done=done, quiet=quiet) as progress:
+        for batch in batches:
+            crops = preprocess.central(batch.pixels.to(classifier.device, non_blocking=True))
+            values = outputs(classifier.model, preprocess.normalise(crops), layers, pool)
+            yield FeatureBatch(batch.names, batch.errors, values, batch.pixels)
+            progress.update(len(batch))
+
+
+@torch.inference_mode()
+def outputs(model: AlexNet, images: Tensor, layers: Sequence[str], pool: Pool | None = None) -> dict[str, np.ndarray]:
+    """What layers make of preprocessed pictures (N, C, input, input), N from 0: float32 (N, …) by name, C-ordered."""
+    if not len(images):
+        return {name: np.empty((0, *row_shape(model, name, pool)), np.float32) for name in layers}
+
+    def keep(output: Tensor) -> Tensor:
+        if pool and output.dim() == 4:
+            output = output.mean((2, 3)) if pool == "mean" else output.amax((2, 3))
+        # A copy, so that a later layer that works in place changes nothing.
+        return output.float().cpu().clone(memory_format=torch.contiguous_format)
+
+    found = model.activations(images.contiguous(memory_format=torch.channels_last), layers, keep=keep)
+    return {name: found[name].numpy() for name in layers}
+
+
+def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:
+    """The layers, each once; a name that the network lacks is an error that offers the nearest."""
+    there = [record.name for record in model.variant.layers]
+    for name in layers:
+        if name not in there:
+            near = nearest(name, there, 3)
+            raise AlexNetError(
+                f"{model.variant.name} has no layer '{name}'; the nearest are {', '.join(near)}, and all are "
+                f"{', '.join(there)}."
+            )
+    if not layers:
+        raise AlexNetError(f"no layer was named; give one or more of {', '.join(there)}.")
+    return list(dict.fromkeys(layers))
+
+
+def row_shape(model: AlexNet, layer: str, pool: Pool | None = None) -> tuple[int, ...]:
+    """The shape of one picture's features."""
+    facts = layer_facts(model.variant, model.classes, model.channels, model.input)
+    shape = tuple(next(row.output for row in facts if row.name == layer))
+    return shape[:1] if pool else shape

@@ -1,0 +1,143 @@
+"""Which classes a picture most probably shows: a stream of answers in, order and tables of them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet.base import tables
+from alexnet.base.device import choose_device
+from alexnet.base.errors import AlexNetError
+from alexnet.base.progress import Progress
+from alexnet.data import labels
+from alexnet.data.pictures import Source
+from alexnet.data.sources import Sources
+from alexnet.data.stream import named_batches
+from alexnet.engines import attach, device_for
+from alexnet.engines.loading import Classifier, load
+from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
+
+# Of a table: a picture's name, then those of an entry of `classes` in the JSON.
+COLUMNS: dict[str, type] = {"file": str, "rank": int, "label": str, "index": int, "probability": float, "wordnet": str}
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """A class with its index, its probability, 0 to 1, its rank, from 1, and its WordNet id where that is known."""
+
+    label: str
+    index: int
+    probability: float
+    rank: int = 1
+    wordnet: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of `classes`, in the order of a table's columns."""
+        given = {**asdict(self), "probability": tables.seven(self.probability)}
+        return {name: given[name] for name in COLUMNS if name in given}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of a picture, best first; or, with `error`, why there are none."""
+
+    file: str
+    classes: list[ClassProbability]
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract's object: an entry of `results`, or of `failed`."""
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        return {"file": self.file, "classes": [c.as_json() for c in self.classes]}
+
+
+def predict(
+    model: str | Path | Classifier,
+    pictures: Source | Iterable[Source],
+    topk: int = 5,
+    batch_size: int = 64,
+    device: str = "auto",
+    views: int = 1,
+    quiet: bool = True,
+    engine: str | None = None,
+) -> list[Prediction]:
+    """The `topk` most probable classes of each picture, in order; `stream` as a list."""
+    return list(stream(model, pictures, topk, batch_size, device, views, quiet=quiet, engine=engine))
+
+
+def stream(
+    model: str | Path | Classifier,
+    pictures: Source | Iterable[Source] | Sources,
+    topk: int = 5,
+    batch_size: int = 64,
+    device: str = "auto",
+    views: int = 1,
+    workers: int = 0,
+    quiet: bool = True,
+    engine: str | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> Iterator[Prediction]:
+    """The `topk` most probable classes of each picture, one by one in order, in float32.
+
+    Pictures are whatever `Sources` takes: paths, folders, patterns, archives, encoded bytes, PIL images or uint8
+    arrays (H, W[, 3]), one or an iterable of any length; a few batches are held at a time. One that cannot be read
+    gives a Prediction with `error` and no classes. `views` is 1, the central crop, or 10, the paper's ten, whose
+    probabilities are averaged. `engine` is auto, torch (default), onnx or openvino; `say` gets why auto chose what.
+    """
+    if topk < 1:
+        raise AlexNetError(f"topk was given {topk}; it takes 1 or more.")
+    if views not in VIEWS:
+        raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
+    if isinstance(model, Classifier):
+        classifier = attach(model, engine, batch_size, say)
+    else:
+        classifier = load(model, choose_device(device_for(engine, device)), engine, batch_size, say)
+    sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
+    return _stream(classifier, sources, topk, batch_size, views, workers, quiet)
+
+
+def _stream(
+    classifier: Classifier, sources: Sources, topk: int, batch_size: int, views: int, workers: int, quiet: bool
+) -> Iterator[Prediction]:
+    used = classifier.preprocess
+    batches = named_batches(sources, used.stored, used.channels, batch_size, workers, used.squared)
+    with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
+        for batch in batches:
+            tops = iter(_classify(classifier, batch.pixels, topk, views) if len(batch.pixels) else ())
+            for name, error in zip(batch.names, batch.errors, strict=True):
+                yield Prediction(name, next(tops) if error is None else [], error)
+            progress.update(len(batch))
+
+
+@torch.inference_mode()
+def _classify(classifier: Classifier, pixels: Tensor, topk: int, views: int) -> list[list[ClassProbability]]:
+    member = Member(classifier.model, classifier.preprocess, engine=classifier.engine)
+    whole = {classifier.preprocess.key: pixels.to(classifier.device, non_blocking=True)}
+    probabilities = log_probabilities([member], [1.0], whole, views).exp()
+    best = probabilities.topk(min(topk, probabilities.shape[1]), dim=1)
+    ids = labels.wordnet(classifier.classes)
+    return [
+        [
+            ClassProbability(classifier.classes[i], i, p, rank, ids[i])
+            for rank, (i, p) in enumerate(zip(indices, values, strict=True), 1)
+        ]
+        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+# -- tables -----------------------------------------------------------------------------------------------------
+
+
+def write_table(path: Path, predictions: Iterable[Prediction]) -> None:
+    """One row a picture and class, under COLUMNS: .csv, .jsonl or .parquet by the name's end.
+
+    Rows are written as they come; the file is in its place when the last is.
+    """
+    rows = ([one.file, *c.as_json().values()] for one in predictions for c in one.classes)
+    tables.write(path, COLUMNS, rows)

@@ -1,0 +1,193 @@
+"""Similar pictures: the nearest neighbours of a picture by a layer's features (paper §6.1), exact, from an index.
+
+An index is a folder: the features as .npy, the names, and which model, layer and pictures it is of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.base import hints
+from alexnet.base.device import choose_device
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import writing
+from alexnet.data.pictures import Source
+from alexnet.data.sources import Sources
+from alexnet.engines.loading import Classifier, load
+from alexnet.inference.feature_folder import ABOUT, COPY, Gathered, fingerprint, gather
+from alexnet.inference.features import check_layers, feature_batches
+
+Distance = Literal["euclidean", "cosine"]
+DISTANCES = ("euclidean", "cosine")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A picture of the index and its distance: Euclidean, or 1 - cosine (0 to 2)."""
+
+    file: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Similar:
+    """The nearest pictures of the index, nearest first; or, with `error`, why there are none."""
+
+    file: str
+    neighbours: list[Neighbour]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """Features (pictures, …) of one layer, read from the disk where they are touched, and their names."""
+
+    folder: Path
+    model: str
+    fingerprint: str
+    layer: str
+    images: list[str]
+    filenames: list[str]
+    found: Gathered
+
+
+def build_index(
+    model: str | Path, images: Sequence[str] | Sources, out: str | Path, layer: str = "fc7", batch_size: int = 64,
+    device: str = "auto", workers: int = 0, resume: bool = False, quiet: bool = True,
+) -> tuple[Index, list[dict[str, str]]]:  # fmt: skip
+    """Write the index of pictures into the new folder `out`; also gives the pictures that could not be read."""
+    folder = Path(out)
+    if folder.exists():
+        raise AlexNetError(f"INDEX {out} exists; delete it, or give another name.")
+    if not folder.absolute().parent.is_dir():
+        raise AlexNetError(f"INDEX {out}: there is no folder {folder.parent}; make it, or give another place.")
+    classifier = load(model, choose_device(device))
+    (layer,) = check_layers(classifier.model, [layer])
+    named = hints.absolute(model)
+    sources = images if isinstance(images, Sources) else Sources(absolute(images))
+    places = [str(one) for one in sources.pictures]
+    facts = {"index": 1, "layer": layer, "path": named, "images": places}
+    part = folder.with_name(folder.name + ".part")
+    found = gather(classifier, sources, [layer], part, None, batch_size, workers, resume, quiet, facts)
+    failed = found.failed()
+    with writing(folder):
+        os.replace(part, folder)
+    return open_index(folder), failed
+
+
+def absolute(images: Iterable[str]) -> list[str]:
+    """The same names for any folder that they will be looked for from."""
+    return [image if image == "-" else os.path.abspath(image) for image in images]
+
+
+def open_index(path: str | Path) -> Index:
+    """The index in a folder that `build_index` made."""
+    folder = Path(path)
+    try:
+        about = json.loads((folder / ABOUT).read_text("utf-8"))
+        layer = about["layer"]
+        found = Gathered(folder, {layer: tuple(about["layers"][layer])})
+        filenames = list(found.filenames())
+        if len(found.array(layer)) != len(filenames):
+            raise ValueError("features and names differ in number")
+        return Index(folder, about["path"], about["model"], layer, about["images"], filenames, found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AlexNetError(
+            f"INDEX {path} is not an index ({error}); give a folder that alexnet index has made."
+        ) from None
+
+
+def similar(
+    index: str | Path | Index,
+    pictures: Source | Iterable[Source] | Sources,
+    count: int = 5,
+    distance: Distance = "euclidean",
+    model: str | Path | Classifier | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    quiet: bool = True,
+    not_itself: bool = False,
+) -> Iterator[Similar]:
+    """The `count` pictures of the index nearest to each picture, in float64, so exact but for rounding; ties by order.
+
+    `model` is where the index's model is now, if it was moved; another model than the index's is an error.
+    `not_itself` leaves the picture of the same file out, where the index has it.
+    """
+    opened = index if isinstance(index, Index) else open_index(index)
+    if isinstance(model, Classifier):
+        classifier = model
+    else:
+        where = choose_device(device)
+        classifier = load(opened.model if model is None else model, where)
+    if fingerprint(classifier) != opened.fingerprint:
+        raise AlexNetError(
+            f"INDEX {opened.folder} was made by another model than {model or opened.model} is now; make the index "
+            "anew, or give its model with --model."
+        )
+    if count < 1:
+        raise AlexNetError(f"count was given {count}; it takes 1 or more.")
+    sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
+    return _similar(opened, classifier, sources, count, distance, batch_size, quiet, not_itself)
+
+
+def _similar(
+    index: Index, classifier: Classifier, sources: Sources, count: int, distance: Distance, batch_size: int,
+    quiet: bool, not_itself: bool,
+) -> Iterator[Similar]:  # fmt: skip
+    layer, own = index.layer, Counter(index.filenames) if not_itself else {}
+    for batch in feature_batches(classifier, sources, [layer], None, batch_size, total=sources.total, quiet=quiet):
+        queries = torch.from_numpy(batch.values[layer]).flatten(1)
+        # A file may stand in the index several times.
+        more = max((own.get(place, 0) for name in batch.names for place in _places(name)), default=0)
+        asked = min(count + more, len(index.filenames))
+        distances, rows = nearest(queries, index.found.parts(layer), asked, distance)
+        answers = zip(distances.tolist(), rows.tolist(), strict=True)
+        for name, error in zip(batch.names, batch.errors, strict=True):
+            if error is None:
+                found = [Neighbour(index.filenames[int(row)], d) for d, row in zip(*next(answers), strict=True)]
+                itself = _places(name) if not_itself else ()
+                yield Similar(name, [one for one in found if one.file not in itself][:count])
+            else:
+                yield Similar(name, [], error)
+
+
+def _places(name: str) -> tuple[str, str]:
+    """Where a picture is, as an index names it, links followed or not."""
+    return os.path.abspath(name), os.path.realpath(name)
+
+
+def nearest(queries: Tensor, parts: Iterable[np.ndarray], count: int, distance: Distance) -> tuple[Tensor, Tensor]:
+    """Distances float64 and rows int64, both (n, count), nearest first, of queries (n, d) to all rows of the parts."""
+    wide = _unit(queries.double()) if distance == "cosine" else queries.double()
+    squares = wide.square().sum(1, keepdim=True)
+    best = torch.empty(len(wide), 0, dtype=torch.float64)
+    rows = torch.empty(len(wide), 0, dtype=torch.int64)
+    seen = 0
+    for part in parts:
+        for some in np.array_split(part, max(1, part.nbytes // (COPY // 4))):
+            others = torch.from_numpy(some.reshape(len(some), -1).astype(np.float64))
+            if distance == "cosine":
+                found = 1 - wide @ _unit(others).T
+            else:
+                found = (squares + others.square().sum(1) - 2 * (wide @ others.T)).clamp(min=0).sqrt()
+            best = torch.cat([best, found], 1)
+            rows = torch.cat([rows, torch.arange(seen, seen + len(some)).expand(len(wide), -1)], 1)
+            order = best.sort(stable=True, dim=1).indices[:, :count]  # earlier rows stand first, so they win ties
+            best, rows = best.gather(1, order), rows.gather(1, order)
+            seen += len(some)
+    return best, rows
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors of length 1; a vector of zeros stays, at a cosine of 0 to all."""
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-300)

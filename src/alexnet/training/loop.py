@@ -1,0 +1,304 @@
+"""The training loop, read from top to bottom: the same on one CPU, on a GPU, and under torchrun on many.
+
+A step is a function of (recipe, step): order, crops, colours and dropout are drawn from (seed, epoch, step) for the
+whole batch, and each process takes its rows. So a run can stop anywhere and go on exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alexnet.base.device import tf32
+from alexnet.base.distributed import start
+from alexnet.base.errors import Diverged, Interrupted
+from alexnet.base.files import next_step
+from alexnet.base.progress import Progress
+from alexnet.data import augment
+from alexnet.data.layouts.registry import Data
+from alexnet.data.loader import Batch, batches, order
+from alexnet.engines import loading
+from alexnet.inference.evaluation import Evaluation, Member, measure
+from alexnet.networks import fast
+from alexnet.training import optimizer
+from alexnet.training.recipe import Recipe
+from alexnet.training.run import Run, Say, keep_best, open_run, prepare, save
+
+CROPS, DROPOUT = 1, 2  # the kinds of draw, the last part of their keys
+FEW = 10  # classes, fewer than which a loss near guessing says nothing
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run came to: the last weights' error on the validation split (float32, central view) and its pace."""
+
+    run: str
+    epochs: int
+    steps: int
+    top1_error: float
+    seconds: float
+    images_per_second: float
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data, without the list of failures."""
+        return {key: value for key, value in asdict(self).items() if key != "failed"}
+
+
+@next_step("what was saved before is whole: free space, then go on with --resume")
+def train(
+    data: str | Path | Data,
+    out: str | Path,
+    recipe: str | Recipe | None = None,
+    sets: Iterable[str] = (),
+    resume: bool = False,
+    device: str = "auto",
+    say: Say = lambda text: None,
+    quiet: bool = True,
+) -> Trained:
+    """Train on DATA into the run folder `out`; `recipe` is a name, a TOML file or a Recipe, `sets` are key=value.
+
+    `resume` goes on where the run in `out` stopped. Raises Interrupted after Ctrl-C or SIGTERM, the run being saved.
+    """
+    with start(device) as world:
+        if not world.first:
+            say, quiet = lambda text: None, True
+        began = time.monotonic()
+        folder = Path(out)
+        chosen, state = open_run(folder, recipe, list(sets), resume, world, say)
+        run = prepare(folder, chosen, state, data, world, say, quiet)
+        try:
+            with run.stop:  # from here on there is something to save
+                with tf32(chosen.precision == "tf32"):
+                    pace = _loop(run, say, quiet)
+                result = _finish(run, say, quiet)
+        finally:
+            run.pictures.close()
+            run.held_out.close()
+        failed = run.pictures.failures(world) + run.held_out.failures(world)
+        epochs = run.position.step // run.steps_per_epoch
+        seconds = time.monotonic() - began
+        return Trained(str(folder), epochs, run.position.step, result.top1_error, seconds, pace, failed)
+
+
+def _loop(run: Run, say: Say, quiet: bool) -> float:
+    """Train from the run's position to its last step; the pace in images/s, evaluation and saving left out."""
+    recipe, position = run.recipe, run.position
+    total, done = run.images(run.last_step), run.images(position.step)
+    images, seconds = 0, 0.0
+    with Progress("training", total, done=done, quiet=quiet) as progress:
+        while not run.finished:
+            epoch, began = position.epochs, time.monotonic()
+            positions = order(recipe.seed, epoch, len(run.pictures), recipe.neighbours)
+            start_of_epoch = epoch * run.steps_per_epoch
+            first, end = position.step - start_of_epoch, run.last_step - start_of_epoch
+            for batch in batches(run.pictures, positions, recipe.batch_size, run.world, first, end, recipe.neighbours):
+                _step(run, batch, epoch)
+                images += batch.size
+                if position.step % recipe.log_every == 0 or position.step == run.last_step:
+                    _log(run, progress)
+                progress.update(batch.size)
+                if run.stop.agreed(run.control[:2]):
+                    _stop(run, progress)
+                if recipe.checkpoint_every and position.step % recipe.checkpoint_every == 0:
+                    _log(run, progress)
+                    save(run)
+            seconds += time.monotonic() - began
+            _log(run, progress)
+            if position.step % run.steps_per_epoch:
+                break  # max_steps ends within an epoch
+            _end_epoch(run, progress)
+    if run.stalled:
+        since = "after the third drop of the rate" if run.plateau.over else f"for {position.since} epochs"
+        say(f"the validation error has stalled {since}: done")
+    elif run.learned:
+        say(f"the training error is down to {100 * position.learned:.1f} %: done")
+    return images / seconds if seconds else 0.0
+
+
+def _step(run: Run, batch: Batch, epoch: int) -> None:
+    """One update: this process' rows forward and backward, gradients summed over the processes, the 2012 rule."""
+    recipe, world, position = run.recipe, run.world, run.position
+    rates = optimizer.rates(recipe, position.step / run.steps_per_epoch, run.plateau)
+    run.rule.set_rates(rates)
+    run.rate = rates.get("last.weight", rates["weight"])
+    # One sum over the processes, on the CPU: whether to stop, and how many pictures could be read. All agree.
+    run.control = world.sum(torch.tensor([*run.stop.counts(), len(batch.labels)]))
+    mine, everyone = len(batch.labels), max(1, int(run.control[-1]))
+
+    images, labels, rows = _augmented(run, batch, epoch)
+    key = (recipe.seed, epoch, position.step, DROPOUT)
+    masks = augment.dropout_masks(run.model.dropouts, batch.size, rows, key, world.device)
+
+    def work(images: Tensor, labels: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
+        return _update(run, images, labels, masks, mine, everyone)
+
+    launch = run.captured if mine == recipe.batch_size else None  # an epoch's last batch may be smaller
+    run.recent.append(launch(work, images, labels, masks) if launch else work(images, labels, masks))
+    position.step += 1
+
+
+def _update(run: Run, images: Tensor, labels: Tensor, masks: Mapping[str, Tensor], mine: int, everyone: int) -> Tensor:
+    """Forward, backward and update with `mine` pictures of `everyone`'s: their loss, errors and number."""
+    with torch.autocast(run.world.device.type, run.precision, enabled=run.precision != torch.float32):
+        logits = run.net(images, masks)
+    logits, smoothing = logits.float(), run.recipe.label_smoothing
+    # A process without pictures has one of weight zero, so that all take part.
+    loss = F.cross_entropy(logits, labels, run.class_weights, reduction="sum", label_smoothing=smoothing)
+    loss = loss * (1.0 if mine else 0.0)
+    # Processes' gradients are averaged: × size makes that their sum, ÷ everyone the mean over the whole batch.
+    (loss * (run.world.size / everyone)).backward()
+    run.rule()
+    wrong = (logits.detach()[:mine].argmax(1) != labels[:mine]).sum()
+    return torch.stack([loss.detach(), wrong, torch.full_like(wrong, mine)])
+
+
+def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Crops, flips and colour noise for this process' pictures, on its device; their labels and their rows."""
+    recipe, device = run.recipe, run.world.device
+    pictures, labels, rows = batch.pictures, batch.labels, batch.rows
+    if not len(labels):
+        pictures = torch.zeros(1, *pictures.shape[1:], dtype=pictures.dtype)
+        labels, rows = torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64)
+    if run.probes:
+        return pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True), rows
+    noisy = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
+    source = augment.generator(recipe.seed, epoch, run.position.step, CROPS)
+    border = run.preprocess.border if recipe.crops else 0
+    deviations = noisy * run.found.colour_std
+    whole = augment.draw(batch.size, border, recipe.flips, deviations, source, recipe.chunk)
+    draws, pictures = whole.take(rows, device), pictures.to(device, non_blocking=True)
+    if not recipe.crops:
+        draws.offsets.fill_(run.preprocess.low)
+    axes, resized = run.found.colour_axes.to(device) if noisy else None, recipe.crop_area < 1
+    images = None if resized else fast.augmented(pictures, draws, run.preprocess, axes, noisy, run.precision)
+    if images is None:
+        side = run.preprocess.input
+        if resized:
+            boxes = augment.draw_boxes(batch.size, run.preprocess.stored, recipe.crop_area, source)[rows]
+            crops = augment.crop_boxes(pictures, boxes.to(device, non_blocking=True), draws.mirror, side)
+        else:
+            crops = augment.crop_and_mirror(pictures, draws, side)
+        images = run.preprocess.subtract(crops)
+        if axes is not None:
+            images = augment.add_colour(images, draws, axes, noisy)
+        images = run.preprocess.divide(images)
+    return images, labels.to(device, non_blocking=True), rows
+
+
+def _log(run: Run, progress: Progress) -> None:
+    """Bring the recent steps' losses to the CPU, stop at one that is not finite, write their mean."""
+    if not run.recent:
+        return
+    position = run.position
+    sums = run.world.sum(torch.stack(run.recent).cpu().double())
+    run.recent.clear()
+    bad = (~torch.isfinite(sums[:, 0])).nonzero().flatten()
+    if len(bad):
+        step = position.step - len(sums) + int(bad[0]) + 1
+        kept = "nothing was saved after that, the last checkpoint is whole"
+        if not (run.folder / loading.STATE).exists():
+            kept = "there is no checkpoint yet"
+        raise Diverged(
+            f"the loss became {sums[bad[0], 0].item()} at step {step}; {kept}: train with a lower learning_rate, or "
+            "look for broken labels."
+        )
+    loss, wrong, seen = sums.sum(0).tolist()
+    position.loss += loss
+    position.wrong += wrong
+    position.seen += seen
+    loss, wrong = loss / max(1, seen), wrong / max(1, seen)
+    run.metrics.add(
+        "step", position.step, epoch=position.step / run.steps_per_epoch, loss=loss, top1_error=wrong,
+        learning_rate=run.rate, images_per_second=progress.rate,
+    )  # fmt: skip
+    progress.facts = {"loss": f"{loss:.3f}", "error": f"{100 * wrong:.1f} %"}
+
+
+def _end_epoch(run: Run, progress: Progress) -> None:
+    """Evaluate in the precision of training, note the epoch, save; the best weights are those of the lowest error."""
+    position = run.position
+    result = _measure(run, run.precision, quiet=True)
+    if result is None:
+        _stop(run, progress)
+    loss, wrong = position.loss / max(1, position.seen), position.wrong / max(1, position.seen)
+    better = result.top1_error < position.best
+    position.epochs, position.best = position.epochs + 1, min(position.best, result.top1_error)
+    position.learned = wrong
+    position.since = 0 if better else position.since + 1
+    position.loss = position.wrong = position.seen = 0.0
+    run.plateau.update(result.top1_error, run.recipe.patience)
+    run.metrics.add(
+        "epoch", position.step, epoch=position.epochs, train_loss=loss, train_top1_error=wrong, valid_loss=result.loss,
+        valid_top1_error=result.top1_error, valid_top5_error=result.top5_error, images=result.images,
+        learning_rate=run.rate, images_per_second=progress.rate,
+    )  # fmt: skip
+    if better or not run.probes:  # a probe's epoch takes less time than writing a whole network
+        save(run, better)
+    progress.say(
+        f"epoch {position.epochs}/{run.recipe.epochs}: loss {loss:.3f}, training error {100 * wrong:.1f} %, "
+        f"validation {result.words()}"
+    )
+    _warn_of_guessing(run, loss, progress)
+
+
+def _warn_of_guessing(run: Run, loss: float, progress: Progress) -> None:
+    """Say once that an epoch's training loss is that of guessing: of few classes any hard beginning is near it."""
+    classes, warm = len(run.data.classes), run.position.epochs > run.recipe.warmup
+    guess = math.log(classes)
+    if run.warned or classes < FEW or not warm or abs(loss - guess) >= 0.01 * guess:
+        return
+    run.warned = True
+    progress.say(
+        f"the loss has stayed at ln({classes}) = {guess:.3f}, which is guessing: usually the learning_rate is too "
+        "high or too low, the initial weights do not fit (spec: biases of 1 need sigma 0.03), or the labels do not "
+        "belong to the pictures"
+    )
+
+
+def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None:
+    """Evaluate the weights as they are; None where a signal came."""
+
+    def stopped() -> bool:
+        return run.stop.agreed(run.world.sum(torch.tensor(run.stop.counts())))
+
+    members, batch_size = [Member(*run.evaluated)], run.recipe.batch_size
+    return measure(members, [run.held_out], batch_size, run.world, precision, stopped=stopped, quiet=quiet)
+
+
+def _stop(run: Run, progress: Progress) -> NoReturn:
+    """Save where the run is and leave with the signal's exit status."""
+    _log(run, progress)
+    save(run)
+    raise Interrupted(
+        f"stopped at step {run.position.step}, saved in {run.folder}: go on with --resume", run.stop.status
+    )
+
+
+def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
+    """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
+    save(run)
+    kept = keep_best(run, say) if run.recipe.stop_after else None
+    result = _measure(run, torch.float32, quiet)
+    if result is None:
+        raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)
+    facts = {key: value for key, value in result.facts().items() if "seconds" not in key}
+    run.metrics.add("final", run.position.step, **facts)
+    if run.world.first:
+        from alexnet.training import plots
+
+        plots.save_curves(run.folder, kept)
+        plots.save_filters(run.model, run.folder)
+    say(f"{run.folder}: {run.position.step:,} steps, validation {result.words()} on {result.images:,} pictures")
+    if kept is None and (told := loading.better(run.folder, {"step": run.position.step})):
+        say(told)
+    return result

@@ -1,0 +1,133 @@
+"""The pictures of a run: learning curves and the filters of the first layer."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alexnet.base import metrics
+from alexnet.base.files import write_whole
+from alexnet.data.labels import printable
+from alexnet.engines.loading import METRICS
+from alexnet.networks.model import AlexNet
+
+NAMED, COUNTED = 40, 20  # classes whose names, whose counts fit into a confusion matrix
+PIXELS = 3  # of a confusion matrix' cell, at least
+
+
+def save_curves(folder: Path, kept: int | None = None) -> Path | None:
+    """curves.png from the run's metrics: loss by step, training and validation error by epoch; None without lines.
+
+    `kept` is the epoch whose weights the run has kept; without it, that of the lowest validation error is marked.
+    """
+    from matplotlib.figure import Figure
+
+    lines = metrics.read(folder / METRICS)
+    steps = [line for line in lines if line["kind"] == "step"]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    if not steps:
+        return None
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(
+        [s["epoch"] for s in steps],
+        [s["loss"] for s in steps],
+        color="0.75",
+        lw=0.8,
+        label="training, by step",
+    )
+    if epochs:
+        at = [e["epoch"] for e in epochs]
+        left.plot(at, [e["train_loss"] for e in epochs], color="C0", label="training")
+        left.plot(at, [e["valid_loss"] for e in epochs], color="C1", label="validation")
+        right.plot(at, [100 * e["train_top1_error"] for e in epochs], color="C0", label="training top-1")
+        right.plot(at, [100 * e["valid_top1_error"] for e in epochs], color="C1", label="validation top-1")
+        if epochs[-1]["valid_top5_error"] is not None:
+            right.plot(at, [100 * e["valid_top5_error"] for e in epochs], color="C1", ls=":", label="validation top-5")
+        best = metrics.best(folder / METRICS)
+        assert best is not None  # there are epochs
+        epoch, label = (best["epoch"], "lowest") if kept is None else (kept, "weights kept")
+        error = next(100 * e["valid_top1_error"] for e in epochs if e["epoch"] == epoch)
+        right.plot([epoch], [error], "o", color="C1", label=f"{label}: epoch {epoch}, {error:.2f} %")
+    else:
+        right.plot(
+            [s["epoch"] for s in steps],
+            [100 * s["top1_error"] for s in steps],
+            color="0.5",
+            label="training, by step",
+        )
+    left.set(xlabel="epoch", ylabel="loss (nats a picture)", title="Loss")
+    right.set(xlabel="epoch", ylabel="error (%)", title="Error")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    return _save(figure, folder / "curves.png")
+
+
+def save_filters(model: AlexNet, folder: Path) -> Path:
+    """filters.png: conv1's filters, all scaled together from their least to their greatest weight (paper Fig. 3)."""
+    from matplotlib.figure import Figure
+
+    weight = dict(model.named_parameters())["conv1.weight"]
+    sheet = filter_sheet(weight)
+    figure = Figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1] + 0.3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    count, channels, side, _ = weight.shape
+    axes.set_title(f"conv1: {count} filters, {side} x {side} x {channels}", fontsize=9)
+    axes.axis("off")
+    return _save(figure, folder / "filters.png")
+
+
+def confusion(matrix: np.ndarray, classes: list[str]) -> bytes:
+    """A confusion matrix (labels, answers) as a PNG: shares of each row as colours, names and counts where they fit."""
+    from matplotlib.figure import Figure
+
+    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    count = len(classes)
+    side = 2.5 + min(8.0, 0.32 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="answer", ylabel="class")
+    if count <= NAMED:
+        names = [printable(name) for name in classes]
+        short = [name if len(name) < 24 else name[:22] + "…" for name in names]
+        axes.set_xticks(range(count), short, rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(count), short, fontsize=8, parse_math=False)
+    if count <= COUNTED:
+        for y, x in np.argwhere(matrix):
+            colour = "white" if shares[y, x] > 0.5 else "black"
+            axes.text(x, y, f"{matrix[y, x]}", ha="center", va="center", fontsize=7, color=colour)
+    file = io.BytesIO()
+    with warnings.catch_warnings():  # a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(file, format="png", dpi=max(110, PIXELS * count / min(8.0, 0.32 * count)))
+    return file.getvalue()
+
+
+def filter_sheet(weight: torch.Tensor) -> np.ndarray:
+    """Weights (F, C, k, k) as rows of filters, values 0 to 1: (h, w, 3) for C = 3, else their mean (h, w)."""
+    filters = weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    if filters.shape[-1] != 3:
+        filters = filters.mean(-1, keepdims=True)
+    low, high = filters.min(), filters.max()
+    filters = (filters - low) / (high - low if high > low else 1)
+    count, side, _, channels = filters.shape
+    across = 16 if count > 32 else 8
+    rows = -(-count // across)
+    sheet = np.ones((rows * (side + 1) + 1, across * (side + 1) + 1, channels), np.float32)
+    for number, one in enumerate(filters):
+        y, x = (number // across) * (side + 1) + 1, (number % across) * (side + 1) + 1
+        sheet[y : y + side, x : x + side] = one
+    return sheet if channels == 3 else sheet[..., 0]
+
+
+def _save(figure, path: Path) -> Path:
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130))
+    return path

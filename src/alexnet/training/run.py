@@ -1,0 +1,345 @@
+"""A run: what the training loop works on, opened or begun anew, prepared, and saved so that it can go on exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from alexnet.base.device import choose_precision, describe, make_deterministic
+from alexnet.base.distributed import World
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import clear_parts, write_whole
+from alexnet.base.metrics import Metrics
+from alexnet.base.progress import Progress
+from alexnet.base.signals import StopRequest
+from alexnet.data import labels
+from alexnet.data.dataset import some
+from alexnet.data.held_out import counts, digest, divided, recipe_held_out
+from alexnet.data.labels import printable
+from alexnet.data.layouts.registry import Data, find
+from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, statistics, steps
+from alexnet.data.pictures import Square
+from alexnet.data.preprocess import Preprocess, check_sizes
+from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
+from alexnet.engines import loading
+from alexnet.networks import fast
+from alexnet.networks.model import AlexNet, seeded_build
+from alexnet.networks.variants import variant as find_variant
+from alexnet.training import optimizer
+from alexnet.training import recipe as recipes
+from alexnet.training.captured import Captured, Update
+from alexnet.training.finetuning import begin, class_weights
+from alexnet.training.probing import FeatureRows, Tail
+from alexnet.training.recipe import Recipe
+
+Say = Callable[[str], object]
+
+
+@dataclass
+class Position:
+    """Where a run is; with weights and momenta all that it needs to go on."""
+
+    step: int = 0  # updates made
+    epochs: int = 0  # epochs trained and evaluated
+    best: float = math.inf  # lowest validation error so far, a fraction
+    loss: float = 0.0  # of this epoch so far, summed over its pictures
+    wrong: float = 0.0
+    seen: float = 0.0
+    since: int = 0  # epochs since the lowest validation error
+    learned: float = math.inf  # training error of the last whole epoch, a fraction
+
+
+@dataclass
+class Run:
+    """Everything that the loop uses. `recent` holds (loss, wrong, pictures) of the steps since the last log line."""
+
+    folder: Path
+    recipe: Recipe
+    world: World
+    stop: StopRequest
+    data: Data
+    pictures: Pictures
+    held_out: Pictures
+    found: Statistics
+    preprocess: Preprocess
+    model: AlexNet
+    net: nn.Module  # the model as it is called: compiled, and wrapped for several processes
+    update: torch.optim.Optimizer
+    rule: optimizer.Rule | Update  # that makes its steps
+    precision: torch.dtype
+    position: Position
+    plateau: optimizer.Plateau
+    metrics: Metrics
+    recent: list[Tensor] = field(default_factory=list)
+    control: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))  # of the step, all processes
+    rate: float = 0.0  # learning rate of the last layer's weights
+    class_weights: Tensor | None = None  # of the loss
+    captured: Captured | None = None  # launches a step as a whole, where that can be done
+    warned: bool = False  # that the loss is that of guessing
+    digest: str = ""  # of the data
+
+    @property
+    def probes(self) -> bool:
+        """Whether the last layer is trained alone, on features."""
+        return isinstance(self.pictures, FeatureRows)
+
+    @property
+    def evaluated(self) -> tuple[nn.Module, Preprocess]:
+        """What is evaluated, and the preprocessing that it needs."""
+        if isinstance(self.pictures, FeatureRows):
+            return self.net, self.pictures.as_they_are
+        return self.model, self.preprocess
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps(len(self.pictures), self.recipe.batch_size)
+
+    @property
+    def last_step(self) -> int:
+        whole = self.steps_per_epoch * self.recipe.epochs
+        return min(whole, self.recipe.max_steps or whole)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the validation error has stalled for as long as ends the run before its last epoch."""
+        stopped = bool(self.recipe.stop_after) and self.position.since >= self.recipe.stop_after
+        return stopped or (self.recipe.schedule == "plateau" and self.plateau.over)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the training error is down to where the recipe ends."""
+        return self.recipe.stop_error > 0 and self.position.learned <= self.recipe.stop_error
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is made and every whole epoch evaluated."""
+        evaluated = self.position.epochs >= self.position.step // self.steps_per_epoch
+        return self.stalled or self.learned or (self.position.step >= self.last_step and evaluated)
+
+    def images(self, step: int) -> int:
+        """Pictures in the first `step` steps."""
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        return epochs * len(self.pictures) + rest * self.recipe.batch_size
+
+
+def open_run(
+    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, world: World, say: Say
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
+    held = [name for name in (*loading.NAMES,) if (folder / name).exists()]
+    if printable(str(folder)) != str(folder):  # safetensors opens no other
+        raise AlexNetError(f"--out {printable(str(folder))} is not plain text in UTF-8; give another name.")
+    if folder.exists() and not folder.is_dir():
+        raise AlexNetError(f"--out {folder} is a file; give a folder, new or empty.")
+    if held and not resume:
+        raise AlexNetError(
+            f"--out {folder} already holds a run ({', '.join(held)}); add --resume to go on, or give another folder."
+        )
+    file = folder / loading.RECIPE
+    state = loading.read_state(folder / loading.STATE) if (folder / loading.STATE).exists() else None
+    recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
+    if recorded is not None:
+        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
+    else:
+        chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
+        chosen = recipes.override(chosen, recipes.parse_sets(sets))
+        if chosen.rate_below != 1 and not chosen.weights:
+            raise AlexNetError(
+                f"the recipe trains the layers below the last at {chosen.rate_below:g} of its rate, which needs a "
+                "trained network, and none was given: use alexnet finetune MODEL DATA, or add --set weights=MODEL."
+            )
+        if resume:
+            say(f"{folder} holds no run yet: starting anew")
+    if state is None and recorded is not None:
+        say(f"{folder} holds a run that stopped before its first checkpoint: starting it anew")
+    world.barrier()  # every process has looked before the first one writes
+    return chosen, state
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Make the run's folder and note the resolved recipe in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AlexNetError(
+            f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
+        ) from None
+    clear_parts(folder)
+    write_whole(folder / loading.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
+
+
+def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) -> Recipe:
+    """The recorded recipe with what may change; any other difference is an error that names it."""
+    asked = recorded
+    if recipe is not None:
+        asked = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
+    values = recipes.parse_sets(sets)
+    asked = recipes.override(asked, values)
+    given = asdict(asked)
+    for key, value in asdict(recorded).items():
+        if key not in recipes.FREE_ON_RESUME and given[key] != value:
+            raise AlexNetError(
+                f"--resume: the run was started with {key} = {value}, now {key} = {given[key]} was given; leave "
+                "it out, or start another run."
+            )
+    free = recipes.FREE_ON_RESUME & (set(values) if recipe is None else set(given))
+    return recipes.override(recorded, {key: given[key] for key in free})
+
+
+def prepare(
+    folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, world: World, say: Say, quiet: bool,
+) -> Run:  # fmt: skip
+    """Data, statistics, network and optimiser, new or as they were when the run stopped."""
+    found_data = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
+    say(found_data.summary())
+    if recipe.deterministic:
+        make_deterministic()
+    precision, why = choose_precision(world.device, recipe.precision)
+    say(f"training {recipe.variant} on {describe(world.device)} in {str(precision)[6:]}: {why}")
+    say(fast.choose(world.device, recipe.compile))
+    plan = find_variant(recipe.variant)
+    classes, preprocess = len(found_data.classes), None
+    if recipe.weights and state is None:
+        model, preprocess = begin(recipe, classes)
+    else:
+        side = recipe.input or plan.input
+        model = seeded_build(recipe.seed, recipe.variant, classes, recipe.channels, side, recipes.changes(recipe))
+    if state is not None:
+        preprocess = Preprocess.from_facts(state["preprocess"], state["mean"])
+    side = model.input
+    usual = round(side * plan.stored / plan.input) if recipe.adapt else plan.stored
+    stored = preprocess.stored if preprocess else recipe.stored or usual
+    check_sizes(stored, side)
+    how = preprocess.square if state is not None and preprocess else square(recipe, found_data, say)
+    squared = Square.of(how, side)
+    pictures, held_out = (
+        Pictures(found_data.split(name), stored, recipe.channels, recipe.workers, squared)
+        for name in ("train", "valid")
+    )
+    for note in pictures.notes(recipe.neighbours):
+        say(note)
+    position, plateau = Position(), optimizer.Plateau()
+    if state is not None:
+        _check_same_data(state, found_data)
+    if world.first:  # nothing is written before data and recipe have proved to fit, nor after the first long work
+        _claim(folder, recipe)
+    if state is None:
+        with Progress("mean image", min(len(pictures), STATISTICS_LIMIT), quiet=quiet) as progress:
+            found = statistics(pictures, world, progress.update)
+        if preprocess is not None:
+            found = replace(found, mean=preprocess.mean)
+        if labels.are_imagenet(found_data.classes) and recipe.channels == 3:  # the published colours, not an estimate
+            found = replace(found, colour_std=torch.tensor(IMAGENET_STD), colour_axes=torch.tensor(IMAGENET_AXES))
+    else:
+        found = Statistics(state["mean"], state["colour_std"], state["colour_axes"])
+        position, plateau = Position(**state["position"]), optimizer.Plateau(**state["plateau"])
+        model.load_state_dict(state["model"])
+        say(f"going on at step {position.step:,}, epoch {position.epochs + 1}")
+    model = model.to(world.device).to(memory_format=torch.channels_last).train()
+    if preprocess is None:
+        order = "L" if recipe.channels == 1 else "RGB"
+        preprocess = Preprocess(stored, side, order, (plan.pixel_scale,), found.mean)
+    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=how)
+    trained: nn.Module = model
+    if recipe.weights and not recipe.rate_below:
+        trained = Tail(model)
+        pictures, held_out = (
+            FeatureRows(p, model, trained.below, preprocess, folder, quiet) for p in (pictures, held_out)
+        )
+    net = world.wrap(cast(nn.Module, torch.compile(trained)) if recipe.compile else trained)
+    update = optimizer.build(model, recipe)
+    if state is not None:
+        update.load_state_dict(state["optimizer"])
+    weights = class_weights(pictures.split.labels, classes).to(world.device) if recipe.class_weights else None
+    rates = {group["name"]: group["lr"] for group in update.param_groups}
+    alone = world.size == 1 and not recipe.compile and trained is model
+    return Run(
+        folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
+        net, update, fast.rule(update, world.device) or optimizer.Rule(update), precision, position, plateau,
+        Metrics(folder / loading.METRICS, position.step, write=world.first),
+        rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
+        captured=fast.captured(world.device, say) if alone else None,
+    )  # fmt: skip
+
+
+def square(recipe: Recipe, data: Data, say: Say) -> str:
+    """How the pictures become squares; those of DATA that are squares already stay as they became it."""
+    if not data.square:
+        return "crop" if recipe.square == "auto" else recipe.square
+    if recipe.square not in ("auto", data.square):
+        say(
+            f"DATA's pictures became squares by {data.square}, not by {recipe.square}: the network is trained on them "
+            f"as they are, and the pictures that it is asked about will become squares by {data.square}"
+        )
+    return data.square
+
+
+def _check_same_data(state: dict[str, Any], data: Data) -> None:
+    """Refuse other data than the run was started with, and name what differs; old states know fewer of its facts."""
+    classes, images = state["classes"], len(data.split("train"))
+    differs = []
+    if added := sorted(set(data.classes) - set(classes)):
+        differs.append(f"has classes more ({some(added)})")
+    if gone := sorted(set(classes) - set(data.classes)):
+        differs.append(f"lacks classes ({some(gone)})")
+    if not differs and classes != data.classes:
+        differs.append("has the classes in another order")
+    if not differs and "counts" in state:
+        now = counts(data)
+        for split in sorted(now.keys() | state["counts"].keys()):
+            was, there = state["counts"].get(split, [0] * len(classes)), now.get(split, [0] * len(classes))
+            others = [f"{c}: {a:,}, now {b:,}" for c, a, b in zip(classes, was, there, strict=True) if a != b]
+            if others:
+                differs.append(f"has other numbers of pictures in {split} ({some(others)})")
+    if not differs and state.get("digest", "") not in ("", digest(data)):
+        differs.append("has as many pictures of each class, but other files or in another order")
+    if differs or state["images"] != images:
+        raise AlexNetError(
+            f"--resume: the run was trained on {state['images']:,} pictures of {len(classes)} classes, DATA "
+            f"{data.path} has {images:,} of {len(data.classes)}"
+            f"{': it ' + ' and '.join(differs) if differs else ''}; give the data that it was started with."
+        )
+
+
+def save(run: Run, best: bool = False) -> None:
+    """Best weights, last weights, then the state, which alone decides where a resumed run goes on."""
+    if not run.world.first:
+        return
+    origin = f"trained on {run.data.path}, {run.position.step:,} steps"
+    trained = {"step": run.position.step, "digest": run.digest, **asdict(recipe_held_out(run.recipe))}
+    weights = loading.weights_bytes(run.model, run.preprocess, run.data.classes, origin, trained)
+    for name in [loading.BEST] * best + [loading.LAST]:
+        write_whole(run.folder / name, lambda file: file.write(weights))
+    state = {
+        "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
+        "model": run.model.state_dict(), "optimizer": run.update.state_dict(),
+        "mean": run.found.mean, "colour_std": run.found.colour_std, "colour_axes": run.found.colour_axes,
+        "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
+        "counts": counts(run.data), "digest": run.digest,
+        "recipe": recipes.to_toml(run.recipe),
+    }  # fmt: skip
+    loading.write_state(run.folder / loading.STATE, state)
+
+
+def keep_best(run: Run, say: Say) -> int | None:
+    """Make the run's last weights those of its lowest validation error; its state stays, so that it can go on.
+
+    Gives that epoch, or None where they are already.
+    """
+    run.world.barrier()  # the first process has written them
+    best = run.folder / loading.BEST
+    if not run.position.since or not best.exists():
+        return None
+    run.model.load_state_dict(loading.load(best).model.state_dict())
+    if run.world.first:
+        contents = best.read_bytes()
+        write_whole(run.folder / loading.LAST, lambda file: file.write(contents))
+    epoch = run.position.epochs - run.position.since
+    say(f"the weights are those of epoch {epoch}, whose validation error is lowest")
+    return epoch
