@@ -31,12 +31,12 @@ from alexnet.base.device import describe
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
-from alexnet.engines.loading import Classifier
 from alexnet.inference.evaluation import Member, log_probabilities
 from alexnet.inference.feature_files import write_features
 from alexnet.inference.prediction import stream, write_table
 from alexnet.networks.model import seeded_build
 from alexnet.networks.variants import variant
+from alexnet.weights.classifier import Classifier
 
 BATCH = 64
 

@@ -28,10 +28,9 @@ from everyday import classifier, processor
 
 from alexnet.base.device import choose_precision
 from alexnet.engines import base, choosing, onnx, openvino
-from alexnet.engines.base import Engine
-from alexnet.engines.loading import Classifier, weights_of
 from alexnet.inference.latency import Realtime
 from alexnet.networks import fast
+from alexnet.weights.classifier import Classifier, Engine, weights_of
 from alexnet.weights.onnx_writer import to_bytes
 
 BATCH, TURN = 64, 10  # pictures in a batch; single pictures in a turn

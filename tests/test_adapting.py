@@ -15,7 +15,7 @@ from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import layer_facts, sizes
 from alexnet.networks.variants import VARIANTS, Local
 from alexnet.training import recipe
-from alexnet.training.finetuning import _adapt_first_flat
+from alexnet.training.starting import _adapt_first_flat
 from conftest import TINY
 from narrow import narrow
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import alexnet as package
-from alexnet.engines import loading
+from alexnet.base import run_files
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import loop
 from alexnet.training import recipe as recipes
@@ -59,7 +59,7 @@ def test_best_and_last_are_the_runs_two_files_for_every_command(alexnet, runs, t
     picture = tmp_path / "a.png"
     coloured("red", 77).save(picture)
     weights = {
-        name: loading.load(run / file) for name, file in (("best", "best.safetensors"), ("last", "model.safetensors"))
+        name: alexnet.load(run / file) for name, file in (("best", "best.safetensors"), ("last", "model.safetensors"))
     }
     assert not torch.equal(weights["best"].model.fc8.weight, weights["last"].model.fc8.weight)
     for name, one in weights.items():
@@ -77,7 +77,7 @@ def test_best_and_last_are_the_runs_two_files_for_every_command(alexnet, runs, t
         alexnet("train", data, "--out", tmp_path / f"t{name}", "--recipe", "finetune", "--set", f"weights={run}",
                 "variant=alexnet32", *words[1:])  # fmt: skip
         for made in (tmp_path / f"f{name}", tmp_path / f"t{name}"):
-            text = (made / loading.RECIPE).read_text()
+            text = (made / run_files.RECIPE).read_text()
             assert recipes.from_toml(text, "").weights == str(
                 run / f"{'best' if name == 'best' else 'model'}.safetensors"
             )
@@ -86,7 +86,7 @@ def test_best_and_last_are_the_runs_two_files_for_every_command(alexnet, runs, t
 def test_an_ensemble_takes_the_best_of_each_and_numbers_beside(alexnet, runs):
     words = ["evaluate", runs / "last", runs / "kept", runs / "data", "--weights", "best", "--weights", "0.25,0.75"]
     facts = json.loads(alexnet(*words, "--json")[1].splitlines()[-1])
-    files = [runs / name / loading.BEST for name in ("last", "kept")]
+    files = [runs / name / run_files.BEST for name in ("last", "kept")]
     expected = package.evaluate(files, runs / "data", device="cpu", weights=[0.25, 0.75])
     assert facts["loss"] == pytest.approx(expected.loss)
 

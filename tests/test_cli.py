@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import alexnet as package
+from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.cli import commands
-from alexnet.engines import loading
 from alexnet.training import recipe
+from alexnet.weights import classifier
 from conftest import COLOURS, TINY, coloured, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)
@@ -92,7 +93,7 @@ def given(alexnet, monkeypatch):
         raise AlexNetError("called")
 
     monkeypatch.setattr("alexnet.training.loop.train", called)
-    monkeypatch.setattr("alexnet.training.finetuning.finetune", called)
+    monkeypatch.setattr("alexnet.training.loop.finetuning.finetune", called)
 
     def call(*words):
         calls.clear()
@@ -321,7 +322,7 @@ def test_evaluation_refusals(refused, folders, tiny_run, tmp_path):
 def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders, tiny_run, tmp_path):
     from safetensors.torch import save_file
 
-    whole = (tiny_run / loading.LAST).read_bytes()
+    whole = (tiny_run / run_files.LAST).read_bytes()
     file = tmp_path / "m.safetensors"
     for contents in (whole[: len(whole) // 2], whole[:50], b"", b"\x80\x04 a pickle"):
         file.write_bytes(contents)
@@ -330,7 +331,7 @@ def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders
     assert "holds no network that is called as torchvision's alexnet" in refused("evaluate", file, folders)
     model = package.load(tiny_run)
     model.classes.append("one more")
-    file.write_bytes(loading.weights_bytes(model.model, model.preprocess, model.classes, ""))
+    file.write_bytes(classifier.weights_bytes(model.model, model.preprocess, model.classes, ""))
     assert "fc8.weight of shape (3, 1024); alexnet32 with 4 classes has" in refused("evaluate", file, folders)
 
 

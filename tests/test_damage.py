@@ -32,11 +32,11 @@ import caffe_file
 import convnet_file
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import built
 from alexnet.networks.model import AlexNet, initialise
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import formats, native, onnx_writer, state
 from alexnet.weights.base import Weights
+from alexnet.weights.classifier import built
 from narrow import narrow
 
 TRIES = int(os.environ.get("DAMAGE", "25"))

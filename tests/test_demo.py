@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from alexnet.base import run_files
 from alexnet.cli import demo
-from alexnet.engines import loading
 from alexnet.training.loop import train
 
 
@@ -28,7 +28,7 @@ def test_the_demo_reads_held_out_digits_and_leaves_its_run(alexnet, tmp_path, mo
     photographs = out[out.index("scikit-learn's two photographs") :]
     assert all(f"\n  {name}.jpg\n" in photographs for name in ("china", "flower"))
     assert len(re.findall(r"^ +[\d.]+ %  [A-Za-z]", photographs, re.MULTILINE)) == 10
-    for name in (loading.LAST, loading.METRICS, "curves.png", "filters.png"):
+    for name in (run_files.LAST, run_files.METRICS, "curves.png", "filters.png"):
         assert (tmp_path / "runs" / "demo" / name).stat().st_size > 1000
 
 

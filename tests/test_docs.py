@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.base import run_files
 from alexnet.cli import commands
-from alexnet.engines import choosing, loading
+from alexnet.engines import choosing
 from alexnet.inference.info import describe
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import recipe
@@ -55,7 +56,7 @@ def place(tmp_path_factory) -> Path:
         (root / name).parent.mkdir(exist_ok=True)
         coloured("red", len(name), (150, 120)).save(root / name)
     (root / "RUN").mkdir()
-    shutil.copy(ROOT / "src/alexnet/weights/tiny.safetensors", root / "RUN" / loading.LAST)
+    shutil.copy(ROOT / "src/alexnet/weights/tiny.safetensors", root / "RUN" / run_files.LAST)
     return root
 
 

@@ -19,11 +19,11 @@ from alexnet.base.errors import AlexNetError
 from alexnet.cli import run
 from alexnet.data.layouts.registry import Data, find
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import Classifier
 from alexnet.inference.confusion import Tally
 from alexnet.inference.ensemble import fit_weights, search
 from alexnet.inference.evaluation import count
 from alexnet.networks.model import seeded_build
+from alexnet.weights.classifier import Classifier
 
 pytestmark = pytest.mark.device
 
@@ -309,12 +309,12 @@ def test_fitted_weights_are_those_of_the_written_out_search(classes, places):
 
 def test_fitting_weights_is_a_part_of_evaluation(untrained, data, tmp_path, capsys):
     from alexnet.base.files import write_whole
-    from alexnet.engines import loading
+    from alexnet.weights import classifier
 
     files = []
     for number in range(2):
         model = seeded_build(number, "alexnet32", 10, 1, 28)
-        contents = loading.weights_bytes(model, untrained.preprocess, untrained.classes, "made for a test")
+        contents = classifier.weights_bytes(model, untrained.preprocess, untrained.classes, "made for a test")
         files.append(str(tmp_path / f"{number}.safetensors"))
         write_whole(tmp_path / f"{number}.safetensors", lambda out, contents=contents: out.write(contents))
     expected = fit_weights(files, data)

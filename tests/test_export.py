@@ -20,12 +20,13 @@ import alexnet as package
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines import base, choosing
-from alexnet.engines.loading import Classifier
 from alexnet.inference import exporting
+from alexnet.inference.conversion import compare
 from alexnet.inference.evaluation import Member, log_probabilities
 from alexnet.networks.model import seeded_build
 from alexnet.networks.variants import VARIANTS
-from alexnet.weights.conversion import compare
+from alexnet.weights import classifier as classifier_
+from alexnet.weights.classifier import Classifier
 from conftest import coloured, needs
 from narrow import narrow
 
@@ -145,7 +146,7 @@ def test_smaller_weights_make_smaller_files_and_nearly_the_same_answers(
 
 
 def test_the_share_of_pictures_with_the_same_class_is_counted(tmp_path, tiny_run, folders, monkeypatch):
-    turned = base.Engine(
+    turned = classifier_.Engine(
         "turned", package.load(tiny_run).preprocess, lambda p, o: np.eye(3, dtype="f4")[p[:, 0, 0] % 3]
     )
     monkeypatch.setattr(exporting.onnx, "start", lambda *given: turned)
@@ -188,7 +189,7 @@ def test_engines_see_every_crop_with_the_mean_of_the_central_one(made):
     by_key = {one.preprocess.key: pictures}
     with torch.no_grad():
         right = log_probabilities([Member(one.model, one.preprocess)], [1.0], by_key, 10).exp()
-    from alexnet.engines import attach
+    from alexnet.engines.loading import attach
 
     member = Member(one.model, one.preprocess, engine=attach(one, "onnx").engine)
     assert (log_probabilities([member], [1.0], by_key, 10).exp() - right).abs().max() < FAR
@@ -208,12 +209,12 @@ def test_auto_takes_the_fastest_whose_answers_are_near_and_says_why(tiny_run, fo
     now = [0.0]
     monkeypatch.setattr(choosing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def late(seconds: float, factor: float) -> base.Engine:
+    def late(seconds: float, factor: float) -> classifier_.Engine:
         def run(pictures, output):
             now[0] += seconds
             return torch_itself.run(pictures, output) * np.float32(factor)
 
-        return base.Engine(f"late by {seconds}", one.preprocess, run)
+        return classifier_.Engine(f"late by {seconds}", one.preprocess, run)
 
     engines = {
         ("torch", base.FLOAT32): late(0.05, 1.0),

@@ -14,6 +14,7 @@ from torch import nn
 
 from alexnet.base.metrics import read
 from alexnet.data import augment, augment_fast
+from alexnet.data import augment_fast as augment_fast_
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
 from alexnet.networks.fast import blocks, compiler
@@ -169,11 +170,11 @@ def test_augmentation_in_one_pass_is_the_plain_functions_bit_for_bit(channels, n
         plain = preprocess.divide(augment.add_colour(plain, draws, axes, 0.2) if noisy else plain)
         for layout in (torch.contiguous_format, torch.channels_last):
             stored = pictures.contiguous(memory_format=layout)
-            got = fast.augmented(stored, draws, preprocess, axes if noisy else None, 0.2)
+            got = augment_fast_.augmented(stored, draws, preprocess, axes if noisy else None, 0.2)
             assert torch.equal(got, plain)
             assert got.is_contiguous(memory_format=torch.channels_last)
     with fast.plain():
-        assert fast.augmented(pictures, draws, preprocess, None) is None
+        assert augment_fast_.augmented(pictures, draws, preprocess, None) is None
 
 
 # -- the choice ----------------------------------------------------------------------------------------------------

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from alexnet.base import files
+from alexnet.base import files, run_files
 from alexnet.base.errors import CannotWrite
 from alexnet.base.metrics import read
-from alexnet.engines import loading
 
 SMALL = ["variant=cifar10_18", "epochs=2", "batch_size=16", "log_every=1", "precision=float32", "workers=1"]
 
@@ -91,18 +90,20 @@ def test_training_on_a_disk_that_fills_up_keeps_its_checkpoint_and_goes_on_when_
     part = tmp_path / "part"
     assert alexnet("train", folders, "--out", part, "--set", *SMALL, "epochs=3", "max_steps=6")[0] == 0
     before = contents(part)
-    sizes = {name: len(before[name]) for name in (loading.LAST, loading.STATE)}
-    assert sizes[loading.LAST] < sizes[loading.STATE]
-    for size in (2000, sizes[loading.LAST] - 1, sizes[loading.LAST] + 1, sizes[loading.STATE] - 1):
+    sizes = {name: len(before[name]) for name in (run_files.LAST, run_files.STATE)}
+    assert sizes[run_files.LAST] < sizes[run_files.STATE]
+    for size in (2000, sizes[run_files.LAST] - 1, sizes[run_files.LAST] + 1, sizes[run_files.STATE] - 1):
         with no_file_beyond(size):
             said = refused("train", folders, "--out", part, "--resume", "--set", "max_steps=0")
         assert "(File too large); what was saved before is whole: free space, then go on with --resume." in said
         assert not [name for name in contents(part) if name.endswith(".part")]
-        load_file(part / loading.LAST)
-        assert contents(part)[loading.STATE] == before[loading.STATE]
+        load_file(part / run_files.LAST)
+        assert contents(part)[run_files.STATE] == before[run_files.STATE]
     assert alexnet("train", folders, "--out", part, "--resume", "--set", "max_steps=0")[0] == 0
-    assert contents(part)[loading.LAST] == whole[loading.LAST]
-    lines = [[x for x in read(folder / loading.METRICS) if x["kind"] == "step"] for folder in (part, tmp_path / "run")]
+    assert contents(part)[run_files.LAST] == whole[run_files.LAST]
+    lines = [
+        [x for x in read(folder / run_files.METRICS) if x["kind"] == "step"] for folder in (part, tmp_path / "run")
+    ]
     assert [x["loss"] for x in lines[0]] == [x["loss"] for x in lines[1]]
 
 
@@ -110,13 +111,13 @@ def test_a_folder_that_loses_its_permission_in_mid_run_is_one_sentence(refused, 
     real = os.replace
 
     def replace(source, target):
-        if Path(target).name == loading.STATE:
+        if Path(target).name == run_files.STATE:
             raise PermissionError(13, "Permission denied", str(target))
         return real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
     said = refused("train", folders, "--out", tmp_path / "run", "--set", *SMALL)
-    assert f"cannot write {tmp_path / 'run' / loading.STATE} (Permission denied); what was saved before" in said
+    assert f"cannot write {tmp_path / 'run' / run_files.STATE} (Permission denied); what was saved before" in said
 
 
 def test_several_files_are_put_in_their_places_together_or_not_at_all(tmp_path):
@@ -148,6 +149,6 @@ def test_an_error_that_is_not_of_the_disk_stays_what_it_is(tmp_path):
 def test_what_a_killed_run_left_half_written_is_removed_when_it_goes_on(alexnet, folders, tmp_path):
     out = tmp_path / "run"
     assert alexnet("train", folders, "--out", out, "--set", *SMALL, "max_steps=1")[0] == 0
-    (out / f".{loading.STATE}.4711.part").write_bytes(b"half")
+    (out / f".{run_files.STATE}.4711.part").write_bytes(b"half")
     assert alexnet("train", folders, "--out", out, "--resume")[0] == 0
     assert not list(out.glob(".*.part"))

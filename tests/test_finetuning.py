@@ -15,11 +15,11 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import alexnet as package
+from alexnet.base import run_files
 from alexnet.base.metrics import read
 from alexnet.data.layouts.registry import find
-from alexnet.engines import loading
 from alexnet.networks.model import seeded_build
-from alexnet.training import finetuning, optimizer, report
+from alexnet.training import finetuning, optimizer, report, starting
 from alexnet.training import recipe as recipes
 from conftest import COLOURS, coloured
 
@@ -95,7 +95,7 @@ def test_a_probe_moves_the_last_layer_alone_and_is_as_good_as_logistic_regressio
     judge = LogisticRegression(max_iter=1000, class_weight="balanced").fit(*rows["train"])
     mine = package.evaluate(run, two, split="train")
     assert mine.top1_error <= 1 - judge.score(*rows["train"]) + 1 / 29
-    said = read(run / loading.METRICS)
+    said = read(run / run_files.METRICS)
     assert said[-1]["top1_error"] == package.evaluate(run, two).top1_error
     assert said[-1]["loss"] == pytest.approx(package.evaluate(run, two).loss, rel=1e-4)
 
@@ -128,19 +128,19 @@ def test_early_stopping_ends_the_run_with_its_best_weights(tiny_run, two, tmp_pa
     sets = [*SETS, "epochs=30", "stop_after=3", "learning_rate=0.02", "rate_below=1", "flips=false", "seed=2"]
     said: list[str] = []
     result = package.finetune(tiny_run, two, tmp_path / "run", "finetune", sets, say=said.append)
-    epochs = [line for line in read(tmp_path / "run" / loading.METRICS) if line["kind"] == "epoch"]
+    epochs = [line for line in read(tmp_path / "run" / run_files.METRICS) if line["kind"] == "epoch"]
     errors = [line["valid_top1_error"] for line in epochs]
     best = errors.index(min(errors))
     assert result.epochs == len(errors) == best + 4 < 30
     assert result.top1_error == min(errors)
     assert "the validation error has stalled for 3 epochs: done" in said
     assert f"the weights are those of epoch {best + 1}, whose validation error is lowest" in said
-    assert (tmp_path / "run" / loading.LAST).read_bytes() == (tmp_path / "run" / loading.BEST).read_bytes()
+    assert (tmp_path / "run" / run_files.LAST).read_bytes() == (tmp_path / "run" / run_files.BEST).read_bytes()
 
 
 def test_class_weights_make_every_class_count_as_much():
     labels = np.array([0] * 6 + [1] * 3 + [3])
-    weights = finetuning.class_weights(labels, 4)
+    weights = starting.class_weights(labels, 4)
     sums = [float(weights[labels[labels == c]].sum()) for c in (0, 1, 3)]
     assert sums == pytest.approx([2.5] * 3)
     logits = torch.randn(10, 4, dtype=torch.float64)
@@ -152,7 +152,7 @@ def test_class_weights_make_every_class_count_as_much():
 
 def test_one_channel_gives_of_gray_what_three_gave(tiny_run, two):
     gray = recipes.override(finetuning.recipe_for(str(tiny_run), "finetune"), {"channels": 1})
-    model, preprocess = finetuning.begin(gray, 2)
+    model, preprocess = starting.begin(gray, 2)
     one = package.load(tiny_run)
     one.preprocess.mean[:] = one.preprocess.mean.mean(0, keepdim=True)  # gray is only the same with a gray mean
     picture = coloured("blue", 3).convert("L")
@@ -164,11 +164,11 @@ def test_one_channel_gives_of_gray_what_three_gave(tiny_run, two):
 
 def test_more_channels_share_the_weights_of_the_old_ones():
     weight = torch.randn(8, 3, 5, 5)
-    seven = finetuning.adapt_channels(weight, 7)
+    seven = starting.adapt_channels(weight, 7)
     assert seven.shape == (8, 7, 5, 5)
     for old, new in ((0, [0, 3, 6]), (1, [1, 4]), (2, [2, 5])):
         torch.testing.assert_close(seven[:, new].sum(1), weight[:, old])
-    torch.testing.assert_close(finetuning.adapt_channels(weight, 3), weight)
+    torch.testing.assert_close(starting.adapt_channels(weight, 3), weight)
 
 
 def test_finetune_with_gray_pictures(alexnet, tiny_run, two, tmp_path):

@@ -19,13 +19,13 @@ from alexnet.base.hints import Hints
 from alexnet.cli import run
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import built
+from alexnet.inference.conversion import compare, convert
 from alexnet.networks import variants
 from alexnet.networks.model import AlexNet, initialise
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import formats
 from alexnet.weights.base import Weights
-from alexnet.weights.conversion import compare, convert
+from alexnet.weights.classifier import built
 from conftest import coloured, encoded
 
 onnx = pytest.importorskip("onnx")

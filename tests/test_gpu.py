@@ -16,7 +16,7 @@ from torch import nn
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.metrics import read
-from alexnet.data import augment
+from alexnet.data import augment, augment_fast
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
 from alexnet.networks.fast import gpu
@@ -239,7 +239,7 @@ def test_augmentation_in_one_pass_is_the_plain_functions(dtype, channels, noise)
     if noise:
         wanted = augment.add_colour(wanted, draws, axes, noise)
     wanted = preprocess.divide(wanted)
-    got = fast.augmented(pictures, draws, preprocess, axes if noise else None, noise, dtype)
+    got = augment_fast.augmented(pictures, draws, preprocess, axes if noise else None, noise, dtype)
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), wanted, rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-6)
 

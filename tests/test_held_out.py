@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from alexnet import evaluate, export
+from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.data.dataset import Data, Split
 from alexnet.data.held_out import HeldOut, as_trained, digest, divided
 from alexnet.data.layouts.registry import find
 from alexnet.engines import loading
 from alexnet.networks.variants import VARIANTS
+from alexnet.training import checkpoint
 from alexnet.training.loop import train
 from conftest import TINY, coloured, write_folders
 from narrow import narrow
@@ -147,8 +149,8 @@ def small(tmp_path_factory):
 
 def test_evaluate_takes_the_pictures_that_the_run_held_out(alexnet, small, tmp_path):
     held = divided(find(small / "data"), HeldOut(0.4))
-    final = json.loads((small / "run" / loading.METRICS).read_text().splitlines()[-1])
-    copy = shutil.copy(small / "run" / loading.LAST, tmp_path / "other.safetensors")
+    final = json.loads((small / "run" / run_files.METRICS).read_text().splitlines()[-1])
+    copy = shutil.copy(small / "run" / run_files.LAST, tmp_path / "other.safetensors")
     moved = shutil.copytree(small / "data", tmp_path / "moved")
     for model, data in ((small / "run", small / "data"), (copy, small / "data"), (small / "run", moved)):
         table = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
@@ -250,9 +252,9 @@ def test_resume_on_other_data_names_what_differs(refused, small, tmp_path, name)
 
 def test_a_state_of_before_there_was_a_digest_goes_on(small, tmp_path):
     run = shutil.copytree(small / "run", tmp_path / "run")
-    state = loading.read_state(run / loading.STATE)
+    state = checkpoint.read_state(run / run_files.STATE)
     del state["counts"], state["digest"]
-    loading.write_state(run / loading.STATE, state)
+    checkpoint.write_state(run / run_files.STATE, state)
     assert train(small / "data", run, sets=["max_steps=2"], resume=True).steps == 2
 
 

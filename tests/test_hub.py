@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import alexnet
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import Classifier
+from alexnet.weights.classifier import Classifier
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from alexnet.data.loader import Pictures
 from alexnet.data.packs.writing import pack
 from alexnet.data.preprocess import Preprocess
 from alexnet.inference import similarity
-from alexnet.training import finetuning, recipe, run
+from alexnet.training import finetuning, recipe, run, starting
 from alexnet.weights import formats, state
 
 SIDE = 64  # that tiny stores
@@ -188,7 +188,7 @@ def test_training_means_the_squares_that_it_was_given(photos, tmp_path):
     assert package.load(tmp_path / "run").preprocess.square == "squash"
     tuned = finetuning.recipe_for(str(tmp_path / "run"), "finetune")
     for sets, expected in (((), "squash"), (("square=crop",), "crop")):
-        assert finetuning.begin(recipe.override(tuned, recipe.parse_sets(sets)), 2)[1].square == expected
+        assert starting.begin(recipe.override(tuned, recipe.parse_sets(sets)), 2)[1].square == expected
 
 
 def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):

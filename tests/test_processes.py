@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from alexnet.base import run_files
 from alexnet.base.files import write_whole
 from alexnet.base.metrics import read
-from alexnet.engines import loading
+from alexnet.training import checkpoint
 from alexnet.training.loop import train
 from conftest import write_folders
 
@@ -43,7 +44,7 @@ def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
 
 
 def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read(folder / loading.METRICS) if line["kind"] == "step"]
+    return [line["loss"] for line in read(folder / run_files.METRICS) if line["kind"] == "step"]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_three_processes_train_as_one(data, alone, tmp_path):
     assert result.returncode == 1  # two pictures cannot be read
     assert len(losses(alone)) == 16
     assert losses(tmp_path / "three") == pytest.approx(losses(alone), rel=1e-4)
-    one, three = (read(folder / loading.METRICS)[-1] for folder in (alone, tmp_path / "three"))
+    one, three = (read(folder / run_files.METRICS)[-1] for folder in (alone, tmp_path / "three"))
     assert one["images"] == three["images"] == 15
     assert one["loss"] == pytest.approx(three["loss"], rel=1e-3)
 
@@ -117,8 +118,8 @@ def test_ctrl_c_ends_a_process_with_its_status_and_a_saved_run(data, tmp_path):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "saved" in err.strip().splitlines()[-1]
-    state = loading.read_state(tmp_path / "run" / loading.STATE)
-    assert state["step"] == read(tmp_path / "run" / loading.METRICS)[-1]["step"] >= 3
+    state = checkpoint.read_state(tmp_path / "run" / run_files.STATE)
+    assert state["step"] == read(tmp_path / "run" / run_files.METRICS)[-1]["step"] >= 3
 
 
 def test_processes_agree_on_the_step_at_which_they_stop(data, alone, tmp_path):
@@ -137,7 +138,7 @@ def test_processes_agree_on_the_step_at_which_they_stop(data, alone, tmp_path):
     for process in two:
         process.communicate(timeout=300)
     assert [process.returncode for process in two] == [143, 143]
-    stopped = loading.read_state(tmp_path / "parts" / loading.STATE)["step"]
+    stopped = checkpoint.read_state(tmp_path / "parts" / run_files.STATE)["step"]
     assert len(losses(tmp_path / "parts")) == stopped < 16
     assert train(data, tmp_path / "parts", resume=True).steps == 16
     assert losses(tmp_path / "parts") == pytest.approx(losses(alone), rel=1e-4)
@@ -154,12 +155,12 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(data, tmp_path):
         time.sleep(clock.uniform(0, 0.2))
         process.kill()
         assert process.wait() == -signal.SIGKILL, killed
-        for name in (loading.LAST, loading.BEST):
+        for name in (run_files.LAST, run_files.BEST):
             if (tmp_path / "parts" / name).exists():
                 load_file(tmp_path / "parts" / name)  # whole, whenever the process died
-    assert 2 <= loading.read_state(tmp_path / "parts" / loading.STATE)["step"] < 24
+    assert 2 <= checkpoint.read_state(tmp_path / "parts" / run_files.STATE)["step"] < 24
     assert train(data, tmp_path / "parts", resume=True).steps == 24
-    for name in (loading.LAST, loading.BEST):
+    for name in (run_files.LAST, run_files.BEST):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 

@@ -22,7 +22,6 @@ from alexnet.data.dataset import Split
 from alexnet.data.layouts.registry import Data
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
-from alexnet.engines.loading import Classifier, weights_of
 from alexnet.networks import layers as own
 from alexnet.networks import model
 from alexnet.networks.variants import VARIANTS
@@ -31,6 +30,7 @@ from alexnet.training import recipe as recipes
 from alexnet.training.loop import train
 from alexnet.training.recipe import KEYS
 from alexnet.training.run import Run
+from alexnet.weights.classifier import Classifier, weights_of
 from alexnet.weights.formats import write
 from conftest import DEVICE
 from narrow import narrow, redraw

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from alexnet import evaluate, load
+from alexnet.base import run_files
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError, Diverged, Interrupted
 from alexnet.base.metrics import read
 from alexnet.data.layouts.registry import find
-from alexnet.engines import loading
 from alexnet.reproduction.running import part
-from alexnet.training import loop
+from alexnet.training import checkpoint, loop
 from alexnet.training import recipe as recipes
 from alexnet.training.loop import train
 from alexnet.training.recipe import resolve
@@ -29,7 +29,7 @@ from conftest import DEVICE, TINY, coloured, write_folders
 
 pytestmark = pytest.mark.device
 
-LAST = loading.LAST
+LAST = run_files.LAST
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -54,19 +54,19 @@ def stop_after(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
 
 
 def test_a_run_learns_and_leaves_what_it_promises(tiny_run):
-    lines = read(tiny_run / loading.METRICS)
+    lines = read(tiny_run / run_files.METRICS)
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert epochs[-1]["valid_top1_error"] <= 0.2
     assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
     assert [line["epoch"] for line in epochs] == list(range(1, 7))
     assert lines[-1]["kind"] == "final"
-    for name in (*loading.NAMES, "curves.png", "filters.png"):
+    for name in (*run_files.NAMES, "curves.png", "filters.png"):
         assert (tiny_run / name).stat().st_size > 0, name
-    assert resolve(str(tiny_run / loading.RECIPE)) == resolve("author_2012", [*TINY, "epochs=6", "schedule=linear"])
+    assert resolve(str(tiny_run / run_files.RECIPE)) == resolve("author_2012", [*TINY, "epochs=6", "schedule=linear"])
 
 
 def test_the_state_is_plain_data(tiny_run):
-    state = torch.load(tiny_run / loading.STATE, weights_only=True)
+    state = torch.load(tiny_run / run_files.STATE, weights_only=True)
     assert state["step"] == 36
     assert state["classes"] == ["blue", "green", "red"]
 
@@ -81,8 +81,8 @@ def test_the_checkpoint_knows_size_mean_order_and_classes(tiny_run, folders):
 
 def test_best_holds_the_weights_of_the_lowest_validation_error(tmp_path, folders):
     train(folders, tmp_path / "run", None, [*TINY, "epochs=4", "learning_rate=0.004"])
-    epochs = [line for line in read(tmp_path / "run" / loading.METRICS) if line["kind"] == "epoch"]
-    best = evaluate(tmp_path / "run" / loading.BEST, folders)
+    epochs = [line for line in read(tmp_path / "run" / run_files.METRICS) if line["kind"] == "epoch"]
+    best = evaluate(tmp_path / "run" / run_files.BEST, folders)
     assert best.top1_error == pytest.approx(min(line["valid_top1_error"] for line in epochs))
 
 
@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, folders, monkeypatch, 
     train(folders, tmp_path / "parts", resume=True)
     assert equal(tmp_path / "whole", tmp_path / "parts")
     whole, parts = (
-        [line for line in read(tmp_path / name / loading.METRICS) if line["kind"] != "step"]
+        [line for line in read(tmp_path / name / run_files.METRICS) if line["kind"] != "step"]
         for name in ("whole", "parts")
     )
     for a, b in zip(whole, parts, strict=True):
@@ -112,7 +112,7 @@ def test_sigterm_saves_and_says_143(tmp_path, folders, monkeypatch):
     with pytest.raises(Interrupted) as caught:
         train(folders, tmp_path / "run", None, TINY)
     assert caught.value.status == 143
-    assert loading.read_state(tmp_path / "run" / loading.STATE)["step"] == 3
+    assert checkpoint.read_state(tmp_path / "run" / run_files.STATE)["step"] == 3
 
 
 def test_a_signal_during_evaluation_saves_the_trained_epoch(tmp_path, folders, monkeypatch):
@@ -136,13 +136,13 @@ def test_metrics_after_the_checkpoint_are_cut(tmp_path, folders, monkeypatch):
     stop_after(monkeypatch, 4)
     with pytest.raises(Interrupted):
         train(folders, run, None, TINY)
-    with open(run / loading.METRICS, "a") as file:
+    with open(run / run_files.METRICS, "a") as file:
         file.write('{"kind": "step", "step": 5, "loss": 99}\n{"kind": "st')
     monkeypatch.undo()
     train(folders, run, resume=True)
-    steps = [line["step"] for line in read(run / loading.METRICS) if line["kind"] == "step"]
+    steps = [line["step"] for line in read(run / run_files.METRICS) if line["kind"] == "step"]
     assert steps == list(range(1, 13))
-    assert 99 not in [line.get("loss") for line in read(run / loading.METRICS)]
+    assert 99 not in [line.get("loss") for line in read(run / run_files.METRICS)]
 
 
 def test_two_equal_runs_are_equal_and_another_seed_is_not(tmp_path, folders):
@@ -169,7 +169,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, folders):
     again = train(folders, run, resume=True)
     assert (again.steps, again.top1_error) == (first.steps, first.top1_error)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
-    assert [line["kind"] for line in read(run / loading.METRICS)].count("final") == 1
+    assert [line["kind"] for line in read(run / run_files.METRICS)].count("final") == 1
 
 
 def test_a_folder_that_holds_a_run_is_not_touched_without_resume(tmp_path, folders, tiny_run):
@@ -190,7 +190,7 @@ def test_a_run_without_a_checkpoint_starts_anew_with_its_recorded_recipe(tmp_pat
 
     run = tmp_path / "run"
     run.mkdir()
-    (run / loading.RECIPE).write_text(to_toml(resolve("author_2012", [*TINY, "max_steps=2", "seed=5"])))
+    (run / run_files.RECIPE).write_text(to_toml(resolve("author_2012", [*TINY, "max_steps=2", "seed=5"])))
     said: list[str] = []
     assert train(folders, run, resume=True, say=said.append).steps == 2
     assert any("before its first checkpoint" in line for line in said)
@@ -214,7 +214,7 @@ def test_the_papers_schedule_ends_after_its_third_drop_and_stays_ended(tmp_path,
     result = train(folders, run, "paper_2012", sets, say=said.append)
     assert result.epochs == 5
     assert any("stalled after the third drop" in line for line in said)
-    epochs = [line for line in read(run / loading.METRICS) if line["kind"] == "epoch"]
+    epochs = [line for line in read(run / run_files.METRICS) if line["kind"] == "epoch"]
     assert [line["learning_rate"] for line in epochs] == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11, 1e-12])
     assert train(folders, run, resume=True).epochs == 5
 
@@ -230,10 +230,10 @@ def test_other_data_on_resume_is_refused(tmp_path, folders):
 def test_a_loss_that_is_not_finite_stops_the_run_by_step_and_keeps_the_checkpoint(tmp_path, folders):
     run = tmp_path / "run"
     train(folders, run, None, [*TINY, "max_steps=2"])
-    state = loading.read_state(run / loading.STATE)
+    state = checkpoint.read_state(run / run_files.STATE)
     state["model"]["fc8.bias"].fill_(math.inf)
-    loading.write_state(run / loading.STATE, state)
-    kept = {name: (run / name).read_bytes() for name in (LAST, loading.STATE)}
+    checkpoint.write_state(run / run_files.STATE, state)
+    kept = {name: (run / name).read_bytes() for name in (LAST, run_files.STATE)}
     with pytest.raises(AlexNetError, match=r"the loss became (nan|inf) at step 3"):
         train(folders, run, sets=["max_steps=0"], resume=True)
     assert kept == {name: (run / name).read_bytes() for name in kept}
@@ -284,7 +284,7 @@ def test_there_is_no_top_five_of_five_classes_or_fewer(tmp_path, dozen, capfd, c
     train(data, tmp_path / "run", None, [*TINY, "epochs=1"], say=said.append, quiet=False)
     lines = [line for line in (*said, *capfd.readouterr().err.splitlines()) if "validation error top-1" in line]
     assert len(lines) == 2
-    noted = read(tmp_path / "run" / loading.METRICS)[-2:]
+    noted = read(tmp_path / "run" / run_files.METRICS)[-2:]
     values = [noted[0]["valid_top5_error"], noted[1]["top5_error"]]
     values += [evaluate(tmp_path / "run", data, device="cpu").top5_error]
     assert all(("top-5" in line) == (classes > 5) for line in lines)
@@ -309,7 +309,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
 
     run = tmp_path / "run"
     train(folders, run, None, [*TINY, "max_steps=1", "colour_noise=0"])
-    logged = read(run / loading.METRICS)[0]["loss"]
+    logged = read(run / run_files.METRICS)[0]["loss"]
     split, mean = find(folders).split("train"), load(run).preprocess.mean
     rows = order(0, 0, len(split))[:8]
     draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, loop.CROPS))
@@ -328,7 +328,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
 
 
 def test_the_final_error_is_that_of_evaluate(tmp_path, folders, tiny_run):
-    final = read(tiny_run / loading.METRICS)[-1]
+    final = read(tiny_run / run_files.METRICS)[-1]
     result = evaluate(tiny_run, folders)
     assert (final["top1_error"], final["images"]) == (result.top1_error, result.images)
     assert json.loads(json.dumps(result.facts())) == result.facts()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import alexnet as package
+from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.base.metrics import read
 from alexnet.data import augment
@@ -20,8 +21,7 @@ from alexnet.data.dataset import Split
 from alexnet.data.layouts.registry import Data
 from alexnet.data.loader import order
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines import loading
-from alexnet.engines.loading import Classifier, weights_of
+from alexnet.inference.conversion import compare, convert
 from alexnet.networks import fast, model
 from alexnet.networks import variants as v
 from alexnet.networks.fast import blocks, compiler
@@ -29,7 +29,7 @@ from alexnet.networks.variants import VARIANTS
 from alexnet.training import loop, report
 from alexnet.training.loop import train
 from alexnet.weights import formats
-from alexnet.weights.conversion import compare, convert
+from alexnet.weights.classifier import Classifier, weights_of
 from conftest import COLOURS, DEVICE, coloured, encoded
 from cuda_autocast import cuda_autocast
 from narrow import narrow, redraw
@@ -148,7 +148,7 @@ def test_two_steps_of_the_loop_are_those_by_hand_and_a_resumed_run_is_the_whole_
     for key, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, parts.model.state_dict()[key]), key
     losses, expected = by_hand(name, whole.preprocess.mean, 2)
-    got = [line["loss"] for line in read(tmp_path / "whole" / loading.METRICS) if line["kind"] == "step"]
+    got = [line["loss"] for line in read(tmp_path / "whole" / run_files.METRICS) if line["kind"] == "step"]
     known = 2 if precision == "float32" else 1  # the second loss is one of other weights
     assert got[:known] == pytest.approx(losses[:known], rel=far_loss)
     start = model.seeded_build(0, name, 3, 3, sizes(name)[1]).state_dict()
@@ -241,7 +241,7 @@ def test_finetuning_moves_every_layer_and_a_probe_the_last_alone(tmp_path, name,
     assert after.preprocess.facts() == before.preprocess.facts()
     evaluated = package.evaluate(tmp_path / "run", data(2))
     assert result.top1_error == evaluated.top1_error
-    assert read(tmp_path / "run" / loading.METRICS)[-1]["loss"] == pytest.approx(evaluated.loss, rel=1e-3)
+    assert read(tmp_path / "run" / run_files.METRICS)[-1]["loss"] == pytest.approx(evaluated.loss, rel=1e-3)
     last = before.model.logits
     for key, w in after.model.named_parameters():
         assert torch.isfinite(w).all()

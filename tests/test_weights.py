@@ -229,7 +229,7 @@ def test_the_shipped_weights_are_small_and_their_card_names_their_hash():
 
 
 def test_weights_of_8_bits_are_off_by_half_a_step_of_their_unit_and_answer_alike(tiny_run, tmp_path, alexnet, folders):
-    from alexnet.engines.loading import load
+    from alexnet import load
 
     small = tmp_path / "small.safetensors"
     assert alexnet("convert", tiny_run, small, "--int8")[0] == 0
@@ -251,7 +251,7 @@ def test_8_bits_are_for_safetensors_and_a_missing_scale_is_a_sentence(tiny_run, 
     assert "--int8 is for .safetensors files" in refused("convert", tiny_run, tmp_path / "x.onnx", "--int8")
     from safetensors import safe_open
 
-    from alexnet.weights.conversion import convert
+    from alexnet.inference.conversion import convert
 
     convert(tiny_run, tmp_path / "small.safetensors", eight_bits=True)
     tensors = load_file(tmp_path / "small.safetensors")

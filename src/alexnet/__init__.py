@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from alexnet.base.version import __version__ as __version__
+
 __all__ = [
     "AlexNetError", "build", "evaluate", "export", "features", "finetune", "load", "predict", "realtime", "similar",
     "train",
@@ -12,11 +13,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from alexnet.base.errors import AlexNetError
-    from alexnet.engines.loading import load
     from alexnet.inference.evaluation import evaluate
     from alexnet.inference.exporting import export
     from alexnet.inference.features import features
     from alexnet.inference.latency import realtime
+    from alexnet.inference.loaded import load
     from alexnet.inference.prediction import predict
     from alexnet.inference.similarity import similar
     from alexnet.networks.model import build
@@ -30,7 +31,7 @@ _HOMES = {
     "export": "inference.exporting",
     "features": "inference.features",
     "finetune": "training.finetuning",
-    "load": "engines.loading",
+    "load": "inference.loaded",
     "predict": "inference.prediction",
     "realtime": "inference.latency",
     "similar": "inference.similarity",

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Source, decode
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import Classifier
 from alexnet.inference.features import check_layers
 from alexnet.networks import layers as own
 from alexnet.networks import variants as v
 from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import output_shape
+from alexnet.weights.classifier import Classifier
 
 LARGEST = 1 << 27  # pixels of a whole picture: 1.6 GB as float32
 

@@ -14,10 +14,12 @@ from typing import Any
 from alexnet.base import hints
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import OF_OTHERS, Classifier, load, weights_of
+from alexnet.engines.loading import OF_OTHERS, load
+from alexnet.inference.loaded import Loaded
 from alexnet.networks import model
 from alexnet.networks import variants as v
 from alexnet.weights import huggingface
+from alexnet.weights.classifier import Classifier, weights_of
 
 try:
     from huggingface_hub import PyTorchModelHubMixin, snapshot_download
@@ -45,9 +47,9 @@ class AlexNet(model.AlexNet, PyTorchModelHubMixin, library_name="alexnet", pipel
         return net.eval()
 
     @property
-    def whole(self) -> Classifier:
+    def whole(self) -> Loaded:
         """The classifier: preprocessing, network and names."""
-        return Classifier(self, self.preprocess, self.class_names, self.origin)
+        return Loaded(self, self.preprocess, self.class_names, self.origin)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         huggingface.write(weights_of(self.whole), save_directory, replace=True)

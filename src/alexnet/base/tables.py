@@ -13,7 +13,7 @@ from typing import Any
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
-from alexnet.data.labels import encodable
+from alexnet.base.text import encodable
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 ROWS = 10_000  # of a parquet row group

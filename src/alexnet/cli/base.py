@@ -14,11 +14,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from alexnet import __version__
 from alexnet.base import hints
 from alexnet.base.errors import did_you_mean
-from alexnet.data.labels import encodable, printable
-from alexnet.engines import ENGINES
+from alexnet.base.text import encodable, printable
+from alexnet.base.version import __version__
+from alexnet.engines.loading import ENGINES
 from alexnet.training import recipe as recipes
 
 if TYPE_CHECKING:

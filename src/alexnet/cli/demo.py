@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from alexnet.data.layouts.registry import find
-from alexnet.engines.loading import Classifier, load
+from alexnet.engines.loading import load
 from alexnet.inference.evaluation import evaluate
+from alexnet.inference.prediction import predict
 from alexnet.training.loop import train
+from alexnet.weights.classifier import Classifier
 
 
 def demo(out: str | None, device: str, say: Callable[[str], object]) -> None:
@@ -61,7 +63,7 @@ def _photographs(say: Callable[[str], object]) -> None:
 
 
 def _show(classifier: Classifier, picture: Image.Image | np.ndarray, say: Callable[[str], object]) -> None:
-    for answer in classifier.predict(picture)[0].classes:
+    for answer in predict(classifier, picture)[0].classes:
         say(f"  {100 * answer.probability:6.2f} %  {answer.label}  {'█' * round(30 * answer.probability)}")
 
 

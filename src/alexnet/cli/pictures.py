@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from alexnet.base.text import printable
 from alexnet.cli.base import (
     Output,
     commands,
@@ -20,7 +21,6 @@ from alexnet.cli.base import (
     shared,
     weights_option,
 )  # fmt: skip
-from alexnet.data.labels import printable
 
 if TYPE_CHECKING:
     from alexnet.inference.prediction import Prediction

@@ -25,7 +25,7 @@ def convert(
 
     Weights stay as they are, to the bit, but for --int8.
     """
-    from alexnet.weights.conversion import convert as run_conversion
+    from alexnet.inference.conversion import convert as run_conversion
 
     output = Output(as_json)
     files = run_conversion(source, target, input=side, preprocessing=preprocessing, eight_bits=eight_bits)
@@ -44,7 +44,7 @@ def convert(
 @shared
 def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str) -> int:
     """Print the greatest difference of the MODELs A and B, layer by layer, on IMAGES or on made-up pictures."""
-    from alexnet.weights import conversion
+    from alexnet.inference import conversion
 
     output = Output(as_json)
     result = conversion.compare(a, b, images, device)

@@ -1,4 +1,5 @@
-"""Augmentation in one pass of C++ (pictures.cpp) instead of seven over float pictures; bit for bit the same values."""
+"""Augmentation in one pass instead of seven over float pictures: C++ (fast/pictures.cpp), the same values bit for bit,
+or Triton (fast/gpu_kernels.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,24 @@ from torch import Tensor
 
 from alexnet.data.augment import Draws
 from alexnet.data.preprocess import Preprocess
+from alexnet.networks import fast
+from alexnet.networks.fast import gpu
 from alexnet.networks.fast.compiler import call, library
+
+
+def augmented(
+    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0,
+    precision: torch.dtype = torch.float32,
+) -> Tensor | None:  # fmt: skip
+    """Training pictures as the network takes them in one pass, or None where the plain functions must do it.
+
+    On a GPU they are of the `precision` that the first layer computes in.
+    """
+    if not fast.switched_on():
+        return None
+    if gpu.here(pictures.device):
+        return _on_gpu(pictures, draws, preprocess, axes, amount, precision)
+    return _on_cpu(pictures, draws, preprocess, axes, amount)
 
 
 class _Augment(ctypes.Structure):
@@ -21,7 +39,7 @@ class _Augment(ctypes.Structure):
     ]
 
 
-def augmented(
+def _on_cpu(
     pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0
 ) -> Tensor | None:
     """Crop, mirror, minus mean, colour noise, ÷ scale: uint8 (n, C, S, S) -> float32 (n, C, size, size).
@@ -50,4 +68,29 @@ def augmented(
         count, channels, stored, size, axes is not None, torch.get_num_threads(), 1 + amount, preprocess.scale[0]
     )
     call("augment", what, pictures, draws.offsets.contiguous(), draws.mirror.contiguous(), mean, shifts, out)
+    return out
+
+
+def _on_gpu(
+    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float, dtype: torch.dtype
+) -> Tensor | None:
+    """Crop, mirror, minus mean, colour noise, ÷ scale: uint8 (n, C, S, S) -> `dtype` (n, C, size, size).
+
+    None where the plain form must do it. Offsets are trusted: `augment.draw` keeps them inside.
+    """
+    (count, channels), size, found = pictures.shape[:2], preprocess.input, gpu.kernels()[0]
+    if found is None or pictures.dtype != torch.uint8 or len(preprocess.scale) > 1 or channels > 4:
+        return None
+    shifts = preprocess.mean if axes is None else (draws.colour @ axes).contiguous()
+    mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
+    mean = mean.expand(channels, size, size).permute(1, 2, 0).contiguous()
+    out = torch.empty(
+        (count, channels, size, size), dtype=dtype, device=pictures.device, memory_format=torch.channels_last
+    )
+    top, left = draws.offsets.to(torch.int32).unbind(1)
+    rows, each = count * size * size, 256
+    found.augment[(-(-rows // each),)](
+        pictures, top.contiguous(), left.contiguous(), draws.mirror.to(torch.uint8), mean, shifts, out, rows, size,
+        1 + amount, preprocess.scale[0], *pictures.stride(), C=channels, NOISY=axes is not None, ROWS=each,
+    )  # fmt: skip
     return out

@@ -21,9 +21,9 @@ from PIL import Image
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
+from alexnet.base.text import printable
 from alexnet.data.dataset import Data, Split
 from alexnet.data.faults import Fault, Note
-from alexnet.data.labels import printable
 from alexnet.data.layouts.registry import find
 from alexnet.data.packs import reading
 from alexnet.data.pictures import Unreadable, decode

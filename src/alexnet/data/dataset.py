@@ -6,16 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data.faults import Fault, Note, Tell
 from alexnet.data.pictures import Source
-
-if TYPE_CHECKING:
-    from alexnet.data.packs.reading import Store
+from alexnet.data.statistics import Known
 
 SPLIT_SEED = 2012
 T = TypeVar("T")
@@ -88,6 +86,26 @@ def arranged(found: dict[str, T]) -> dict[str, T]:
     last = "test" if "valid" in found else "valid"
     names = {"train": "train", "valid": "valid", "test": last}
     return {names[kind]: found[kind] for kind in names if kind in found}
+
+
+class Store(Protocol):
+    """Pictures of a split that stand decoded, or all but, at one size; a pack's (packs/reading.py)."""
+
+    root: Path
+    side: int  # pixels
+    encoding: str  # raw or jpeg
+    known: Known
+    square: str  # how the pictures became squares
+
+    @property
+    def decoded_bytes(self) -> int:
+        """What the pictures take when they are decoded."""
+
+    def fill(self, indices: np.ndarray, out: np.ndarray, target: np.ndarray) -> None:
+        """Put those pictures into those rows of `out`, uint8 (n, S, S, 3)."""
+
+    def ahead(self, indices: np.ndarray) -> None:
+        """Tell the system that pictures will be wanted soon."""
 
 
 @dataclass(frozen=True)

@@ -98,28 +98,6 @@ def wordnet(classes: Sequence[str]) -> list[str | None]:
     return known if all(known) else [None] * len(classes)
 
 
-def encodable(text: str) -> str:
-    """The text as UTF-8 can hold it: bytes of a name that is none stand as escapes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "".join(printable(one) if "\ud800" <= one <= "\udfff" else one for one in text)
-    return text
-
-
-def printable(text: str) -> str:
-    """The text in one line that any terminal, page or figure can show: what cannot be shown stands as escapes."""
-
-    def shown(character: str) -> str:
-        if character.isprintable():
-            return character
-        if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a name that is not UTF-8
-            return f"\\x{ord(character) - 0xDC00:02x}"
-        return character.encode("unicode_escape").decode()
-
-    return "".join(map(shown, text))
-
-
 def places(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """Where each of some names stands among a network's classes, by either naming; -1 where it is none of them."""
     index, given = position(classes), distinct(names)

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import printable
 from alexnet.data.faults import Fault, Note, encoding, is_pointer
-from alexnet.data.labels import printable
 from alexnet.data.layouts import parquet, tars
 from alexnet.data.layouts.folders import LITTER, claims, walk
 from alexnet.data.pictures import Source, Unreadable, contents, is_source

@@ -6,14 +6,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,33 +19,6 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
 
 FLOAT32, BFLOAT16, W8, W8_BFLOAT16 = "float32", "bfloat16", "8-bit weights", "8-bit weights, bfloat16"
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A network on the CPU in another program than torch; `words` say which and in what arithmetic.
-
-    `run` takes contiguous uint8 pictures (n, stored, stored, C) and `logits` or `prob`, gives float32 (n, classes).
-    """
-
-    words: str
-    preprocess: Preprocess
-    run: Callable[[np.ndarray, str], np.ndarray]
-
-    def logits(self, crops: Tensor) -> Tensor:
-        """Logits float32 (n, classes) of uint8 crops (n, C, input, input), from wherever in the pictures they are.
-
-        The network takes the central crop of what it is given: each crop is put in the middle of an empty picture.
-        """
-        if crops.dtype != torch.uint8:
-            raise AlexNetError(
-                "ten views of a network that sees whole pictures are enlarged ones, which engines do not take; use "
-                "--engine torch or one view."
-            )
-        low, side, preprocess = self.preprocess.low, self.preprocess.input, self.preprocess
-        pictures = np.zeros((len(crops), preprocess.stored, preprocess.stored, preprocess.channels), np.uint8)
-        pictures[:, low : low + side, low : low + side] = crops.permute(0, 2, 3, 1).numpy()
-        return torch.from_numpy(self.run(pictures, "logits"))
 
 
 class Whole(nn.Module):

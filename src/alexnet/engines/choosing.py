@@ -16,8 +16,8 @@ from PIL import Image
 from alexnet.base.device import choose_precision
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines import onnx, openvino
-from alexnet.engines.base import BFLOAT16, FLOAT32, W8, W8_BFLOAT16, Engine, Whole
-from alexnet.engines.loading import Classifier, weights_of
+from alexnet.engines.base import BFLOAT16, FLOAT32, W8, W8_BFLOAT16, Whole
+from alexnet.weights.classifier import Classifier, Engine, weights_of
 from alexnet.weights.onnx_writer import to_bytes
 
 # The greatest difference of logits from torch's in float32, root mean square, as a share of their spread over classes.

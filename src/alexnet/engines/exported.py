@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from alexnet.base.errors import AlexNetError
 from alexnet.engines import onnx, openvino
-from alexnet.engines.base import Engine
-from alexnet.engines.loading import Classifier
 from alexnet.networks.model import AlexNet
 from alexnet.weights import onnx as onnx_file
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import check_preprocess, first_line, from_facts
+from alexnet.weights.classifier import Classifier, Engine
 from alexnet.weights.onnx_writer import KEY, MEAN_KEY
 
 XML = (b"<?xml", b"<net ")

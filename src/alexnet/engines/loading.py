@@ -1,97 +1,23 @@
-"""Weights with everything that later commands would otherwise ask for, and the state of a run that can go on.
-
-`*.safetensors` hold the weights, the mean image and, as JSON in the header, variant, class names and preprocessing.
-`state.pt` holds plain data (`torch.load(weights_only=True)` reads it). Each is written whole or not at all.
-"""
+"""From MODEL, as a user names it, to a classifier whose answers an engine computes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from alexnet.base import hints, metrics
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_whole
-from alexnet.data.preprocess import Preprocess
-from alexnet.networks.model import AlexNet, seeded_build
+from alexnet.base.run_files import BEST, LAST, METRICS
 from alexnet.networks.variants import VARIANTS
-from alexnet.weights import formats, huggingface, native, published
-from alexnet.weights.base import first_line
+from alexnet.weights import formats, published
+from alexnet.weights.classifier import Classifier, built, weights_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from alexnet.engines.base import Engine
-    from alexnet.inference.features import Features
-    from alexnet.inference.prediction import Prediction
-
-LAST, BEST, STATE, RECIPE, METRICS = (
-    "model.safetensors",
-    "best.safetensors",
-    "state.pt",
-    "recipe.toml",
-    "metrics.jsonl",
-)
 # Where folders of Hugging Face have their weights.
 OF_OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-NAMES = (LAST, BEST, STATE, RECIPE, METRICS)  # a folder with any of them holds a run
-
-
-@dataclass
-class Classifier:
-    """A network with its preprocessing and class names.
-
-    `.model` is in eval mode: preprocessed float32 pictures (N, C, input, input) -> float32 logits (N, classes).
-    `.engine`, where there is one, answers in its stead; `.exported` names the engine of an export without layers.
-    """
-
-    model: AlexNet
-    preprocess: Preprocess
-    classes: list[str]
-    origin: str = ""  # where the weights come from, in words
-    engine: Engine | None = None
-    exported: str = ""
-    trained: dict[str, Any] = field(default_factory=dict)  # of a run: step, digest of its data and what it held out
-    naming: str = ""  # not empty: the class names are numbers or ImageNet's, for the file has none
-
-    def predict(self, pictures, topk: int = 5, batch_size: int = 64) -> list[Prediction]:
-        """The `topk` most probable classes of each picture (paths, bytes, PIL images or uint8 arrays), in order."""
-        from alexnet.inference.prediction import predict
-
-        return predict(self, pictures, topk=topk, batch_size=batch_size)
-
-    def features(self, pictures, layers="fc7", pool=None, batch_size: int = 64) -> Iterator[Features]:
-        """The outputs of layers by name for each picture, one by one in order; `alexnet.features`."""
-        from alexnet.inference.features import features
-
-        return features(self, pictures, layers, pool, batch_size)
-
-    def save(self, path: str | Path) -> list[Path]:
-        """Write a new file in the format of its ending (.safetensors, .pth, .caffemodel, .onnx; a name without one is
-        a folder as Hugging Face has models); the files made."""
-        if self.exported:
-            raise AlexNetError("an export has no weights to save; save the model that it was exported from.")
-        found = weights_of(self)
-        return formats.write(
-            replace(found, tensors={k: x.detach().cpu() for k, x in found.tensors.items()}), Path(path)
-        )
-
-    def __repr__(self) -> str:
-        """In one line: the network, what it knows, what it sees, where it is and where its weights come from."""
-        name, sizes = self.model.variant.name, self.preprocess
-        where = self.exported or (self.engine.words if self.engine else str(self.device))
-        come = f", {self.origin}" if self.origin else ""
-        return (
-            f"<Classifier: {name}, {len(self.classes):,} classes, input {sizes.input} of {sizes.stored} pixels, "
-            f"{where}{come}>"
-        )
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu") if self.exported else next(self.model.parameters()).device
 
 
 def find(path: str | Path) -> Path:
@@ -171,7 +97,6 @@ def load(
     Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
     of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
     """
-    from alexnet import engines
     from alexnet.engines import exported
 
     said = {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order, "square": square}
@@ -185,56 +110,57 @@ def load(
             found = replace(found, preprocess=replace(found.preprocess, square=given.square))
     else:
         found = built(formats.read(file, given), device, file)
-    return engines.attach(found, engine, batch_size, say)
+    return attach(found, engine, batch_size, say)
 
 
-def built(found: formats.Weights, device: str | torch.device = "cpu", file: str | Path = "") -> Classifier:
-    """The classifier of weights that were read; `file` names them in errors."""
-    channels, input = found.preprocess.channels, found.preprocess.input
-    try:
-        model = seeded_build(0, found.variant, len(found.classes), channels, input, found.changes)
-        model.load_state_dict(found.tensors)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise AlexNetError(
-            f"MODEL {file or found.origin} does not fit together ({first_line(error)}); it was changed or damaged: "
-            "copy it again."
-        ) from None
-    network = model.to(device).eval()
-    network.pretrained_cfg = huggingface.pretrained_cfg(network.variant, len(found.classes), found.preprocess)
-    return Classifier(
-        network, found.preprocess, found.classes, found.origin, trained=found.trained, naming=found.naming
-    )
+ENGINES = ("auto", "torch", "onnx", "openvino")
 
 
-def weights_bytes(
-    model: AlexNet, preprocess: Preprocess, classes: list[str], origin: str, trained: dict[str, Any] | None = None
-) -> bytes:
-    """The contents of a file of weights; `origin` says in words where they come from, `trained` in figures."""
-    return native.to_bytes(weights_of(Classifier(model, preprocess, classes, origin, trained=trained or {})))
+def device_for(engine: str | None, device: str) -> str:
+    """The device that an engine leaves open: onnx and openvino compute on the CPU alone."""
+    if engine is not None and engine not in ENGINES:
+        raise AlexNetError(f"--engine was given '{engine}'; it takes {', '.join(ENGINES)}.")
+    if engine not in ("onnx", "openvino"):
+        return device
+    if device not in ("auto", "cpu"):
+        raise AlexNetError(f"--engine {engine} computes on the CPU; leave out --device {device}, or --engine.")
+    return "cpu"
 
 
-def weights_of(classifier: Classifier) -> formats.Weights:
-    """The classifier's weights with all that belongs to them, as files hold them."""
-    model, preprocess = classifier.model, classifier.preprocess
-    tensors: dict[str, torch.Tensor] = dict(model.state_dict())
-    return formats.Weights(
-        model.variant.name, tensors, classifier.classes, preprocess, model.changes, classifier.origin,
-        classifier.trained, classifier.naming,
-    )  # fmt: skip
+def attach(
+    classifier: Classifier, engine: str | None, batch_size: int = 64, say: Callable[[str], object] = lambda text: None
+) -> Classifier:
+    """The classifier with its answers from the named engine, in float32; None leaves it as it is.
 
+    `auto` is the fastest of a trial with batches of `batch_size`, 8-bit weights and bfloat16 included where their
+    answers are within the trial's bounds of torch's; with a GPU it is torch. `say` gets what was chosen and why.
+    """
+    if engine is None:
+        return classifier
+    device_for(engine, classifier.device.type)
+    if classifier.exported:
+        if engine not in ("auto", classifier.exported):
+            raise AlexNetError(
+                f"--engine {engine} was asked for, but MODEL is an export that {classifier.exported} runs; leave "
+                "--engine out, or give the model that it was exported from."
+            )
+        return classifier
+    if engine == "torch":
+        return replace(classifier, engine=None)
+    if engine == "auto":
+        from alexnet.engines import choosing
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors and plain values so that `read_state` gives them back."""
-    write_whole(path, lambda file: torch.save(state, file))
+        if classifier.device.type != "cpu":
+            say(f"engine: torch, because the other engines do not use {classifier.device.type}")
+            return replace(classifier, engine=None)
+        chosen = choosing.choose(classifier, batch_size)
+        say(chosen.words)
+        return replace(classifier, engine=None if chosen.plain else chosen.engine)
+    from alexnet.engines import onnx, openvino
+    from alexnet.engines.base import FLOAT32
+    from alexnet.weights.onnx_writer import to_bytes
 
-
-def read_state(path: Path) -> dict[str, Any]:
-    """The state that `write_state` saved; no code in the file is run."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state["step"]
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise AlexNetError(
-            f"{path} is not a whole state of a run ({first_line(error)}), so it cannot go on; train anew elsewhere."
-        ) from None
-    return state
+    contents = to_bytes(weights_of(classifier), preprocessing=True)
+    if engine == "onnx":
+        return replace(classifier, engine=onnx.start(contents, classifier.preprocess, FLOAT32))
+    return replace(classifier, engine=openvino.start(openvino.read(contents), classifier.preprocess, FLOAT32))

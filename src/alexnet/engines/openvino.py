@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.base import Engine, package, quiet
+from alexnet.engines.base import package, quiet
+from alexnet.weights.classifier import Engine
 
 ASKED = "--engine openvino"
 T = TypeVar("T")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from alexnet.base import tables
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
+from alexnet.base.text import printable
 
 MOST = 10_000  # classes of which every pair can be counted
 ANSWERS = 5  # of a picture, in its table
@@ -76,9 +79,7 @@ class Tally:
         if file.suffix == ".npy":
             write_whole(file, lambda out: np.save(out, matrix))
         elif file.suffix == ".png":
-            from alexnet.training import plots
-
-            write_whole(file, lambda out: out.write(plots.confusion(matrix, self.classes)))
+            write_whole(file, lambda out: out.write(draw_confusion(matrix, self.classes)))
         else:
             rows = ([name, *row] for name, row in zip(self.classes, matrix.tolist(), strict=True))
             tables.write_lists(file, ["label", *self.classes], rows)
@@ -117,3 +118,36 @@ def check_outputs(
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+NAMED, COUNTED = 40, 20  # classes whose names, whose counts fit into a confusion matrix
+
+
+PIXELS = 3  # of a confusion matrix' cell, at least
+
+
+def draw_confusion(matrix: np.ndarray, classes: list[str]) -> bytes:
+    """A confusion matrix (labels, answers) as a PNG: shares of each row as colours, names and counts where they fit."""
+    from matplotlib.figure import Figure
+
+    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    count = len(classes)
+    side = 2.5 + min(8.0, 0.32 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="answer", ylabel="class")
+    if count <= NAMED:
+        names = [printable(name) for name in classes]
+        short = [name if len(name) < 24 else name[:22] + "…" for name in names]
+        axes.set_xticks(range(count), short, rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(count), short, fontsize=8, parse_math=False)
+    if count <= COUNTED:
+        for y, x in np.argwhere(matrix):
+            colour = "white" if shares[y, x] > 0.5 else "black"
+            axes.text(x, y, f"{matrix[y, x]}", ha="center", va="center", fontsize=7, color=colour)
+    file = io.BytesIO()
+    with warnings.catch_warnings():  # a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(file, format="png", dpi=max(110, PIXELS * count / min(8.0, 0.32 * count)))
+    return file.getvalue()

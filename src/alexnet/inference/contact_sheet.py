@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from alexnet.base.files import write_whole
-from alexnet.data.labels import printable
+from alexnet.base.text import printable
 from alexnet.data.pictures import Source, Unreadable, decode
 from alexnet.data.sources import Sources
 from alexnet.inference.similarity import Similar

@@ -12,8 +12,8 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
 from alexnet.data.held_out import HeldOut
 from alexnet.data.layouts.registry import Data
-from alexnet.engines.loading import Classifier
 from alexnet.inference.evaluation import PLACES, log_probabilities, opened
+from alexnet.weights.classifier import Classifier
 
 START, STEP, PASSES = 0.5, 0.05, 5
 MOST = 8 << 30  # bytes of probabilities that are held

@@ -25,13 +25,13 @@ from alexnet.data.layouts.registry import Data, Split, find
 from alexnet.data.loader import Pictures, batches
 from alexnet.data.pictures import Square
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines import attach, device_for
-from alexnet.engines.loading import Classifier, better, load
+from alexnet.engines.loading import attach, better, device_for, load
 from alexnet.inference.confusion import Tally, check_outputs
 from alexnet.weights.base import ASSUMED, note
+from alexnet.weights.classifier import Classifier
 
 if TYPE_CHECKING:
-    from alexnet.engines.base import Engine
+    from alexnet.weights.classifier import Engine
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 PLACES = 5  # of top-5 error

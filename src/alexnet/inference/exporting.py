@@ -28,12 +28,13 @@ from alexnet.data.layouts.registry import Data, find
 from alexnet.data.loader import Pictures
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines import exported, onnx, openvino
-from alexnet.engines.base import Engine, Whole, package, quiet
+from alexnet.engines.base import Whole, package, quiet
 from alexnet.engines.choosing import made_up
-from alexnet.engines.loading import Classifier, load, weights_of
+from alexnet.engines.loading import load
 from alexnet.inference.evaluation import PLACES, count, log_probabilities, match_classes, opened, with_names
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
+from alexnet.weights.classifier import Classifier, Engine, weights_of
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 WEIGHTS = {"fp16": "16-bit weights", "w8": "8-bit weights", "int8": "8-bit weights and activations"}

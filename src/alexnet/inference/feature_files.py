@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import next_step, reserve, write_all, write_whole, writing
-from alexnet.data.labels import encodable, printable
+from alexnet.base.text import encodable, printable
 from alexnet.data.sources import Sources
-from alexnet.engines.loading import Classifier
 from alexnet.inference.feature_folder import COPY, JOURNAL, NPY_HEADER, Gathered, gather
 from alexnet.inference.features import Pool, check_layers
+from alexnet.weights.classifier import Classifier
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import numpy as np
 from alexnet.base.errors import AlexNetError, CannotWrite, Interrupted
 from alexnet.base.files import writing
 from alexnet.data.sources import Named, Sources
-from alexnet.engines.loading import Classifier
 from alexnet.inference.features import Pool, feature_batches, row_shape
+from alexnet.weights.classifier import Classifier
 
 NPY_HEADER = 256  # bytes; room for any shape, so that the number of rows can be set last
 COPY = 1 << 26  # bytes that are in memory while gathered rows are copied

@@ -17,9 +17,10 @@ from alexnet.base.progress import Progress
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Named, Sources
 from alexnet.data.stream import named_batches
-from alexnet.engines.loading import Classifier, load
+from alexnet.engines.loading import load
 from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import layer_facts
+from alexnet.weights.classifier import Classifier
 
 Pool = Literal["mean", "max"]
 POOLS = ("mean", "max")

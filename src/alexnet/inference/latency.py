@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
-from alexnet.engines import attach
 from alexnet.engines.choosing import in_torch
-from alexnet.engines.loading import Classifier, load
+from alexnet.engines.loading import attach, load
+from alexnet.weights.classifier import Classifier
 
 
 class Realtime:

@@ -18,9 +18,9 @@ from alexnet.data import labels
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
-from alexnet.engines import attach, device_for
-from alexnet.engines.loading import Classifier, load
+from alexnet.engines.loading import attach, device_for, load
 from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
+from alexnet.weights.classifier import Classifier
 
 # Of a table: a picture's name, then those of an entry of `classes` in the JSON.
 COLUMNS: dict[str, type] = {"file": str, "rank": int, "label": str, "index": int, "probability": float, "wordnet": str}

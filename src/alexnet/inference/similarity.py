@@ -23,9 +23,10 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.files import writing
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
-from alexnet.engines.loading import Classifier, load
+from alexnet.engines.loading import load
 from alexnet.inference.feature_folder import ABOUT, COPY, Gathered, fingerprint, gather
 from alexnet.inference.features import check_layers, feature_batches
+from alexnet.weights.classifier import Classifier
 
 Distance = Literal["euclidean", "cosine"]
 DISTANCES = ("euclidean", "cosine")

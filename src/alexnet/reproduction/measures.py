@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import Data
-from alexnet.engines import loading
-from alexnet.engines.loading import Classifier, load
+from alexnet.engines.loading import load
 from alexnet.inference.evaluation import opened
 from alexnet.inference.features import outputs
 from alexnet.inference.similarity import nearest
 from alexnet.reproduction.intervals import Interval, Verdict, over_seeds, paired, together, verdict
 from alexnet.reproduction.running import Finished, Study, answers
+from alexnet.weights.classifier import Classifier
 
 Runs = dict[str, list[Finished]]  # the networks of each arm, in the order of their seeds
 
@@ -297,7 +298,7 @@ def _towers(study: Study) -> Outcome:
     (several,) = runs.values()
     chances, gaps, notes, filters = [], [], [], []
     for one in several:
-        weight = load(one.folder / loading.LAST).model.get_parameter("conv1.weight").detach()
+        weight = load(one.folder / run_files.LAST).model.get_parameter("conv1.weight").detach()
         colours = colourfulness(weight)
         first, second = np.split(colours, 2)
         chances.append(by_chance(colours))

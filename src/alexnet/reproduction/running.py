@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet import __version__
-from alexnet.base import metrics
+from alexnet.base import metrics, run_files
 from alexnet.base.device import choose_device, describe
 from alexnet.base.errors import AlexNetError, Diverged, Interrupted
 from alexnet.base.files import write_whole
+from alexnet.base.version import __version__
 from alexnet.data.dataset import Split
 from alexnet.data.layouts.registry import Data, find
-from alexnet.engines import loading
 from alexnet.inference.evaluation import log_probabilities, opened
 from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction.claims import CIFAR, TINY, Arm, Claim
@@ -111,7 +110,7 @@ class Study:
             if before is None:
                 return None
             origin = before.folder.name
-            begun = recipe_for(str((before.folder / loading.LAST).absolute()), recipe)
+            begun = recipe_for(str((before.folder / run_files.LAST).absolute()), recipe)
             recipe = recipes.override(begun, dict(arm.sets))
         return self._train(recipe, data, arm, seed, origin)
 
@@ -153,13 +152,13 @@ class Finished:
     @property
     def whole(self) -> bool:
         """Whether it is trained to its end, and what trained it is noted."""
-        lines = metrics.read(self.folder / loading.METRICS)
+        lines = metrics.read(self.folder / run_files.METRICS)
         return (self.folder / MADE).exists() and any(line["kind"] == "final" for line in lines)
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
         """A line of metrics for each epoch."""
-        return [line for line in metrics.read(self.folder / loading.METRICS) if line["kind"] == "epoch"]
+        return [line for line in metrics.read(self.folder / run_files.METRICS) if line["kind"] == "epoch"]
 
     def right(self, views: int = 1) -> np.ndarray:
         """Whether each validation picture's class is the first, and among the first five: bool (2, pictures)."""

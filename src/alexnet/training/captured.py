@@ -1,5 +1,5 @@
-"""A training step on an Nvidia GPU: pictures augmented in one pass, the update in one a parameter, and all that lies
-between as one CUDA graph, which is launched at once instead of kernel by kernel.
+"""A training step on an Nvidia GPU: the update in one pass a parameter, and the whole as one CUDA graph, which is
+launched at once instead of kernel by kernel.
 """
 
 from __future__ import annotations
@@ -10,37 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.data.augment import Draws
-from alexnet.data.preprocess import Preprocess
-from alexnet.networks.fast.gpu import kernels
+from alexnet.networks.fast import gpu
 
 WARM = 3  # steps before the graph is captured: kernels are compiled and libraries choose their forms in them
 Say = Callable[[str], object]
-
-
-def augmented(
-    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float, dtype: torch.dtype
-) -> Tensor | None:
-    """Crop, mirror, minus mean, colour noise, ÷ scale: uint8 (n, C, S, S) -> `dtype` (n, C, size, size).
-
-    None where the plain form must do it. Offsets are trusted: `augment.draw` keeps them inside.
-    """
-    (count, channels), size, found = pictures.shape[:2], preprocess.input, kernels()[0]
-    if found is None or pictures.dtype != torch.uint8 or len(preprocess.scale) > 1 or channels > 4:
-        return None
-    shifts = preprocess.mean if axes is None else (draws.colour @ axes).contiguous()
-    mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
-    mean = mean.expand(channels, size, size).permute(1, 2, 0).contiguous()
-    out = torch.empty(
-        (count, channels, size, size), dtype=dtype, device=pictures.device, memory_format=torch.channels_last
-    )
-    top, left = draws.offsets.to(torch.int32).unbind(1)
-    rows, each = count * size * size, 256
-    found.augment[(-(-rows // each),)](
-        pictures, top.contiguous(), left.contiguous(), draws.mirror.to(torch.uint8), mean, shifts, out, rows, size,
-        1 + amount, preprocess.scale[0], *pictures.stride(), C=channels, NOISY=axes is not None, ROWS=each,
-    )  # fmt: skip
-    return out
 
 
 class Update:
@@ -71,7 +44,7 @@ class Update:
 
     def __call__(self) -> None:
         """Update every parameter that has a gradient, and forget the gradients."""
-        found: Any = kernels()[0]
+        found: Any = gpu.kernels()[0]
         for group, numbers in zip(self.update.param_groups, self.numbers, strict=True):
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -136,3 +109,13 @@ class Captured:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self.figures = work(self.places[0], self.places[1], dict(zip(masks, self.places[2:], strict=True)))
         self.graph = graph
+
+
+def update_rule(update: torch.optim.Optimizer, device: torch.device) -> Update | None:
+    """What updates the parameters in fewer passes than the optimiser itself; None where nothing does."""
+    return Update(update, device) if gpu.here(device) else None
+
+
+def whole_step(device: torch.device, say: Callable[[str], object]) -> Captured | None:
+    """What launches a step of one process as a whole; None where nothing does."""
+    return Captured(say) if gpu.here(device) and device.type == "cuda" else None

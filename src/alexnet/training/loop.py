@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alexnet.base import run_files
 from alexnet.base.device import tf32
 from alexnet.base.distributed import start
 from alexnet.base.errors import Diverged, Interrupted
 from alexnet.base.files import next_step
 from alexnet.base.progress import Progress
-from alexnet.data import augment
+from alexnet.data import augment, augment_fast
 from alexnet.data.layouts.registry import Data
 from alexnet.data.loader import Batch, batches, order
 from alexnet.engines import loading
 from alexnet.inference.evaluation import Evaluation, Member, measure
-from alexnet.networks import fast
 from alexnet.training import optimizer
 from alexnet.training.recipe import Recipe
 from alexnet.training.run import Run, Say, keep_best, open_run, prepare, save
@@ -180,7 +180,7 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
     if not recipe.crops:
         draws.offsets.fill_(run.preprocess.low)
     axes, resized = run.found.colour_axes.to(device) if noisy else None, recipe.crop_area < 1
-    images = None if resized else fast.augmented(pictures, draws, run.preprocess, axes, noisy, run.precision)
+    images = None if resized else augment_fast.augmented(pictures, draws, run.preprocess, axes, noisy, run.precision)
     if images is None:
         side = run.preprocess.input
         if resized:
@@ -206,7 +206,7 @@ def _log(run: Run, progress: Progress) -> None:
     if len(bad):
         step = position.step - len(sums) + int(bad[0]) + 1
         kept = "nothing was saved after that, the last checkpoint is whole"
-        if not (run.folder / loading.STATE).exists():
+        if not (run.folder / run_files.STATE).exists():
             kept = "there is no checkpoint yet"
         raise Diverged(
             f"the loss became {sums[bad[0], 0].item()} at step {step}; {kept}: train with a lower learning_rate, or "

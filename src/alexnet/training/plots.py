@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +9,8 @@ import torch
 
 from alexnet.base import metrics
 from alexnet.base.files import write_whole
-from alexnet.data.labels import printable
-from alexnet.engines.loading import METRICS
+from alexnet.base.run_files import METRICS
 from alexnet.networks.model import AlexNet
-
-NAMED, COUNTED = 40, 20  # classes whose names, whose counts fit into a confusion matrix
-PIXELS = 3  # of a confusion matrix' cell, at least
 
 
 def save_curves(folder: Path, kept: int | None = None) -> Path | None:
@@ -82,33 +76,6 @@ def save_filters(model: AlexNet, folder: Path) -> Path:
     axes.set_title(f"conv1: {count} filters, {side} x {side} x {channels}", fontsize=9)
     axes.axis("off")
     return _save(figure, folder / "filters.png")
-
-
-def confusion(matrix: np.ndarray, classes: list[str]) -> bytes:
-    """A confusion matrix (labels, answers) as a PNG: shares of each row as colours, names and counts where they fit."""
-    from matplotlib.figure import Figure
-
-    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-    count = len(classes)
-    side = 2.5 + min(8.0, 0.32 * count)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlabel="answer", ylabel="class")
-    if count <= NAMED:
-        names = [printable(name) for name in classes]
-        short = [name if len(name) < 24 else name[:22] + "…" for name in names]
-        axes.set_xticks(range(count), short, rotation=90, fontsize=8, parse_math=False)
-        axes.set_yticks(range(count), short, fontsize=8, parse_math=False)
-    if count <= COUNTED:
-        for y, x in np.argwhere(matrix):
-            colour = "white" if shares[y, x] > 0.5 else "black"
-            axes.text(x, y, f"{matrix[y, x]}", ha="center", va="center", fontsize=7, color=colour)
-    file = io.BytesIO()
-    with warnings.catch_warnings():  # a script that the font lacks is drawn as boxes
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(file, format="png", dpi=max(110, PIXELS * count / min(8.0, 0.32 * count)))
-    return file.getvalue()
 
 
 def filter_sheet(weight: torch.Tensor) -> np.ndarray:

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alexnet.base import metrics
+from alexnet.base import metrics, run_files
 from alexnet.base.files import write_whole
+from alexnet.base.text import printable
 from alexnet.data.held_out import divided, recipe_held_out
-from alexnet.data.labels import printable
 from alexnet.data.layouts.registry import Data, Split
 from alexnet.data.pictures import Source, Unreadable, decode
-from alexnet.engines import loading
-from alexnet.engines.loading import Classifier, load
+from alexnet.engines.loading import load
+from alexnet.inference.confusion import draw_confusion
 from alexnet.inference.prediction import stream
-from alexnet.training import plots
 from alexnet.training import recipe as recipes
+from alexnet.weights.classifier import Classifier
 
 NAME = "report.html"
 MISTAKES = 24  # pictures shown
@@ -77,7 +77,7 @@ def write(folder: Path, data: Data, device: str = "cpu", command: Sequence[str] 
     """report.html of the run in `folder`, whose last weights are judged on what it holds out of DATA."""
     from alexnet.base.device import choose_device
 
-    recipe = recipes.from_toml((folder / loading.RECIPE).read_text("utf-8"), loading.RECIPE)
+    recipe = recipes.from_toml((folder / run_files.RECIPE).read_text("utf-8"), run_files.RECIPE)
     classifier, data = load(folder, choose_device(device)), divided(data, recipe_held_out(recipe))
     text = page(folder, classifier, data, judge(classifier, data.split("valid")), command)
     write_whole(folder / NAME, lambda file: file.write(text.encode("utf-8", "replace")))
@@ -98,18 +98,18 @@ def page(folder: Path, classifier: Classifier, data: Data, judged: Judged, comma
         f"<pre>{_text(shlex.join(command))}</pre>" if command else "",
         f"<h2>Learning curves</h2>{_image(curves.read_bytes(), 'png')}" if curves.exists() else "",
         "<h2>Confusion matrix</h2><p>A row a class, a column an answer; colours are shares of a row.</p>",
-        _image(plots.confusion(confusion, classes), "png"),
+        _image(draw_confusion(confusion, classes), "png"),
         f"<h2>Classes</h2>{_classes(confusion, classes)}",
         f"<h2>The worst mistakes</h2>{_mistakes(judged.mistakes, split, classes)}",
-        f"<h2>Recipe</h2><pre>{html.escape((folder / loading.RECIPE).read_text('utf-8'))}</pre>",
+        f"<h2>Recipe</h2><pre>{html.escape((folder / run_files.RECIPE).read_text('utf-8'))}</pre>",
     ]
     return HEAD.format(title=_text(folder.absolute().name)) + "\n".join(filter(None, parts)) + "\n</html>\n"
 
 
 def _chosen(folder: Path, classifier: Classifier, split: Split) -> str:
     """Which epoch's weights these are, and by which pictures it was chosen."""
-    epochs = [line for line in metrics.read(folder / loading.METRICS) if line["kind"] == "epoch"]
-    best = metrics.best(folder / loading.METRICS)
+    epochs = [line for line in metrics.read(folder / run_files.METRICS) if line["kind"] == "epoch"]
+    best = metrics.best(folder / run_files.METRICS)
     own = next((line for line in epochs if line["step"] == classifier.trained.get("step")), None)
     if best is None or own is None:
         return ""
@@ -121,7 +121,7 @@ def _chosen(folder: Path, classifier: Classifier, split: Split) -> str:
             return last
         return (
             f"{last} By the error on {by}, epoch {best['epoch']} was the best, {error}: its weights are "
-            f"{loading.BEST}, which --weights best takes."
+            f"{run_files.BEST}, which --weights best takes."
         )
     return (
         f"The weights are those of epoch {own['epoch']} of {len(epochs)}, chosen by the lowest error on {by}, {error}. "

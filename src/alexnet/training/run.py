@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from alexnet.base import run_files
 from alexnet.base.device import choose_precision, describe, make_deterministic
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
@@ -18,10 +19,10 @@ from alexnet.base.files import clear_parts, write_whole
 from alexnet.base.metrics import Metrics
 from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
+from alexnet.base.text import printable
 from alexnet.data import labels
 from alexnet.data.dataset import some
 from alexnet.data.held_out import counts, digest, divided, recipe_held_out
-from alexnet.data.labels import printable
 from alexnet.data.layouts.registry import Data, find
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, statistics, steps
 from alexnet.data.pictures import Square
@@ -31,12 +32,13 @@ from alexnet.engines import loading
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import variant as find_variant
-from alexnet.training import optimizer
+from alexnet.training import checkpoint, optimizer
 from alexnet.training import recipe as recipes
-from alexnet.training.captured import Captured, Update
-from alexnet.training.finetuning import begin, class_weights
+from alexnet.training.captured import Captured, Update, update_rule, whole_step
 from alexnet.training.probing import FeatureRows, Tail
 from alexnet.training.recipe import Recipe
+from alexnet.training.starting import begin, class_weights
+from alexnet.weights import classifier
 
 Say = Callable[[str], object]
 
@@ -132,7 +134,7 @@ def open_run(
     folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, world: World, say: Say
 ) -> tuple[Recipe, dict[str, Any] | None]:
     """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
-    held = [name for name in (*loading.NAMES,) if (folder / name).exists()]
+    held = [name for name in (*run_files.NAMES,) if (folder / name).exists()]
     if printable(str(folder)) != str(folder):  # safetensors opens no other
         raise AlexNetError(f"--out {printable(str(folder))} is not plain text in UTF-8; give another name.")
     if folder.exists() and not folder.is_dir():
@@ -141,8 +143,8 @@ def open_run(
         raise AlexNetError(
             f"--out {folder} already holds a run ({', '.join(held)}); add --resume to go on, or give another folder."
         )
-    file = folder / loading.RECIPE
-    state = loading.read_state(folder / loading.STATE) if (folder / loading.STATE).exists() else None
+    file = folder / run_files.RECIPE
+    state = checkpoint.read_state(folder / run_files.STATE) if (folder / run_files.STATE).exists() else None
     recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
     if recorded is not None:
         chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
@@ -171,7 +173,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
             f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
         ) from None
     clear_parts(folder)
-    write_whole(folder / loading.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
+    write_whole(folder / run_files.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
 
 
 def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) -> Recipe:
@@ -261,10 +263,10 @@ def prepare(
     alone = world.size == 1 and not recipe.compile and trained is model
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
-        net, update, fast.rule(update, world.device) or optimizer.Rule(update), precision, position, plateau,
-        Metrics(folder / loading.METRICS, position.step, write=world.first),
+        net, update, update_rule(update, world.device) or optimizer.Rule(update), precision, position, plateau,
+        Metrics(folder / run_files.METRICS, position.step, write=world.first),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
-        captured=fast.captured(world.device, say) if alone else None,
+        captured=whole_step(world.device, say) if alone else None,
     )  # fmt: skip
 
 
@@ -313,8 +315,8 @@ def save(run: Run, best: bool = False) -> None:
         return
     origin = f"trained on {run.data.path}, {run.position.step:,} steps"
     trained = {"step": run.position.step, "digest": run.digest, **asdict(recipe_held_out(run.recipe))}
-    weights = loading.weights_bytes(run.model, run.preprocess, run.data.classes, origin, trained)
-    for name in [loading.BEST] * best + [loading.LAST]:
+    weights = classifier.weights_bytes(run.model, run.preprocess, run.data.classes, origin, trained)
+    for name in [run_files.BEST] * best + [run_files.LAST]:
         write_whole(run.folder / name, lambda file: file.write(weights))
     state = {
         "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
@@ -324,7 +326,7 @@ def save(run: Run, best: bool = False) -> None:
         "counts": counts(run.data), "digest": run.digest,
         "recipe": recipes.to_toml(run.recipe),
     }  # fmt: skip
-    loading.write_state(run.folder / loading.STATE, state)
+    checkpoint.write_state(run.folder / run_files.STATE, state)
 
 
 def keep_best(run: Run, say: Say) -> int | None:
@@ -333,13 +335,13 @@ def keep_best(run: Run, say: Say) -> int | None:
     Gives that epoch, or None where they are already.
     """
     run.world.barrier()  # the first process has written them
-    best = run.folder / loading.BEST
+    best = run.folder / run_files.BEST
     if not run.position.since or not best.exists():
         return None
     run.model.load_state_dict(loading.load(best).model.state_dict())
     if run.world.first:
         contents = best.read_bytes()
-        write_whole(run.folder / loading.LAST, lambda file: file.write(contents))
+        write_whole(run.folder / run_files.LAST, lambda file: file.write(contents))
     epoch = run.position.epochs - run.position.since
     say(f"the weights are those of epoch {epoch}, whose validation error is lowest")
     return epoch

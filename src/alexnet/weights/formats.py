@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from alexnet.base import text
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import IMAGEFOLDER, NUMERIC, Hints
 from alexnet.data import labels
@@ -55,9 +56,9 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
             try:
                 found = base.checked(file, reader.read(file, hints))
             except AlexNetError as error:  # names in a file may be of any characters
-                raise AlexNetError(labels.printable(str(error))) from None
+                raise AlexNetError(text.printable(str(error))) from None
             except DAMAGE as error:  # readers name what they foresee; whatever else a file may hold ends here
-                said = labels.printable(base.first_line(error))
+                said = text.printable(base.first_line(error))
                 raise AlexNetError(
                     f"MODEL {file} is damaged, or another kind of file than it seems ({said}); copy it again."
                 ) from None

@@ -343,8 +343,6 @@ def _choice(file: Path, sets: list[Found], key: str | None) -> Found:
 
 
 def _refuse(file: Path, found: Any) -> None:
-    from alexnet.weights.torch_file import objects
-
     kinds = list(dict.fromkeys(objects(found)))[:3]
     if kinds:
         raise AlexNetError(
@@ -382,3 +380,16 @@ def config_beside(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise AlexNetError(f"{path} beside the weights is no JSON ({first_line(error)}); mend it.") from None
     return found if isinstance(found, dict) else {}
+
+
+def objects(found: Any) -> Iterator[str]:
+    """The kinds of foreign objects in what was read, in order, not those within tensors or within each other."""
+    stack, steps = [found], 0
+    while stack and steps < 100_000:
+        one, steps = stack.pop(), steps + 1
+        if isinstance(one, Inert):
+            yield one.kind
+        elif isinstance(one, dict):
+            stack += list(one.values())[::-1]
+        elif isinstance(one, list | tuple):
+            stack += list(one)[::-1]

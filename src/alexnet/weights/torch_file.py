@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -238,19 +238,6 @@ def _take(storage: Storage, dtype: torch.dtype, offset: int, shape: tuple[int, .
         raise AlexNetError(f"a tensor of the file has {len(data):,} bytes of {span * size:,}; copy it again.")
     flat = torch.frombuffer(bytearray(data), dtype=dtype) if span else torch.empty(0, dtype=dtype)
     return flat.as_strided(shape, stride).contiguous()
-
-
-def objects(found: Any) -> Iterator[str]:
-    """The kinds of foreign objects in what was read, in order, not those within tensors or within each other."""
-    stack, steps = [found], 0
-    while stack and steps < 100_000:
-        one, steps = stack.pop(), steps + 1
-        if isinstance(one, Inert):
-            yield one.kind
-        elif isinstance(one, dict):
-            stack += list(one.values())[::-1]
-        elif isinstance(one, list | tuple):
-            stack += list(one)[::-1]
 
 
 def _short(error: Exception) -> str:

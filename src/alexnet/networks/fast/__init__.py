@@ -9,11 +9,11 @@ intercepted, or the network is traced, exported, transformed or compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,7 @@ from torch.nn.modules import module as modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from alexnet.data import augment_fast as by_pass
-from alexnet.data.augment import Draws
-from alexnet.data.preprocess import Preprocess
 from alexnet.networks.fast import blocks, compiler, conv1, gpu
-from alexnet.training import captured as captured_
-
-if TYPE_CHECKING:
-    from alexnet.networks.model import AlexNet
 
 _switched_on: ContextVar[bool] = ContextVar("fast forms", default=True)  # each thread's own
 
@@ -67,6 +60,11 @@ def plain() -> Iterator[None]:
         _switched_on.reset(before)
 
 
+def switched_on() -> bool:
+    """Whether fast forms may run in this thread."""
+    return _switched_on.get()
+
+
 def choose(device: torch.device, compile: bool = False) -> str:
     """Prepare the fastest correct forms for long work on a device; which they are, in words, and why.
 
@@ -82,14 +80,14 @@ def choose(device: torch.device, compile: bool = False) -> str:
     return f"layers: {'fast, ' if found else ''}{words}"
 
 
-def passes(model: AlexNet, x: Tensor, until: str) -> dict[str, Pass]:
+def passes(named_layers: Callable[[], Sequence[tuple[str, nn.Module]]], x: Tensor, until: str) -> dict[str, Pass]:
     """The fast forms for this input, by the name of the first layer that each takes; none where none fits.
 
     A form may still give None for what it is given; then, and for all other layers, the plain form runs.
     """
     if not _usable(x):
         return {}
-    layers, found = model.named_layers(), list[Pass]()
+    layers, found = named_layers(), list[Pass]()
     if gpu.here(x.device):
         if torch.is_grad_enabled() or len(x) >= gpu.FEWEST:
             found += gpu.passes(layers)
@@ -125,31 +123,6 @@ def _touched(layer: nn.Module) -> bool:
     """Whether somebody's hook waits for what goes into this layer or comes out of it, or it runs something else."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return any(hooks) or "forward" in vars(layer) or layer._compiled_call_impl is not None
-
-
-def augmented(
-    pictures: Tensor, draws: Draws, preprocess: Preprocess, axes: Tensor | None, amount: float = 0.0,
-    precision: torch.dtype = torch.float32,
-) -> Tensor | None:  # fmt: skip
-    """Training pictures as the network takes them (see pictures.py), or None where the plain functions must do it.
-
-    On a GPU they are of the `precision` that the first layer computes in.
-    """
-    if not _switched_on.get():
-        return None
-    if gpu.here(pictures.device):
-        return captured_.augmented(pictures, draws, preprocess, axes, amount, precision)
-    return by_pass.augmented(pictures, draws, preprocess, axes, amount)
-
-
-def rule(update: torch.optim.Optimizer, device: torch.device) -> captured_.Update | None:
-    """What updates the parameters in fewer passes than the optimiser itself; None where nothing does."""
-    return captured_.Update(update, device) if gpu.here(device) else None
-
-
-def captured(device: torch.device, say: Callable[[str], object]) -> captured_.Captured | None:
-    """What launches a step of one process as a whole; None where nothing does."""
-    return captured_.Captured(say) if gpu.here(device) and device.type == "cuda" else None
 
 
 @cache

@@ -17,9 +17,10 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Unreadable
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.sources import Sources
-from alexnet.engines.loading import Classifier, built, find, load, told
+from alexnet.engines.loading import find, load, told
 from alexnet.networks.shapes import check_size
 from alexnet.weights import formats
+from alexnet.weights.classifier import Classifier, built
 
 RANDOM_PICTURES = 4
 

@@ -1,0 +1,122 @@
+"""A network with all that belongs to its weights: preprocessing, class names, origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
+from alexnet.networks.model import AlexNet, seeded_build
+from alexnet.weights import formats, huggingface, native
+from alexnet.weights.base import Weights, first_line
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network on the CPU in another program than torch; `words` say which and in what arithmetic.
+
+    `run` takes contiguous uint8 pictures (n, stored, stored, C) and `logits` or `prob`, gives float32 (n, classes).
+    """
+
+    words: str
+    preprocess: Preprocess
+    run: Callable[[np.ndarray, str], np.ndarray]
+
+    def logits(self, crops: Tensor) -> Tensor:
+        """Logits float32 (n, classes) of uint8 crops (n, C, input, input), from wherever in the pictures they are.
+
+        The network takes the central crop of what it is given: each crop is put in the middle of an empty picture.
+        """
+        if crops.dtype != torch.uint8:
+            raise AlexNetError(
+                "ten views of a network that sees whole pictures are enlarged ones, which engines do not take; use "
+                "--engine torch or one view."
+            )
+        low, side, preprocess = self.preprocess.low, self.preprocess.input, self.preprocess
+        pictures = np.zeros((len(crops), preprocess.stored, preprocess.stored, preprocess.channels), np.uint8)
+        pictures[:, low : low + side, low : low + side] = crops.permute(0, 2, 3, 1).numpy()
+        return torch.from_numpy(self.run(pictures, "logits"))
+
+
+@dataclass
+class Classifier:
+    """A network with its preprocessing and class names.
+
+    `.model` is in eval mode: preprocessed float32 pictures (N, C, input, input) -> float32 logits (N, classes).
+    `.engine`, where there is one, answers in its stead; `.exported` names the engine of an export without layers.
+    """
+
+    model: AlexNet
+    preprocess: Preprocess
+    classes: list[str]
+    origin: str = ""  # where the weights come from, in words
+    engine: Engine | None = None
+    exported: str = ""
+    trained: dict[str, Any] = field(default_factory=dict)  # of a run: step, digest of its data and what it held out
+    naming: str = ""  # not empty: the class names are numbers or ImageNet's, for the file has none
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write a new file in the format of its ending (.safetensors, .pth, .caffemodel, .onnx; a name without one is
+        a folder as Hugging Face has models); the files made."""
+        if self.exported:
+            raise AlexNetError("an export has no weights to save; save the model that it was exported from.")
+        found = weights_of(self)
+        return formats.write(
+            replace(found, tensors={k: x.detach().cpu() for k, x in found.tensors.items()}), Path(path)
+        )
+
+    def __repr__(self) -> str:
+        """In one line: the network, what it knows, what it sees, where it is and where its weights come from."""
+        name, sizes = self.model.variant.name, self.preprocess
+        where = self.exported or (self.engine.words if self.engine else str(self.device))
+        come = f", {self.origin}" if self.origin else ""
+        return (
+            f"<Classifier: {name}, {len(self.classes):,} classes, input {sizes.input} of {sizes.stored} pixels, "
+            f"{where}{come}>"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu") if self.exported else next(self.model.parameters()).device
+
+
+def built(found: Weights, device: str | torch.device = "cpu", file: str | Path = "") -> Classifier:
+    """The classifier of weights that were read; `file` names them in errors."""
+    channels, input = found.preprocess.channels, found.preprocess.input
+    try:
+        model = seeded_build(0, found.variant, len(found.classes), channels, input, found.changes)
+        model.load_state_dict(found.tensors)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AlexNetError(
+            f"MODEL {file or found.origin} does not fit together ({first_line(error)}); it was changed or damaged: "
+            "copy it again."
+        ) from None
+    network = model.to(device).eval()
+    network.pretrained_cfg = huggingface.pretrained_cfg(network.variant, len(found.classes), found.preprocess)
+    return Classifier(
+        network, found.preprocess, found.classes, found.origin, trained=found.trained, naming=found.naming
+    )
+
+
+def weights_bytes(
+    model: AlexNet, preprocess: Preprocess, classes: list[str], origin: str, trained: dict[str, Any] | None = None
+) -> bytes:
+    """The contents of a file of weights; `origin` says in words where they come from, `trained` in figures."""
+    return native.to_bytes(weights_of(Classifier(model, preprocess, classes, origin, trained=trained or {})))
+
+
+def weights_of(classifier: Classifier) -> Weights:
+    """The classifier's weights with all that belongs to them, as files hold them."""
+    model, preprocess = classifier.model, classifier.preprocess
+    tensors: dict[str, torch.Tensor] = dict(model.state_dict())
+    return Weights(
+        model.variant.name, tensors, classifier.classes, preprocess, model.changes, classifier.origin,
+        classifier.trained, classifier.naming,
+    )  # fmt: skip
