@@ -26,8 +26,8 @@ PLACES = [
     ),
     (
         "training/loop.py",
-        "label_smoothing=recipe.label_smoothing",
-        "label_smoothing=0.0",
+        "logits.float(), run.recipe.label_smoothing",
+        "logits.float(), 0.0",
         "test_recipe_keys.py -k label_smooth",
     ),
     ("training/loop.py", "source, recipe.chunk)", "source, 1)", "test_recipe_keys.py -k chunk"),
@@ -73,7 +73,7 @@ PLACES = [
     ("training/optimizer.py", "mults.get(layer, 1.0)", "1.0", "test_variants.py -k cifar10_18-float32"),
     (
         "training/loop.py",
-        "(loss * (world.size / everyone)).backward()",
+        "(loss * (run.world.size / everyone)).backward()",
         "(loss * world.size).backward()",
         "test_variants.py -k alexnet32-float32",
     ),
