@@ -19,7 +19,7 @@ from alexnet.data.layouts import parquet
 from alexnet.data.layouts.registry import find
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
-from alexnet.inference.evaluation import match_classes
+from alexnet.inference.matching import match_classes
 from conftest import COLOURS, coloured, encoded
 from test_imagenet import tar
 

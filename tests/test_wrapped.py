@@ -325,7 +325,7 @@ def test_a_nameless_network_is_held_against_numbered_folders_in_the_order_that_i
     (tmp_path / "names.txt").write_text("\n".join(sorted(map(str, range(12)))))
     one = alexnet.load(tmp_path / "net.pth", classes=tmp_path / order if order == "names.txt" else order)
     from alexnet.data.layouts.registry import find
-    from alexnet.inference.evaluation import with_names
+    from alexnet.inference.matching import with_names
 
     named = with_names(one, find(tmp_path / "data"))
     assert (named.classes[2] != "10") == bool(error)
@@ -339,7 +339,7 @@ def test_a_nameless_network_is_held_against_numbered_folders_in_the_order_that_i
 
 def test_a_nameless_network_and_named_folders_ask_for_the_order(tmp_path, state, folders):
     from alexnet.data.layouts.registry import find
-    from alexnet.inference.evaluation import with_names
+    from alexnet.inference.matching import with_names
 
     three = {"classifier.6.weight": state["classifier.6.weight"][:3], "classifier.6.bias": torch.zeros(3)}
     torch.save({**state, **three}, tmp_path / "net.pth")

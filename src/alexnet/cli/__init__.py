@@ -225,8 +225,9 @@ def evaluate(
         shares = run_fit(models, data, split, batch_size, workers, device, int(views), quiet=False, held=held)
         output.say(f"weights {','.join(map(str, shares))}; on another split give them with --weights")
     result = run_evaluation(
-        models, data, split, batch_size, workers, device, int(views), shares, ties, output.say, False, per_class,
-        confusion, engine, held, pictures,
+        models, data, split, batch_size=batch_size, workers=workers, device=device, views=int(views), weights=shares,
+        ties=ties, say=output.say, quiet=False, per_class=per_class, confusion=confusion, engine=engine, held=held,
+        table=pictures,
     )  # fmt: skip
     top5 = "" if result.top5_error is None else f"top-5 error {100 * result.top5_error:.2f} %, "
     output.say(

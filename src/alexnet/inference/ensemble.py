@@ -35,7 +35,7 @@ def fit_weights(
 
     Of five classes or fewer it is the lowest top-1 error.
     """
-    with opened(models, data, split, workers, device, say, quiet, held=held) as task:
+    with opened(models, data, split, workers=workers, device=device, say=say, quiet=quiet, held=held) as task:
         if task.world.size > 1:
             raise AlexNetError("--fit-weights holds every probability in one process; run it without torchrun.")
         columns, total = len(task.classifiers[0].classes), len(task.pictures[0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,22 +16,17 @@ from torch import Tensor, nn
 
 from alexnet.base.distributed import World, start
 from alexnet.base.errors import AlexNetError
-from alexnet.base.hints import IMAGEFOLDER, NUMERIC
 from alexnet.base.progress import Progress
-from alexnet.data import labels
 from alexnet.data.dataset import split_word
-from alexnet.data.held_out import HeldOut, as_trained, divided, recorded
-from alexnet.data.layouts.registry import Data, Split, find
+from alexnet.data.held_out import HeldOut, as_trained
+from alexnet.data.layouts.registry import Data, find
 from alexnet.data.loader import Pictures, batches
 from alexnet.data.pictures import Square
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import attach, better, device_for, load
 from alexnet.inference.confusion import Tally, check_outputs
-from alexnet.weights.base import ASSUMED, note
-from alexnet.weights.classifier import Classifier
-
-if TYPE_CHECKING:
-    from alexnet.weights.classifier import Engine
+from alexnet.inference.matching import columns, held_out_for, match_classes, with_names
+from alexnet.weights.classifier import Classifier, Engine
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 PLACES = 5  # of top-5 error
@@ -102,10 +97,11 @@ def opened(
     model: str | Path | Classifier | Sequence[str | Path | Classifier],
     data: str | Path | Data,
     split: str,
-    workers: int,
-    device: str,
-    say: Callable[[str], object],
-    quiet: bool,
+    *,
+    workers: int = 0,
+    device: str = "auto",
+    say: Callable[[str], object] = lambda text: None,
+    quiet: bool = True,
     engine: str | None = None,
     batch_size: int = 128,
     held: HeldOut | None = None,
@@ -125,28 +121,19 @@ def opened(
         ]
         found = data if isinstance(data, Data) else find(data, quiet or not world.first, whole=split == "all")
         if split != "all":
-            found = _held_out(found, held, classifiers, told)
-        told(found.summary())
-        for given, classifier in zip(models, classifiers, strict=True):
-            folder = Path(given) if isinstance(given, str | Path) else None
-            if folder and folder.is_dir() and (line := better(folder, classifier.trained)):
-                told(line)
-        if (
-            found.whole is not None
-            and split_word(split) == "valid"
-            and as_trained(found, classifiers[0].trained) is None
-        ):
-            told(f"these are the pictures that training would hold out; --split all takes all {len(found.whole):,}")
+            found = held_out_for(found, held, classifiers, told)
+        for line in _notes(models, classifiers, found, split):
+            told(line)
         classifiers = [with_names(one, found) for one in classifiers]
         classes = classifiers[0].classes
         if not found.named and found.classes != classes:
             told(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
+        members = [Member(one.model, one.preprocess, columns(one.classes, classes), one.engine) for one in classifiers]
         labelled = match_classes(found, found.split(split), classes)
-        members = [Member(one.model, one.preprocess, _columns(one.classes, classes), one.engine) for one in classifiers]
         needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}
         pictures = [Pictures(labelled, *one) for one in sorted(needed)]
-        for note in dict.fromkeys(note for one in pictures for note in one.notes()) if world.first else ():
-            say(note)
+        for line in dict.fromkeys(line for one in pictures for line in one.notes()):
+            told(line)
         try:
             yield Task(world, classifiers, members, pictures)
         finally:
@@ -154,10 +141,45 @@ def opened(
                 one.close()
 
 
+def _notes(models: Sequence[object], classifiers: Sequence[Classifier], data: Data, split: str) -> Iterator[str]:
+    """What was found, and what of it a user may not expect, a line each."""
+    yield data.summary()
+    for given, classifier in zip(models, classifiers, strict=True):
+        folder = Path(given) if isinstance(given, str | Path) else None
+        if folder and folder.is_dir() and (line := better(folder, classifier.trained)):
+            yield line
+    if data.whole is not None and split_word(split) == "valid" and as_trained(data, classifiers[0].trained) is None:
+        yield f"these are the pictures that training would hold out; --split all takes all {len(data.whole):,}"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How answers are counted: views a picture, each model's weight in an ensemble (None: equal), and ties."""
+
+    views: int = 1
+    weights: Sequence[float] | None = None
+    ties: str = "first"
+
+    def checked(self, models: int) -> Scoring:
+        """The same, or an error that names what does not fit."""
+        if self.views not in VIEWS:
+            raise AlexNetError(f"views was given {self.views}; it takes {', '.join(map(str, VIEWS))}.")
+        if self.ties not in TIES:
+            raise AlexNetError(f"ties was given '{self.ties}'; it takes {' or '.join(TIES)}.")
+        if self.weights is not None and len(self.weights) != models:
+            raise AlexNetError(f"{len(self.weights)} weights were given for {models} models; give one for each.")
+        return self
+
+    def shares(self, models: int) -> Sequence[float]:
+        """Each model's weight."""
+        return [1 / models] * models if self.weights is None else self.weights
+
+
 def evaluate(
     model: str | Path | Classifier | Sequence[str | Path | Classifier],
     data: str | Path | Data,
     split: str = "valid",
+    *,
     batch_size: int = 128,
     workers: int = 0,
     device: str = "auto",
@@ -181,22 +203,17 @@ def evaluate(
     is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default those that the first
     model's training held out. Under torchrun each picture is still counted exactly once.
     """
-    count_of_models = 1 if isinstance(model, str | Path | Classifier) else len(model)
-    if views not in VIEWS:
-        raise AlexNetError(f"views was given {views}; it takes {', '.join(map(str, VIEWS))}.")
-    if ties not in TIES:
-        raise AlexNetError(f"ties was given '{ties}'; it takes {' or '.join(TIES)}.")
-    if weights is not None and len(weights) != count_of_models:
-        raise AlexNetError(f"{len(weights)} weights were given for {count_of_models} models; give one for each.")
+    models = 1 if isinstance(model, str | Path | Classifier) else len(model)
+    scoring = Scoring(views, weights, ties).checked(models)
     check_outputs(per_class, confusion, table)
-    with opened(model, data, split, workers, device, say, quiet, engine, batch_size, held) as task:
+    with opened(
+        model, data, split, workers=workers, device=device, say=say, quiet=quiet, engine=engine, batch_size=batch_size,
+        held=held,
+    ) as task:  # fmt: skip
         asked = per_class or confusion or table
         tally = Tally(task.classifiers[0].classes, bool(confusion), bool(table)) if asked else None
         quiet = quiet or not task.world.first
-        result = measure(
-            task.members, task.pictures, batch_size, task.world, views=views, weights=weights, quiet=quiet, ties=ties,
-            tally=tally,
-        )  # fmt: skip
+        result = measure(task.members, task.pictures, batch_size, task.world, scoring=scoring, quiet=quiet, tally=tally)
         if tally and task.world.first:
             if per_class:
                 tally.write_classes(Path(per_class))
@@ -208,135 +225,60 @@ def evaluate(
     return result
 
 
-def _held_out(data: Data, held: HeldOut | None, models: Sequence[Classifier], say: Callable[[str], object]) -> Data:
-    """DATA with held out what was asked for, or what the first model's training held out of it; says what differs."""
-    chosen, known = data, recorded(models[0].trained)
-    if held is not None:
-        chosen = divided(data, held.checked())
-    elif known is not None and known[0] != HeldOut():
-        held, there = known[0], as_trained(data, models[0].trained)
-        if there is None:
-            say(f"{data.path} is not what MODEL was trained on, so what was held out there says nothing here")
-        chosen = data if there is None else there
-    held = held or HeldOut()
-    for number, one in enumerate(models, 1):
-        known = recorded(one.trained)
-        if known is not None and known[0] != held and as_trained(data, one.trained) is not None:
-            which = f"MODEL {number}" if len(models) > 1 else "MODEL"
-            say(f"other pictures were held out when {which} was trained, so it was trained on some of these")
-    return chosen
-
-
-def with_names(one: Classifier, data: Data) -> Classifier:
-    """The classifier with its outputs called as DATA's classes, where its file names none; what is assumed is said."""
-    names, count = data.classes, len(one.classes)
-    numbered = all(name.isdecimal() and len(name) < 10 for name in names)
-    if one.naming in (IMAGEFOLDER, NUMERIC) and len(names) == count:
-        if one.naming == NUMERIC and not numbered:
-            raise AlexNetError(f"--classes numeric was given, and DATA's classes are no numbers ({names[0]!r:.40}).")
-        return replace(one, classes=sorted(names) if one.naming == IMAGEFOLDER else sorted(names, key=int))
-    known_here = any(place >= 0 for place in labels.places(names, one.classes))
-    if one.naming != ASSUMED or not data.named or (known_here and not numbered):
-        return one
-    if numbered and (len(names) == count or all(int(name) < count for name in names)):
-        by_number = {int(name): name for name in names}
-        known = sorted(names, key=int) if len(names) == count else [by_number.get(n, str(n)) for n in range(count)]
-        text = sorted(known)
-        other = f"; torchvision's ImageFolder orders them as text ({', '.join(text[:5])} …): --classes imagefolder"
-        note(
-            f"{one.origin} names no classes: its outputs are taken for DATA's {', '.join(known[:3])} … in the order of "
-            f"their numbers{other if text != known else ''}"
-        )
-        return replace(one, classes=known)
-    shown = ", ".join(sorted(names)[:3]) + (" …" if names[3:] else "")
-    raise AlexNetError(
-        f"{one.origin} names none of its {count:,} classes, and DATA {data.path} has {len(names):,} ({shown}); "
-        "give the names in the model's order with --classes FILE, or --classes imagefolder if it was trained by "
-        "torchvision's ImageFolder on all of them."
-    )
-
-
-def match_classes(data: Data, split: Split, classes: list[str]) -> Split:
-    """The split with labels in the model's order of classes; names unknown to the model are an error."""
-    if data.classes == classes:
-        return split
-    used = np.unique(split.labels)
-    # Labels without names are the numbers of outputs, whatever these are called.
-    table = np.array(labels.places(data.classes, classes) if data.named else np.arange(len(data.classes)), np.int64)
-    if unknown := [data.classes[i] for i in used if not 0 <= table[i] < len(classes)]:
-        raise AlexNetError(
-            f"{data.path} has classes that the model does not know ({', '.join(unknown[:5])}"
-            f"{' and more' if len(unknown) > 5 else ''}); it knows {len(classes)}, such as {', '.join(classes[:3])}: "
-            "give data of those classes, or another model."
-        )
-    return replace(split, labels=table[split.labels])
-
-
-def _columns(own: list[str], classes: list[str]) -> Tensor | None:
-    """Where a model's outputs stand in the order of `classes`; None where they are in order."""
-    if own == classes:
-        return None
-    if sorted(own) != sorted(classes):
-        raise AlexNetError(
-            f"the models of an ensemble must know the same classes; the first knows {len(classes)}, another {len(own)} "
-            "or others: give models that were trained on the same classes."
-        )
-    return torch.tensor([own.index(name) for name in classes])
-
-
 @torch.no_grad()
 def measure(
     members: Sequence[Member],
     pictures: Sequence[Pictures],
     batch_size: int,
     world: World,
+    *,
     autocast: torch.dtype = torch.float32,
-    views: int = 1,
-    weights: Sequence[float] | None = None,
+    scoring: Scoring = Scoring(),
     stopped: Callable[[], bool] = lambda: False,
     quiet: bool = True,
-    ties: str = "first",
     tally: Tally | None = None,
 ) -> Evaluation | None:
     """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so.
 
     `pictures` holds the split once for every size, number of channels and square that a member needs.
     """
-    began = time.monotonic()
-    training = [one.model.training for one in members]
-    shares = [1 / len(members)] * len(members) if weights is None else weights
-    many = False  # classes, more than top-5 error has places
-    sums: Tensor | float = 0.0  # pictures, wrong in the first place, not in the first five, loss
-    total = len(pictures[0])
-    try:
-        for one in members:
-            one.model.eval()
-        with Progress("evaluating", total, quiet=quiet) as progress:
-            for by_key, labels, size, rows in _moved(pictures, batch_size, world):
-                if stopped():
-                    return None
-                if len(labels):
-                    scores = log_probabilities(members, shares, by_key, views, autocast)
-                    sums, many = sums + count(scores, labels, ties), scores.shape[1] > PLACES
-                    if tally:
-                        tally.add(scores, labels, rows)
-                progress.update(size)
-    finally:
-        for one, was in zip(members, training, strict=True):
-            one.model.train(was)
-    # A process that had no picture sums zeros.
-    counted = torch.zeros(5, dtype=torch.float64)
-    counted[:4] += sums.cpu() if isinstance(sums, Tensor) else sums
-    counted[4] = many
-    images, wrong1, wrong5, loss, any_many = world.sum(counted).tolist()
+    began, shares = time.monotonic(), scoring.shares(len(members))
+    # Pictures, wrong in the first place, not in the first five, loss; whether there are classes enough for top-5.
+    sums = torch.zeros(5, dtype=torch.float64)
+    parts: Tensor | float = 0.0  # stays on the device
+    with _in_eval_mode(members), Progress("evaluating", len(pictures[0]), quiet=quiet) as progress:
+        for by_key, labels, size, rows in _moved(pictures, batch_size, world):
+            if stopped():
+                return None
+            if len(labels):
+                scores = log_probabilities(members, shares, by_key, scoring.views, autocast)
+                parts = parts + count(scores, labels, scoring.ties)
+                sums[4] = scores.shape[1] > PLACES
+                if tally:
+                    tally.add(scores, labels, rows)
+            progress.update(size)
+    sums[:4] += parts.cpu() if isinstance(parts, Tensor) else parts  # a process that had no picture sums zeros
+    images, wrong1, wrong5, loss, any_many = world.sum(sums).tolist()
     if tally:
         tally.gather(world)
     if not images:
-        raise AlexNetError(f"none of the {total:,} pictures to evaluate on can be read; check them.")
+        raise AlexNetError(f"none of the {len(pictures[0]):,} pictures to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
     failed = pictures[0].failures(world)
     errors = wrong1 / images, wrong5 / images if any_many else None, loss / images
     return Evaluation(int(images), *errors, seconds, images / seconds, failed)
+
+
+@contextmanager
+def _in_eval_mode(members: Sequence[Member]) -> Iterator[None]:
+    training = [one.model.training for one in members]
+    try:
+        for one in members:
+            one.model.eval()
+        yield
+    finally:
+        for one, was in zip(members, training, strict=True):
+            one.model.train(was)
 
 
 def _moved(

@@ -31,7 +31,8 @@ from alexnet.engines import exported, onnx, openvino
 from alexnet.engines.base import Whole, package, quiet
 from alexnet.engines.choosing import made_up
 from alexnet.engines.loading import load
-from alexnet.inference.evaluation import PLACES, count, log_probabilities, match_classes, opened, with_names
+from alexnet.inference.evaluation import PLACES, count, log_probabilities, opened
+from alexnet.inference.matching import match_classes, with_names
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
 from alexnet.weights.classifier import Classifier, Engine, weights_of
@@ -287,7 +288,7 @@ def _change(
 ) -> Change:
     """Both on the same pictures, batch by batch."""
     sums, same = np.zeros((2, 4)), 0
-    with opened([one, made], data, split, 0, "cpu", say, quiet) as task, torch.inference_mode():
+    with opened([one, made], data, split, device="cpu", say=say, quiet=quiet) as task, torch.inference_mode():
         total = len(task.pictures[0])
         with Progress("measuring the error", total, quiet=quiet) as progress:
             for by_key, labels, size in task.batches(BATCH):

@@ -248,7 +248,7 @@ class Neighbourhood:
 def neighbourhood(classifier: Classifier, data: Data) -> Neighbourhood:
     """The five nearest others of each validation picture by Euclidean distance, in fc7 and in stored pixels (§6.1)."""
     features, pixels, labels = [], [], []
-    with opened(classifier, data, "valid", 0, "cpu", lambda text: None, True) as task:
+    with opened(classifier, data, "valid", device="cpu") as task:
         for by_key, some, _ in task.batches(128):
             whole = by_key[classifier.preprocess.key]
             crops = classifier.preprocess.central(whole)

@@ -187,7 +187,7 @@ class Finished:
 def answers(models: Sequence[Path], data: Data, views: int, device: str) -> np.ndarray:
     """Whether the class of each validation picture is the ensemble's first, and among its first five: bool (2, n)."""
     rows: list[torch.Tensor] = []
-    with opened(list(models), data, "valid", 0, device, lambda text: None, True) as task:
+    with opened(list(models), data, "valid", device=device) as task:
         shares = [1 / len(models)] * len(models)
         for by_key, labels, _ in task.batches(128):
             scores = log_probabilities(task.members, shares, by_key, views)

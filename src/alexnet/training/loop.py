@@ -272,7 +272,7 @@ def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None
         return run.stop.agreed(run.world.sum(torch.tensor(run.stop.counts())))
 
     members, batch_size = [Member(*run.evaluated)], run.recipe.batch_size
-    return measure(members, [run.held_out], batch_size, run.world, precision, stopped=stopped, quiet=quiet)
+    return measure(members, [run.held_out], batch_size, run.world, autocast=precision, stopped=stopped, quiet=quiet)
 
 
 def _stop(run: Run, progress: Progress) -> NoReturn:

@@ -197,57 +197,28 @@ def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) ->
 def prepare(
     folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, world: World, say: Say, quiet: bool,
 ) -> Run:  # fmt: skip
-    """Data, statistics, network and optimiser, new or as they were when the run stopped."""
+    """Data, statistics, network and optimiser, new or as they were when the run stopped.
+
+    What does not fit is refused before anything is written, and before the first long work.
+    """
     found_data = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
     say(found_data.summary())
-    if recipe.deterministic:
-        make_deterministic()
-    precision, why = choose_precision(world.device, recipe.precision)
-    say(f"training {recipe.variant} on {describe(world.device)} in {str(precision)[6:]}: {why}")
-    say(fast.choose(world.device, recipe.compile))
-    plan = find_variant(recipe.variant)
-    classes, preprocess = len(found_data.classes), None
-    if recipe.weights and state is None:
-        model, preprocess = begin(recipe, classes)
-    else:
-        side = recipe.input or plan.input
-        model = seeded_build(recipe.seed, recipe.variant, classes, recipe.channels, side, recipes.changes(recipe))
-    if state is not None:
-        preprocess = Preprocess.from_facts(state["preprocess"], state["mean"])
-    side = model.input
-    usual = round(side * plan.stored / plan.input) if recipe.adapt else plan.stored
-    stored = preprocess.stored if preprocess else recipe.stored or usual
-    check_sizes(stored, side)
-    how = preprocess.square if state is not None and preprocess else square(recipe, found_data, say)
-    squared = Square.of(how, side)
-    pictures, held_out = (
-        Pictures(found_data.split(name), stored, recipe.channels, recipe.workers, squared)
-        for name in ("train", "valid")
-    )
-    for note in pictures.notes(recipe.neighbours):
-        say(note)
-    position, plateau = Position(), optimizer.Plateau()
+    precision = _on_device(recipe, world, say)
+    model, old = _begun(recipe, state, len(found_data.classes))
+    pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
     if state is not None:
         _check_same_data(state, found_data)
-    if world.first:  # nothing is written before data and recipe have proved to fit, nor after the first long work
+    if world.first:
         _claim(folder, recipe)
-    if state is None:
-        with Progress("mean image", min(len(pictures), STATISTICS_LIMIT), quiet=quiet) as progress:
-            found = statistics(pictures, world, progress.update)
-        if preprocess is not None:
-            found = replace(found, mean=preprocess.mean)
-        if labels.are_imagenet(found_data.classes) and recipe.channels == 3:  # the published colours, not an estimate
-            found = replace(found, colour_std=torch.tensor(IMAGENET_STD), colour_axes=torch.tensor(IMAGENET_AXES))
-    else:
-        found = Statistics(state["mean"], state["colour_std"], state["colour_axes"])
+    found = _statistics(recipe, state, pictures, old, found_data, world, quiet)
+    position, plateau = Position(), optimizer.Plateau()
+    if state is not None:
         position, plateau = Position(**state["position"]), optimizer.Plateau(**state["plateau"])
-        model.load_state_dict(state["model"])
         say(f"going on at step {position.step:,}, epoch {position.epochs + 1}")
     model = model.to(world.device).to(memory_format=torch.channels_last).train()
-    if preprocess is None:
-        order = "L" if recipe.channels == 1 else "RGB"
-        preprocess = Preprocess(stored, side, order, (plan.pixel_scale,), found.mean)
-    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=how)
+    plan, order = find_variant(recipe.variant), "L" if recipe.channels == 1 else "RGB"
+    preprocess = old or Preprocess(pictures.size, model.input, order, (plan.pixel_scale,), found.mean)
+    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=pictures.square.how)
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
         trained = Tail(model)
@@ -258,7 +229,8 @@ def prepare(
     update = optimizer.build(model, recipe)
     if state is not None:
         update.load_state_dict(state["optimizer"])
-    weights = class_weights(pictures.split.labels, classes).to(world.device) if recipe.class_weights else None
+    classes, labels_of = len(found_data.classes), pictures.split.labels
+    weights = class_weights(labels_of, classes).to(world.device) if recipe.class_weights else None
     rates = {group["name"]: group["lr"] for group in update.param_groups}
     alone = world.size == 1 and not recipe.compile and trained is model
     return Run(
@@ -268,6 +240,62 @@ def prepare(
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
         captured=whole_step(world.device, say) if alone else None,
     )  # fmt: skip
+
+
+def _on_device(recipe: Recipe, world: World, say: Say) -> torch.dtype:
+    """The precision of training, with the device made ready for it."""
+    if recipe.deterministic:
+        make_deterministic()
+    precision, why = choose_precision(world.device, recipe.precision)
+    say(f"training {recipe.variant} on {describe(world.device)} in {str(precision)[6:]}: {why}")
+    say(fast.choose(world.device, recipe.compile))
+    return precision
+
+
+def _begun(recipe: Recipe, state: dict | None, classes: int) -> tuple[AlexNet, Preprocess | None]:
+    """The network, and its preprocessing where it is decided already: by a checkpoint, or by weights to start from."""
+    if recipe.weights and state is None:
+        return begin(recipe, classes)
+    side = recipe.input or find_variant(recipe.variant).input
+    model = seeded_build(recipe.seed, recipe.variant, classes, recipe.channels, side, recipes.changes(recipe))
+    if state is None:
+        return model, None
+    model.load_state_dict(state["model"])
+    return model, Preprocess.from_facts(state["preprocess"], state["mean"])
+
+
+def _pictures(
+    recipe: Recipe, state: dict | None, model: AlexNet, old: Preprocess | None, data: Data, say: Say
+) -> tuple[Pictures, Pictures]:
+    """The pictures to train on and those to hold out, at the size that is stored."""
+    plan, side = model.variant, model.input
+    usual = round(side * plan.stored / plan.input) if recipe.adapt else plan.stored
+    stored = old.stored if old else recipe.stored or usual
+    check_sizes(stored, side)
+    how = old.square if state is not None and old else square(recipe, data, say)
+    train, valid = (
+        Pictures(data.split(name), stored, recipe.channels, recipe.workers, Square.of(how, side))
+        for name in ("train", "valid")
+    )
+    for note in train.notes(recipe.neighbours):
+        say(note)
+    return train, valid
+
+
+def _statistics(
+    recipe: Recipe, state: dict | None, pictures: Pictures, old: Preprocess | None, data: Data, world: World,
+    quiet: bool,
+) -> Statistics:  # fmt: skip
+    """Mean image and colours: a checkpoint's, or measured; the mean of weights to start from stays theirs."""
+    if state is not None:
+        return Statistics(state["mean"], state["colour_std"], state["colour_axes"])
+    with Progress("mean image", min(len(pictures), STATISTICS_LIMIT), quiet=quiet) as progress:
+        found = statistics(pictures, world, progress.update)
+    if old is not None:
+        found = replace(found, mean=old.mean)
+    if labels.are_imagenet(data.classes) and recipe.channels == 3:  # the published colours, not an estimate
+        found = replace(found, colour_std=torch.tensor(IMAGENET_STD), colour_axes=torch.tensor(IMAGENET_AXES))
+    return found
 
 
 def square(recipe: Recipe, data: Data, say: Say) -> str:

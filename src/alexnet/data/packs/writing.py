@@ -125,23 +125,8 @@ def pack(
     _check_space(job, total - done)
     if done:
         say(f"going on: {done:,} of {total:,} pictures are packed")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AlexNetError(
-            f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
-        ) from None
-    threads = workers or os.cpu_count() or 1
-    with (
-        Progress("packing", total, done=done, quiet=quiet) as progress,
-        ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool,
-        StopRequest() as stop,
-    ):
-        for name, split in found.splits.items():
-            for number in range(len(job.shards.setdefault(name, [])), -(-len(split) // job.per_file)):
-                _make_file(job, name, number, pool, threads, progress, stop)
-                _note(job, source)
-        pace = progress.rate
+    _make_folder(folder)
+    pace = _fill(job, source, workers or os.cpu_count() or 1, total, done, quiet)
     if not job.sums.counts[0]:
         raise AlexNetError(f"none of the pictures of {found.path} can be read; alexnet check tells what is wrong.")
     _finish(job)
@@ -149,6 +134,29 @@ def pack(
     pictures = {name: sum(shards) for name, shards in job.shards.items()}
     size_on_disk = sum(entry["bytes"] for entry in job.files)
     return Packed(str(folder), pictures, size_on_disk, time.monotonic() - began, pace, failed)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AlexNetError(
+            f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
+        ) from None
+
+
+def _fill(job: _Job, source: str, threads: int, total: int, done: int, quiet: bool) -> float:
+    """Make every file that is not made yet, noting each; pictures a second."""
+    with (
+        Progress("packing", total, done=done, quiet=quiet) as progress,
+        ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool,
+        StopRequest() as stop,
+    ):
+        for name, split in job.data.splits.items():
+            for number in range(len(job.shards.setdefault(name, [])), -(-len(split) // job.per_file)):
+                _make_file(job, name, number, pool, threads, progress, stop)
+                _note(job, source)
+        return progress.rate
 
 
 def fingerprint(data: Data) -> str:
