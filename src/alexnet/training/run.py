@@ -203,11 +203,11 @@ def prepare(
     """
     found_data = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
     say(found_data.summary())
+    if state is not None:
+        _check_same_data(state, found_data)
     precision = _on_device(recipe, world, say)
     model, old = _begun(recipe, state, len(found_data.classes))
     pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
-    if state is not None:
-        _check_same_data(state, found_data)
     if world.first:
         _claim(folder, recipe)
     found = _statistics(recipe, state, pictures, old, found_data, world, quiet)
