@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow check fix constraints
+.PHONY: demo test slow check fix docs constraints
 demo: .venv/installed
 	$(BIN)/alexnet demo
 
@@ -25,6 +25,11 @@ fix: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documents as a site in dist/site; a link that leads nowhere ends it.
+docs: .venv/installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -37,5 +42,5 @@ fix: .venv/installed
 # The newest versions of everything, written as constraints that name no download address.
 constraints: .venv/installed
 	@{ echo "# The versions that make installs; refreshed by: make constraints"; \
-	  printf 'uv\nhatchling\n' | $(BIN)/uv pip compile pyproject.toml - --group dev --universal --python-version 3.11 \
+	  printf 'uv\nhatchling\n' | $(BIN)/uv pip compile pyproject.toml - --group dev --group docs --universal --python-version 3.11 \
 	  --upgrade --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet; } > constraints.txt

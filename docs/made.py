@@ -6,7 +6,6 @@ mkdocs calls the `on_` functions; the tests call `made` and `links`, which need 
 from __future__ import annotations
 
 import ast
-import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -40,7 +39,8 @@ def recipes() -> str:
     parts += ["\n## The keys\n", "| key | 2012 | what it means | takes |", "| --- | --- | --- | --- |"]
     values = dict(line.split(" = ", 1) for line in recipe.to_toml(recipe.resolve()).splitlines())
     parts += [
-        f"| `{name}` | `{value}` | {recipe.KEYS[name].meaning} | {recipe.takes(name)} |" for name, value in values.items()
+        f"| `{name}` | `{value}` | {recipe.KEYS[name].meaning} | {recipe.takes(name)} |"
+        for name, value in values.items()
     ]
     return "\n".join(parts) + "\n"
 
@@ -66,7 +66,11 @@ def modules() -> str:
         rows = [(path.name, _summary(path)) for path in sorted(folder.glob("*.py"))]
         rows = [(name, text) for name, text in rows if text]
         if rows:
-            parts += [f"## {folder.relative_to(ROOT / 'src').as_posix()}\n", "| module | what lives there |", "| --- | --- |"]
+            parts += [
+                f"## {folder.relative_to(ROOT / 'src').as_posix()}\n",
+                "| module | what lives there |",
+                "| --- | --- |",
+            ]
             parts += [f"| `{name}` | {text} |" for name, text in rows] + [""]
     return "\n".join(parts)
 
@@ -80,9 +84,7 @@ def python() -> str:
     )
 
 
-MADE: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (commands, recipes, networks, modules, python)
-}
+MADE: dict[str, Callable[[], str]] = {one.__name__: one for one in (commands, recipes, networks, modules, python)}
 
 
 def made(text: str) -> str:

@@ -39,7 +39,7 @@ def test_crops_and_mirrors_are_those_of_a_loop():
 
 def test_offsets_reach_both_borders_and_no_further():
     offsets = draw(4000, 32, True, torch.zeros(3), generator(0)).offsets
-    assert (offsets.min(), offsets.max()) == (0, 32)  # 33 x 33 places, spec 5.3
+    assert (offsets.min(), offsets.max()) == (0, 32)  # 33 x 33 places, docs/facts.md 5.3
     counts = torch.bincount(offsets.flatten(), minlength=33)
     assert counts.min() > 180  # 242 expected at each
 
@@ -64,7 +64,7 @@ def test_colour_shifts_have_the_spread_of_the_data():
     torch.testing.assert_close(spread, std, rtol=0.03, atol=0)
 
 
-# Of ImageNet's training set, in grey levels: standard deviations along the principal axes of RGB (spec 5.4).
+# Of ImageNet's training set, in grey levels: standard deviations along the principal axes of RGB (docs/facts.md 5.4).
 IMAGENET_STD = (121.780, 37.094, 19.721)
 IMAGENET_AXES = ((-0.56351, -0.57618, -0.59200), (-0.71258, -0.02354, 0.70120), (0.41796, -0.81698, 0.39731))
 

@@ -80,7 +80,7 @@ def test_ten_views_are_the_corners_and_the_centre_and_their_mirrors():
     preprocess = Preprocess(256, 224, "RGB", (1.0,), torch.zeros(3, 256, 256))
     picture = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
     views = list(preprocess.ten(picture))
-    places = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]  # spec 6
+    places = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]  # docs/facts.md 6
     for number, view in enumerate(views):
         y, x = places[number % 5]
         expected = picture[..., y : y + 224, x : x + 224]
@@ -154,7 +154,7 @@ def test_views_and_weights_that_do_not_fit_are_refused(untrained, data):
 def test_nine_views_are_the_offsets_of_the_cifar_nets_without_mirrors():
     preprocess = Preprocess(32, 24, "RGB", (1.0,), torch.zeros(3, 32, 32))
     picture = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    places = [(y, x) for y in (0, 4, 8) for x in (0, 4, 8)]  # spec 8
+    places = [(y, x) for y in (0, 4, 8) for x in (0, 4, 8)]  # docs/facts.md 8
     views = list(preprocess.views(picture, 9))
     assert len(views) == 9
     for (y, x), view in zip(places, views, strict=True):
@@ -294,7 +294,7 @@ def test_fitted_weights_are_those_of_the_written_out_search(classes, places):
         return sum(int((row > row[label]).sum() >= places) for row, label in zip(total, labels, strict=True))
 
     weights = [0.5, 0.5, 0.5]
-    for _ in range(5):  # spec 6
+    for _ in range(5):  # docs/facts.md 6
         for number in range(3):
             tries = []
             for step in range(21):

@@ -261,7 +261,7 @@ def test_the_papers_printed_lrn_multiplies_the_plain_sum():
 
 
 def lrn_by_hand(x: torch.Tensor, towers: int, n: int, alpha: float, beta: float, k: float) -> torch.Tensor:
-    """Spec 2.4, one map at a time."""
+    """docs/facts.md 2.4, one map at a time."""
     per, y = x.shape[1] // towers, torch.empty_like(x)
     for i in range(x.shape[1]):
         tower = i // per

@@ -132,7 +132,7 @@ def test_a_cosine_goes_from_the_full_rate_to_nothing():
 def test_owts_rates_fall_by_250_in_three_equal_steps():
     recipe = resolve("owt_2014")
     got = [rates(recipe, epoch, Plateau())["weight"] for epoch in (0, 22.4, 22.5, 45, 67.5, 89.9)]
-    assert got == pytest.approx([0.01, 0.01, 1.587e-3, 2.520e-4, 4e-5, 4e-5], rel=1e-3)  # spec 4.5
+    assert got == pytest.approx([0.01, 0.01, 1.587e-3, 2.520e-4, 4e-5, 4e-5], rel=1e-3)  # docs/facts.md 4.5
     assert [rates(recipe, epoch, Plateau())["bias"] for epoch in (44.9, 45)] == pytest.approx([0.02, 0.002])
 
 

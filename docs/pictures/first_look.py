@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 
-import alexnet
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 from sklearn.datasets import load_sample_image
+
+import alexnet
 
 LAYERS = ("relu1", "relu2", "relu3", "relu5")
 SHOWN = 16  # maps of each layer, the strongest

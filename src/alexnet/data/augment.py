@@ -1,4 +1,4 @@
-"""Augmentation as pure functions of batches and draws, on whatever device the pictures are (paper §4.1, spec §5).
+"""Augmentation as pure functions of batches and draws, on whatever device the pictures are (paper §4.1, facts.md 5).
 
 Draws are made for the whole batch, on the CPU for crops, flips and colours, from a generator seeded by (seed, epoch,
 step): every process draws the same and takes its rows, so the number of processes changes no picture.
@@ -39,7 +39,7 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 def draw(count: int, border: int, mirror: bool, colour_std: Tensor, source: torch.Generator, chunk: int = 1) -> Draws:
     """Uniform offsets 0..border, mirror with probability 1/2, and per colour axis N(0, colour_std²).
 
-    `chunk` pictures in a row share offset and mirror (32 in the 2012 code, spec 5.3); colours are each picture's own.
+    `chunk` pictures in a row share offset and mirror (32 in 2012, docs/facts.md 5.3); colours are each picture's own.
     """
     chunk = min(chunk, max(1, count))
     groups = -(-count // chunk)
@@ -91,7 +91,7 @@ def crop_boxes(pictures: Tensor, boxes: Tensor, mirror: Tensor, size: int) -> Te
 
 
 def add_colour(pictures: Tensor, draws: Draws, axes: Tensor, amount: float) -> Tensor:
-    """x <- (x + δ) / (1 + amount), one δ for all pixels of a picture: the drawn shifts along the RGB axes (spec 5.4).
+    """x <- (x + δ) / (1 + amount), one δ a picture: the drawn shifts along the RGB axes (docs/facts.md 5.4).
 
     Float pictures with the mean subtracted, (n, C, h, w) -> same.
     """

@@ -1,4 +1,4 @@
-"""The 1,000 classes of ILSVRC-2012: WordNet ids and names, in the order of the sorted ids (spec 10, 11 no. 29).
+"""The 1,000 classes of ILSVRC-2012: WordNet ids and names, in the order of the sorted ids (facts.md 10, 11 no. 29).
 
 And how names of any kind can be shown.
 """
@@ -51,7 +51,7 @@ def names(count: int) -> list[str]:
 
 
 def challenge_names(count: int) -> list[str]:
-    """Names for weights whose labels are the challenge's numbers less 1, as cuda-convnet's are (spec 5.6)."""
+    """Names for weights whose labels are the challenge's numbers less 1, as cuda-convnet's are (docs/facts.md 5.6)."""
     return [imagenet()[devkit()[n + 1]] for n in range(count)] if count == 1000 else names(count)
 
 

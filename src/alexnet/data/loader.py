@@ -290,7 +290,7 @@ def steps(count: int, batch_size: int) -> int:
 @dataclass(frozen=True)
 class Statistics:
     """Of the training pictures, in grey levels: mean image float32 (C, S, S), and along the colours' principal axes
-    the standard deviations (C,), largest first, and the axes themselves, one a row (C, C). Spec 5.2, 5.4."""
+    the standard deviations (C,), largest first, and the axes themselves, one a row (C, C). docs/facts.md 5.2, 5.4."""
 
     mean: Tensor
     colour_std: Tensor

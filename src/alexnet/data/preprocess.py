@@ -20,7 +20,7 @@ class Preprocess:
     """A square of `stored` pixels, central `input` crop, minus the mean's crop, divided by `scale`.
 
     Pixels are 0-255 in the order `order` (RGB, or L for gray). The mean image is float32 (C, stored, stored), its
-    central crop being subtracted from every crop wherever that lies (spec 5.2), or (C, 1, 1) for a mean colour.
+    central crop being subtracted from every crop wherever that lies (facts.md 5.2), or (C, 1, 1) for a mean colour.
     `scale` holds one divisor, or one for each channel. `square` is how a picture becomes a square: crop, squash or
     torchvision (data/pictures.py).
     """
@@ -71,7 +71,7 @@ class Preprocess:
         return pictures[..., low : low + self.input, low : low + self.input]
 
     def ten(self, pictures: Tensor) -> Iterator[Tensor]:
-        """The paper's ten views (§4.1, spec 6): four corners and the centre, then their mirror images.
+        """The paper's ten views (§4.1, docs/facts.md 6): four corners and the centre, then their mirror images.
 
         (n, C, stored, stored) -> ten of (n, C, input, input). Where stored and input are equal, the corners are those
         of the picture enlarged by 8/7.
@@ -90,7 +90,7 @@ class Preprocess:
 
     def views(self, pictures: Tensor, count: int) -> Iterable[Tensor]:
         """1: the central crop; 10: the paper's; 9: the crops at offsets 0, half and all of the border, either way, not
-        mirrored, with which the author tested his CIFAR-10 nets (spec §8)."""
+        mirrored, with which the author tested his CIFAR-10 nets (docs/facts.md 8)."""
         if count == 10:
             return self.ten(pictures)
         if count == 1:

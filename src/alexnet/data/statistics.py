@@ -11,7 +11,7 @@ COLOUR_SIDE = 64  # so many pixels a side, evenly spread, tell a picture's colou
 MOST = 256  # pictures whose uint8 values sum to no more than 16 bits hold
 
 
-# Of ImageNet's training set, in grey levels R, G, B, largest first (spec 5.4).
+# Of ImageNet's training set, in grey levels R, G, B, largest first (docs/facts.md 5.4).
 IMAGENET_STD = (121.780, 37.094, 19.721)
 IMAGENET_AXES = ((-0.56351, -0.57618, -0.59200), (-0.71258, -0.02354, 0.70120), (0.41796, -0.81698, 0.39731))
 
@@ -19,7 +19,7 @@ IMAGENET_AXES = ((-0.56351, -0.57618, -0.59200), (-0.71258, -0.02354, 0.70120), 
 @dataclass(frozen=True)
 class Known:
     """In grey levels: mean image float32 (S, S, C), standard deviations (C,) along the colours' principal axes, largest
-    first, and the axes, one a row (C, C). Spec 5.2, 5.4."""
+    first, and the axes, one a row (C, C). docs/facts.md 5.2, 5.4."""
 
     mean: np.ndarray
     colour_std: np.ndarray

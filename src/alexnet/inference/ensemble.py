@@ -1,4 +1,4 @@
-"""The weights of an ensemble, found as the author found them: a coordinate search over a grid (spec §6)."""
+"""The weights of an ensemble, found as the author found them: a coordinate search over a grid (docs/facts.md 6)."""
 
 from __future__ import annotations
 

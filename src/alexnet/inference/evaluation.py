@@ -198,10 +198,10 @@ def evaluate(
 
     `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets; their probabilities
     are averaged. Several models are an ensemble: the sum of their probabilities times `weights` (default: 1 / models).
-    `ties` among scores give the label to one class (`first`) or a share to each (`fraction`, spec 2.9). `per_class`,
-    `confusion` and `table` name files for errors by class, the confusion matrix and every picture's answers. `engine`
-    is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default those that the first
-    model's training held out. Under torchrun each picture is still counted exactly once.
+    `ties` in scores give the label to one class (`first`) or a share to each (`fraction`, docs/facts.md 2.9).
+    `per_class`, `confusion` and `table` name files for errors by class, the confusion matrix and every picture's
+    answers. `engine` is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default
+    those that the first model's training held out. Under torchrun each picture is still counted exactly once.
     """
     models = 1 if isinstance(model, str | Path | Classifier) else len(model)
     scoring = Scoring(views, weights, ties).checked(models)
@@ -320,7 +320,7 @@ def count(log_probabilities: Tensor, labels: Tensor, ties: str = "first") -> Ten
     """Pictures, wrong in the first place, not among the first five, summed loss: float64 (4,) on the same device.
 
     Takes (n, classes) and (n,). Tied scores go to the class that torch.topk puts first, or with `fraction` share the
-    places that are left for them: with two best scores the label counts half (spec 2.9).
+    places that are left for them: with two best scores the label counts half (docs/facts.md 2.9).
     """
     # float64 only where the device has it: Apple's GPUs do not.
     wide = torch.float32 if labels.device.type == "mps" else torch.float64

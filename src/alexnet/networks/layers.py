@@ -134,7 +134,7 @@ class _LRN(torch.autograd.Function):
 
 
 class LocalResponseNorm(Layer):
-    """Cross-map response normalisation, each of `towers` groups of maps by itself (spec 2.4; paper §3.3).
+    """Cross-map response normalisation, each of `towers` groups of maps by itself (docs/facts.md 2.4; paper §3.3).
 
     float (N, C, H, W) -> same: x · (k + alpha/size · Σ x²)^-beta over `size` neighbouring maps, clipped at the
     first and last map of a tower, the divisor staying `size`. The sum over maps is a 1 × 1 convolution with a band
@@ -164,7 +164,7 @@ class LocalResponseNorm(Layer):
 
 
 class LocalConv2d(Layer):
-    """A convolution with unshared weights: every position has its own filters and biases (spec §8, "local").
+    """A convolution with unshared weights: every position has its own filters and biases (docs/facts.md 8, "local").
 
     float (N, C, H, W) -> (N, F, H', W'); weight (F, H', W', C, k, k), bias (F, H', W').
     """
@@ -193,7 +193,7 @@ class LocalConv2d(Layer):
 
 
 class _AllTies(torch.autograd.Function):
-    """Max pooling whose gradient goes in full to every input that equals its window's maximum (spec 2.3)."""
+    """Max pooling whose gradient goes in full to every input that equals its window's maximum (docs/facts.md 2.3)."""
 
     generate_vmap_rule = True
 
@@ -287,7 +287,7 @@ class GroupedLinear(Layer, nn.Linear):
 
 
 class WithinMapNorm(Layer):
-    """x · (1 + alpha/size² · Σ x²)^-beta over size × size positions of the same map (spec 2.5).
+    """x · (1 + alpha/size² · Σ x²)^-beta over size × size positions of the same map (docs/facts.md 2.5).
 
     float (N, C, H, W) -> same; windows are clipped at the border, the divisor stays size².
     """
@@ -316,7 +316,7 @@ class Dropout(Layer, nn.Dropout):
     """Dropout as in 2012: × 0/1 in training, × (1 - p) otherwise; `inverted` rescales in training instead.
 
     float (N, units) or (N, C, H, W) -> same. `mask` (N, units), 1 where a unit stays, makes the draw the caller's;
-    without it torch's generator draws. Spec 2.7, 4.6.
+    without it torch's generator draws. docs/facts.md 2.7, 4.6.
     """
 
     def __init__(self, p: float, inverted: bool) -> None:

@@ -179,7 +179,7 @@ def build(variant: str, classes: int = 1000, channels: int = 3, input: int | Non
 
 
 def initialise(model: AlexNet) -> None:
-    """Draw the weights and set the biases as the variant's records say (spec §3)."""
+    """Draw the weights and set the biases as the variant's records say (docs/facts.md 3)."""
     for record in model.variant.layers:
         if not isinstance(record, v.Weighted) or record.std == "torch":
             continue

@@ -35,7 +35,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Local:
-    """A convolution with weights and biases of its own at every position (spec §8)."""
+    """A convolution with weights and biases of its own at every position (docs/facts.md 8)."""
 
     name: str
     filters: int
@@ -107,7 +107,7 @@ class MaxPool:
     """Overlapping where kernel > stride; windows that overhang are clipped at the border.
 
     Where several inputs of a window are its maximum, the gradient goes to the `first` in reading order, as everywhere
-    today, or in full to `all` of them, as in the 2012 code (spec 2.3). With float32 maps of photographs ties are
+    today, or in full to `all` of them, as in the 2012 code (facts.md 2.3). With float32 maps of photographs ties are
     zeros, whose gradient the ReLU drops anyway; with bfloat16 they are common.
     """
 
@@ -120,7 +120,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class AvgPool:
-    """As MaxPool with means; a window that overhangs is divided by what is left of it (spec §8)."""
+    """As MaxPool with means; a window that overhangs is divided by what is left of it (docs/facts.md 8)."""
 
     name: str
     kernel: int = 3
@@ -222,7 +222,7 @@ def _owt() -> tuple[Layer, ...]:
 
 def _small(filters: tuple[int, int, int, int, int], units: int, conv1_stride: int) -> tuple[Layer, ...]:
     """The plan at 32 or 64 pixels: CaffeNet's order (norms after pooling, a quarter of the work), He's weights,
-    LRN with k = 1 as in the author's CIFAR-10 nets (spec 8)."""
+    LRN with k = 1 as in the author's CIFAR-10 nets (docs/facts.md 8)."""
     c1, c2, c3, c4, c5 = filters
     return (
         Conv("conv1", c1, 5, stride=conv1_stride, pad=2, std="he"),
@@ -323,7 +323,7 @@ SMALL64 = (64, 192, 384, 384, 256)
 
 
 def _small_ablations() -> dict[str, tuple[str, tuple[Layer, ...]]]:
-    """alexnet64 as net 145 was taken apart (spec 7.2), by the suffix of its name; 28, 14, 7 and 3 pixels in all."""
+    """alexnet64 as net 145 was taken apart (facts.md 7.2), by the suffix of its name; 28, 14, 7 and 3 pixels in all."""
     whole = _small(SMALL64, 1536, 2)
     one = {name: {"groups": 1} for name in ("conv2", "conv4", "conv5")} | {f"norm{n}": {"towers": 1} for n in (1, 2)}
     widths = {f"conv{n}": {"filters": SMALL64[n - 1] // 2} for n in (1, 2, 3, 4)}
@@ -339,7 +339,7 @@ def _small_ablations() -> dict[str, tuple[str, tuple[Layer, ...]]]:
 
 
 def _small_initial() -> dict[str, tuple[str, tuple[Layer, ...]]]:
-    """alexnet64 from three kinds of initial weights in place of He's (spec §3), by the suffix of its name."""
+    """alexnet64 from three kinds of initial weights in place of He's (docs/facts.md 3), by the suffix of its name."""
 
     def begun(below: float, middle: float, bias: float) -> tuple[Layer, ...]:
         stds = dict.fromkeys(WEIGHTS, below) | dict.fromkeys(("conv3", "conv4", "conv5"), middle)
@@ -358,7 +358,7 @@ def _small_initial() -> dict[str, tuple[str, tuple[Layer, ...]]]:
 
 
 def _bvlc() -> tuple[Layer, ...]:
-    """Caffe's bvlc_alexnet (spec §10): LRN over all maps with k = 1, biases of 0.1, inverted dropout."""
+    """Caffe's bvlc_alexnet (docs/facts.md 10): LRN over all maps with k = 1, biases of 0.1, inverted dropout."""
     changed = {"norm1": {"towers": 1, "k": 1.0, "divided": True}, "norm2": {"towers": 1, "k": 1.0, "divided": True}}
     changed |= {name: {"bias": 0.1} for name in ("conv2", "conv4", "conv5")}
     changed |= {name: {"bias": 0.1, "std": 0.005} for name in ("fc6", "fc7")}
@@ -367,7 +367,7 @@ def _bvlc() -> tuple[Layer, ...]:
 
 
 def _caffenet() -> tuple[Layer, ...]:
-    """Caffe's CaffeNet (spec §10): bvlc_alexnet with pooling before normalisation and biases of 1."""
+    """Caffe's CaffeNet (docs/facts.md 10): bvlc_alexnet with pooling before normalisation and biases of 1."""
     one = {name: {"bias": 1.0} for name in ("conv2", "conv4", "conv5", "fc6", "fc7")}
     layers = list(_changed(_bvlc(), one))
     for number in (1, 2):
@@ -378,12 +378,12 @@ def _caffenet() -> tuple[Layer, ...]:
 
 
 def _zoo() -> tuple[Layer, ...]:
-    """The ONNX zoo's bvlcalexnet: Caffe's net, cut to 224 pixels: 54, 26, 12 and 6 (spec §10)."""
+    """The ONNX zoo's bvlcalexnet: Caffe's net, cut to 224 pixels: 54, 26, 12 and 6 (docs/facts.md 10)."""
     return _changed(_bvlc(), {"conv1": {"ceil": False}, "pool1": {"ceil": False}, "pool2": {"ceil": False}})
 
 
 def _cc2() -> tuple[Layer, ...]:
-    """cuda-convnet2's one-tower net of 2014 with norms after conv1 and conv2 and fc8's biases at -7 (spec 9.2)."""
+    """cuda-convnet2's one-tower net of 2014 with norms after conv1 and conv2 and fc8's biases at -7 (facts.md 9.2)."""
     widths = {name: {"filters": filters} for name, filters in (("conv1", 64), ("conv2", 192), ("conv4", 256))}
     return _without(_changed(_net145(1), {**widths, "fc8": {"bias": -7.0}}), "norm2b")
 
@@ -407,7 +407,7 @@ def _nonoverlap() -> tuple[Layer, ...]:
 
 
 def _conv6() -> tuple[Layer, ...]:
-    """Net 146: a sixth convolution on the 6 x 6 maps, seeing both towers (spec 1.3)."""
+    """Net 146: a sixth convolution on the 6 x 6 maps, seeing both towers (docs/facts.md 1.3)."""
     layers = _net145(2)
     at = [layer.name for layer in layers].index("relu5") + 1
     return (*layers[:at], Conv("conv6", 256, 3, pad=1, std=0.03, bias=1.0), ReLU("relu_conv6"), *layers[at:])
@@ -463,7 +463,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("caffenet", "Caffe's CaffeNet of 2013: pooling before normalisation", 256, 227, _caffenet()),
         Variant("bvlc_alexnet_zoo", "bvlc_alexnet as in the ONNX zoo, at 224 pixels", 256, 224, _zoo()),
         Variant("alexnet_bn", "the paper's plan with batch normalisation", 256, 224, _bn(), 64.0),
-        Variant("cifar10_18", "the author's 18 % net for CIFAR-10 (spec §8)", 32, 32, _cifar18(), classes=10),
+        Variant("cifar10_18", "the author's 18 % net for CIFAR-10 (docs/facts.md 8)", 32, 32, _cifar18(), classes=10),
         Variant(
             "cifar10_13",
             "the author's 13 % net for CIFAR-10, without norms (paper §3.3)",

@@ -1,8 +1,8 @@
 """The claims as data: what the paper says, which networks are trained for it, and which measure judges them.
 
 An arm is one way of training; the first is the paper's own, the others are without what the claim is about. Sections
-are those of the paper, the nets those of spec 7.2 and 8. On Tiny ImageNet the networks are forms of `alexnet64`, whose
-step takes a sixth of the 2012 network's arithmetic, unless another variant is asked for.
+are those of the paper, the nets those of docs/facts.md 7.2, 8. On Tiny ImageNet the networks are forms of `alexnet64`,
+whose step takes a sixth of the 2012 network's arithmetic, unless another variant is asked for.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ CLAIMS = {
         ),
         Claim(
             "cifar-18",
-            "spec §8",
+            "facts.md 8",
             "The author's net of three convolutions reaches 18 % test error without augmentation.",
             "18 %",
             "stated",
@@ -210,7 +210,7 @@ CLAIMS = {
         ),
         Claim(
             "init-and-bias",
-            "§5, spec §3",
+            "§5, facts.md 3",
             "Biases of 1 train with the code's sigma of 0.03 in conv3 to conv5; with 0.01 the loss stays flat, which "
             "Caffe mended by biases of 0.1.",
             "flat with sigma 0.01 and biases of 1",

@@ -260,7 +260,7 @@ def _warn_of_guessing(run: Run, loss: float, progress: Progress) -> None:
     run.warned = True
     progress.say(
         f"the loss has stayed at ln({classes}) = {guess:.3f}, which is guessing: usually the learning_rate is too "
-        "high or too low, the initial weights do not fit (spec: biases of 1 need sigma 0.03), or the labels do not "
+        "high or too low, the initial weights do not fit (biases of 1 need sigma 0.03), or the labels do not "
         "belong to the pictures"
     )
 

@@ -1,4 +1,4 @@
-"""The 2012 update rule (spec 4.1) and its schedules: the rate of every parameter group as a function of the step."""
+"""The 2012 update rule (docs/facts.md 4.1) and its schedules: each parameter group's rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
     Where the layers below the last have rates of their own, the last layer's groups are `last.weight` and `last.bias`.
 
     torch keeps the rate outside the momentum buffer, the author inside (v <- mu v - rate (g + decay w)); `set_rates`
-    rescales the buffers when a rate changes, which makes the two equal (spec 4.6).
+    rescales the buffers when a rate changes, which makes the two equal (docs/facts.md 4.6).
     """
     mults = {x.name: x.decay_mult for x in model.variant.layers if isinstance(x, Weighted)}
     groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
@@ -97,7 +97,7 @@ def colour_noise_on(recipe: Recipe, epoch: float) -> bool:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, new: dict[str, float]) -> None:
-    """Give each group its rate, rescaling momentum so that the velocity stays what it was (spec 4.6)."""
+    """Give each group its rate, rescaling momentum so that the velocity stays what it was (docs/facts.md 4.6)."""
     for group in optimizer.param_groups:
         old, rate = group["lr"], new[group["name"]]
         if rate == old:

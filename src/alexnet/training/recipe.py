@@ -1,6 +1,6 @@
 """A recipe: one frozen dataclass whose defaults are the author's 2012 run; TOML files state only departures.
 
-Defaults < recipe file < `--set key=value`. Section numbers are those of the paper unless "spec" or "code" is said;
+Defaults < recipe file < `--set key=value`. Section numbers are those of the paper unless "facts" or "code" is said;
 "code" is the 2012 source, net 145. What a key means and takes stands here alone: errors, help and `alexnet recipes
 --keys` say it by `KEYS`.
 """
@@ -103,7 +103,7 @@ class Recipe:
 
     activation: str = _key("relu", "of every layer that has one (§3.1)", "relu", "tanh", layers=True)
     ties: str = _key(
-        "first", "who gets max pooling's gradient where inputs tie; all as in the code (spec 2.3)", "first", "all",
+        "first", "who gets max pooling's gradient where inputs tie; all as in the code (facts.md 2.3)", "first", "all",
         layers=True,
     )  # fmt: skip
     weights: str = _key("", "MODEL whose layers the run starts from, all but the last; empty: the variant's initial")
@@ -121,9 +121,9 @@ class Recipe:
     crop_area: float = _key(
         1.0, "below 1: crops of this share of the picture up to all of it, enlarged; 1: of one size", above=True, high=1
     )
-    chunk: int = _key(1, "pictures in a row that share a crop and a mirror; 32 in the 2012 code (spec 5.3)", low=1)
+    chunk: int = _key(1, "pictures in a row that share a crop and a mirror; 32 in the 2012 code (facts.md 5.3)", low=1)
     flips: bool = _key(True, "mirror with probability 1/2 (§4.1)")
-    colour_noise: float = _key(0.1, "deviation along the RGB axes, as a share of the data's (§4.1, spec 5.4)")
+    colour_noise: float = _key(0.1, "deviation along the RGB axes, as a share of the data's (§4.1, docs/facts.md 5.4)")
 
     precision: str = _key(
         "auto", "of the arithmetic; weights are float32 in all", "auto", "float32", "tf32", "bfloat16"

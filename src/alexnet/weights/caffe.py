@@ -26,8 +26,8 @@ from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe_transform import Transform
 
-MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (spec §10)
-STORED = 256  # the side of the pictures that Caffe crops (spec §10)
+MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (docs/facts.md 10)
+STORED = 256  # the side of the pictures that Caffe crops (docs/facts.md 10)
 
 # Of each type of layer: the name and number of its parameters' field (old messages: the second number), and name,
 # number, kind and default of the parameters that matter here.

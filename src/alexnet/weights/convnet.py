@@ -1,4 +1,4 @@
-"""cuda-convnet's checkpoints of 2011 to 2014: pickles of Python 2, of which nothing is run (spec §10).
+"""cuda-convnet's checkpoints of 2011 to 2014: pickles of Python 2, of which nothing is run (docs/facts.md 10).
 
 Layers without weights are passed over to find, for each layer with weights, those that it sees. Layers at the same
 distance from the pictures are the towers of one layer of ours: their blocks are put together in the towers' order.
@@ -29,7 +29,7 @@ from alexnet.weights.caffe import given_mean
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
 MOST_INPUTS = 16
 NORMS = {"cmrnorm": v.LRN, "rnorm": v.WithinMapNorm}
-# Channel means, R, G, B, of ILSVRC-2012 at 256 x 256 and of CIFAR-10, for checkpoints without their mean (spec 5.2).
+# Means of R, G, B, of ILSVRC-2012 at 256 x 256 and of CIFAR-10, for checkpoints without their own (docs/facts.md 5.2).
 MEAN_RGB, CIFAR_RGB = (127.305, 119.715, 104.913), (125.269, 122.933, 113.863)
 
 

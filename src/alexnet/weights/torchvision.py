@@ -1,4 +1,4 @@
-"""torchvision's alexnet, written as .pth; state.py reads it, however it is wrapped (spec §10)."""
+"""torchvision's alexnet, written as .pth; state.py reads it, however it is wrapped (docs/facts.md 10)."""
 
 from __future__ import annotations
 
