@@ -33,7 +33,8 @@ def commands() -> str:
 
 def recipes() -> str:
     """The shipped recipes, and every key with the author's value."""
-    recipe = _recipe()
+    from alexnet.training import recipe
+
     parts = ["## The recipes\n", "| recipe | what it is |", "| --- | --- |"]
     parts += [f"| `{name}` | {recipe.about(name)} |" for name in recipe.shipped()]
     parts += ["\n## The keys\n", "| key | 2012 | what it means | takes |", "| --- | --- | --- | --- |"]
@@ -66,11 +67,8 @@ def modules() -> str:
         rows = [(path.name, _summary(path)) for path in sorted(folder.glob("*.py"))]
         rows = [(name, text) for name, text in rows if text]
         if rows:
-            parts += [
-                f"## {folder.relative_to(ROOT / 'src').as_posix()}\n",
-                "| module | what lives there |",
-                "| --- | --- |",
-            ]
+            title = folder.relative_to(ROOT / "src").as_posix()
+            parts += [f"## {title}\n", "| module | what lives there |", "| --- | --- |"]
             parts += [f"| `{name}` | {text} |" for name, text in rows] + [""]
     return "\n".join(parts)
 
@@ -131,12 +129,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return f"{picture}[{words}]({posixpath.relpath(inside, posixpath.dirname(here) or '.')}{anchor or ''})"
 
     return made(re.sub(LINK, link, markdown))
-
-
-def _recipe() -> Any:
-    from alexnet.training import recipe
-
-    return recipe
 
 
 def _summary(path: Path) -> str:
