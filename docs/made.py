@@ -77,9 +77,9 @@ def python() -> str:
     """The public names, each documented by mkdocstrings."""
     import alexnet
 
-    return "\n".join(f"::: alexnet.{name}\n" for name in alexnet.__all__) + "\n".join(
-        f"::: {name}\n" for name in ("alexnet.backbone.Backbone", "alexnet.backbone.dense", "alexnet.hub.AlexNet")
-    )
+    more = ("inference.loaded.Loaded", "networks.model.AlexNet", "networks.fast.plain")
+    doors = ("backbone.Backbone", "backbone.dense", "backbone.whole_picture", "hub.AlexNet")
+    return "\n".join(f"::: alexnet.{name}\n" for name in (*alexnet.__all__, *more, *doors))
 
 
 MADE: dict[str, Callable[[], str]] = {one.__name__: one for one in (commands, recipes, networks, modules, python)}

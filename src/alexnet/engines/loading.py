@@ -85,21 +85,11 @@ def better(folder: Path, trained: Mapping[str, Any]) -> str:
 
 def load(
     path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
-    say: Callable[[str], object] = lambda text: None, *, variant: str | None = None, classes: str | Path | None = None,
-    mean: str | Path | None = None, key: str | None = None, order: str | None = None, square: str | None = None,
+    say: Callable[[str], object] = lambda text: None, **said: str | Path | None,
 ) -> Classifier:  # fmt: skip
-    """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name.
-
-    The last six say what a file may not: its network, names of classes (a file, or the order imagefolder or numeric),
-    mean, which of several sets of weights it is, in a .npy the order of fc6's inputs (chw, hwc), and, where it is not
-    to be as the file says, how a picture becomes a square (crop, squash, torchvision).
-
-    Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
-    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
-    """
+    """What `alexnet.load` gives, less its methods that answer; `said` are what a file may not say (base/hints.py)."""
     from alexnet.engines import exported
 
-    said = {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order, "square": square}
     path = hints.joined(path, said)
     file, given = find(path), told(path)
     if exported.recognises(file):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import wraps
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
 
 from alexnet.engines import loading
 from alexnet.inference.features import Features, features
@@ -23,9 +25,22 @@ class Loaded(Classifier):
         return features(self, pictures, layers, pool, batch_size)
 
 
-@wraps(loading.load)
-def load(*given, **named) -> Loaded:
-    return answering(loading.load(*given, **named))
+def load(
+    path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
+    say: Callable[[str], object] = lambda text: None, *, variant: str | None = None, classes: str | Path | None = None,
+    mean: str | Path | None = None, key: str | None = None, order: str | None = None, square: str | None = None,
+) -> Loaded:  # fmt: skip
+    """The classifier in a run folder (its last weights), a file of weights of any format, or published ones by name.
+
+    The last six say what a file may not: its network, names of classes (a file, or the order imagefolder or numeric),
+    mean, which of several sets of weights it is, in a .npy the order of fc6's inputs (chw, hwc), and, where it is not
+    to be as the file says, how a picture becomes a square (crop, squash, torchvision).
+
+    Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
+    of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
+    """
+    said = {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order, "square": square}
+    return answering(loading.load(path, device, engine, batch_size, say, **said))
 
 
 def answering(classifier: Classifier) -> Loaded:
