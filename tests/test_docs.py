@@ -120,10 +120,14 @@ def test_the_readme_fits_on_three_screens_and_has_a_picture():
     assert re.search(r"^!\[.+\]\(docs/pictures/", read("README.md"), re.M)
 
 
+def blocks(text: str, language: str) -> list[str]:
+    return [code for name, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if name == language]
+
+
 SNIPPETS = [
     pytest.param(snippet, id=f"{text}, {number}")
     for text in TEXTS
-    for number, snippet in enumerate(re.findall(r"^```python\n(.*?)^```$", read(text), re.M | re.S), 1)
+    for number, snippet in enumerate(blocks(read(text), "python"), 1)
 ]
 
 
@@ -148,8 +152,8 @@ def test_every_snippet_runs_as_it_stands(snippet, place, monkeypatch):
 
 def in_blocks(text: str) -> list[str]:
     """Command lines in blocks of code."""
-    blocks = "".join(re.findall(r"^```\n(.*?)^```$", text, re.M | re.S))
-    return re.findall(r"^(?:torchrun .* -m )?(alexnet \w.*?)(?:  *#.*)?$", blocks, re.M)
+    lines = "".join(blocks(text, ""))
+    return re.findall(r"^(?:torchrun .* -m )?(alexnet \w.*?)(?:  *#.*)?$", lines, re.M)
 
 
 def in_sentences(text: str) -> list[str]:
