@@ -1,0 +1,184 @@
+"""`alexnet predict` on moving pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from alexnet.cli.base import Output
+from alexnet.errors import AlexNetError
+from alexnet.labels import printable
+from alexnet.progress import Progress
+
+if TYPE_CHECKING:
+    from alexnet.checkpoint import Classifier
+    from alexnet.inference.moving.answering import Answer
+    from alexnet.inference.moving.reading import Reader
+    from alexnet.prediction import ClassProbability
+    from alexnet.signals import StopRequest
+
+FILMED = 4  # frames that are classified at a time where all of them are kept to be written on
+
+
+@dataclass(frozen=True)
+class Moving:
+    """How moving pictures are looked at; None is what was not said."""
+
+    every: int | None = None
+    smooth: float | None = None
+    annotate: str | None = None
+    realtime: bool | None = None
+    rate: float | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given."""
+        return [f"--{name}" for name, value in vars(self).items() if value is not None]
+
+
+def asked(images: Sequence[str], moving: Moving) -> bool:
+    """Whether IMAGES are moving pictures: all of them or none; folders are, where an option says so."""
+    from alexnet.inference.moving import reading
+
+    kinds = [reading.is_moving(name) or (bool(moving.given) and Path(name).is_dir()) for name in images]
+    if all(kinds):
+        return True
+    still = images[kinds.index(False)]
+    if any(kinds):
+        raise AlexNetError(f"moving pictures and {still} were given together; classify them by two commands.")
+    if moving.given:
+        raise AlexNetError(f"{moving.given[0]} is for moving pictures, and {still} is none; leave it out.")
+    return False
+
+
+def moving_options(command: Callable) -> Callable:
+    """The options of moving pictures, which the command gets as `moving`."""
+
+    @functools.wraps(command)
+    def call(**given: Any) -> Any:
+        said = {one.name: given.pop(one.name) for one in dataclasses.fields(Moving)}
+        return command(moving=Moving(**said), **given)
+
+    for option in reversed(OPTIONS):
+        call = option(call)
+    return call
+
+
+OPTIONS = (
+    click.option("--every", type=click.IntRange(1), help="Of moving pictures: one frame in so many.  [default: 1]"),
+    click.option("--smooth", type=click.FloatRange(0), metavar="S", help="Over so many seconds.  [default: 0.5]"),
+    click.option("--annotate", metavar="FILE", help="Also write a film with the classes on it: .mp4, .mkv, .mov."),
+    click.option(
+        "--realtime/--all-frames",
+        default=None,
+        help="Of a film: drop frames to keep up.  [default: with cameras and streams]",
+    ),
+    click.option(
+        "--rate", type=click.FloatRange(0.001), metavar="N", help="Of a folder: frames a second.  [default: 25]"
+    ),
+)
+
+
+def predict(
+    model: str, device: str, engine: str | None, images: Sequence[str], moving: Moving, topk: int, table: str | None,
+    views: int, batch_size: int, output: Output,
+) -> int:  # fmt: skip
+    """Classify the frames of moving pictures; the exit status."""
+    from alexnet import tables
+    from alexnet.checkpoint import load
+    from alexnet.device import choose_device
+    from alexnet.engines import device_for
+    from alexnet.inference.moving import annotating, answering, reading
+    from alexnet.signals import EXIT_STATUS, StopRequest
+
+    if moving.annotate is not None:
+        tables.check_output("--annotate", Path(moving.annotate), annotating.SUFFIXES)
+        if len(images) > 1:
+            raise AlexNetError(f"--annotate writes one film, and {len(images)} moving pictures were given; give one.")
+    readers = [reading.opened(name, moving.rate or reading.RATE) for name in images]
+    classifier = load(model, choose_device(device_for(engine, device)), engine, batch_size, output.say)
+    work = _Work(moving, classifier, topk, views, batch_size, output, table is None)
+    with StopRequest() as stop:
+        found = (answer for reader in readers for answer in work.answers(reader, stop))
+        if table is not None:
+            answering.write_table(Path(table), found)
+            output.say(f"{table}: {output.results:,} frames")
+        else:
+            deque(found, maxlen=0)
+    for one in work.failed:
+        print(f"{printable(one['file'])} {printable(one['error'])}", file=sys.stderr)
+    facts = {"frames": work.frames, "dropped": work.dropped, "failed": work.failed}
+    output.end(facts, listed=True)
+    return EXIT_STATUS[signal.Signals(stop.received[0])] if stop.received else int(bool(work.failed))
+
+
+@dataclass
+class _Work:
+    """What one command does, and what came of it."""
+
+    moving: Moving
+    classifier: Classifier
+    topk: int
+    views: int
+    batch_size: int
+    output: Output
+    shown: bool  # whether each answer is printed
+    frames: int = 0
+    dropped: int = 0
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def answers(self, reader: Reader, stop: StopRequest) -> Iterator[Answer]:
+        """The answers of one source, until its end or until the program is asked to stop."""
+        from alexnet.inference.moving import annotating, answering, reading
+
+        said = self.moving
+        realtime = reader.live if said.realtime is None else said.realtime
+        source = reading.Newest(reader) if realtime else reader
+        with ExitStack() as stack:
+            stack.callback(source.close)
+            progress = stack.enter_context(Progress("predicting", reader.total, "frames", quiet=False))
+            film = stack.enter_context(annotating.Film(Path(said.annotate), reader.rate)) if said.annotate else None
+            written: Sequence[ClassProbability] = ()
+            for frame, answer in answering.answers(
+                self.classifier, reader.name, source, self.topk, said.every or 1,
+                answering.SMOOTH if said.smooth is None else said.smooth,
+                1 if realtime else min(self.batch_size, FILMED) if film else self.batch_size, self.views,
+            ):  # fmt: skip
+                self.frames += 1
+                if answer is not None:
+                    self._say(answer)
+                    written = answer.smoothed
+                    yield answer
+                if film is not None:
+                    film.add(frame, written)
+                progress.update(1)
+                if stop.received:
+                    break
+        if said.annotate:
+            self.output.say(f"{said.annotate}: written, without sound")
+        if isinstance(source, reading.Newest):
+            self.dropped += source.dropped
+            self.output.say(
+                f"{printable(reader.name)}: {source.dropped:,} of {source.read:,} frames dropped to keep up"
+            )
+        if reader.error:
+            self.failed.append({"file": reader.name, "error": reader.error})
+
+    def _say(self, answer: Answer) -> None:
+        self.output.result(answer.as_json())
+        if self.shown:
+            first, smoothed = answer.classes[0], answer.smoothed[0]
+            self.output.say(
+                f"{answer.time:9.3f} s  {100 * first.probability:6.2f} %  {printable(first.label)}; smoothed "
+                f"{100 * smoothed.probability:.2f} %  {printable(smoothed.label)}"
+            )

@@ -1,0 +1,62 @@
+"""Two models side by side on one picture: what each answers, and how far apart they are, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from alexnet.checkpoint import Classifier
+from alexnet.data.pictures import Source
+from alexnet.inference.inside.maps import activations, layers
+from alexnet.prediction import ClassProbability, ranked
+
+
+@dataclass(frozen=True)
+class LayerDifference:
+    """How far apart a layer's outputs are: the greatest value in the first model and the greatest difference, the
+    length of the difference over that of the first's output, and the mean difference at each place, float32 (h, w)."""
+
+    layer: str
+    greatest: float
+    difference: float
+    relative: float
+    map: np.ndarray
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The classes of each, most probable first, the layers of the same name and shape in both, in the first's order,
+    and the others' names."""
+
+    first: list[ClassProbability]
+    second: list[ClassProbability]
+    layers: list[LayerDifference]
+    apart: list[str]
+
+
+@torch.inference_mode()
+def compare(one: Classifier, other: Classifier, picture: Source, topk: int = 5) -> Compared:
+    """Both models on one picture, each with its own preprocessing."""
+    shapes = [layers(one.model), layers(other.model)]
+    shared = [name for name, shape in shapes[0].items() if shapes[1].get(name) == shape]
+    apart = [name for name in dict.fromkeys((*shapes[0], *shapes[1])) if name not in shared]
+    values = [activations(model, picture, shared) if shared else {} for model in (one, other)]
+    found = [_difference(name, values[0][name], values[1][name]) for name in shared]
+    answers = [_answer(model, picture, topk) for model in (one, other)]
+    return Compared(answers[0], answers[1], found, apart)
+
+
+def _difference(name: str, first: np.ndarray, second: np.ndarray) -> LayerDifference:
+    apart = np.abs(first.astype(np.float64) - second)
+    length = np.linalg.norm(first.astype(np.float64))
+    relative = float(np.linalg.norm(apart) / length) if length else float(np.linalg.norm(apart) > 0)
+    return LayerDifference(
+        name, float(np.abs(first).max()), float(apart.max()), relative, apart.mean(0).astype(np.float32)
+    )
+
+
+def _answer(classifier: Classifier, picture: Source, topk: int) -> list[ClassProbability]:
+    image = classifier.preprocess(picture)[None].to(classifier.device)
+    return ranked(classifier, classifier.model(image).softmax(1), topk)[0]

@@ -1,0 +1,142 @@
+"""`alexnet.look`: all that can be seen of a network at work on one picture, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from alexnet import labels
+from alexnet import variants as v
+from alexnet.checkpoint import Classifier, load
+from alexnet.data.pictures import Source
+from alexnet.data.sources import Sources
+from alexnet.device import choose_device
+from alexnet.errors import AlexNetError, did_you_mean
+from alexnet.extraction import check_layers
+from alexnet.inference.inside import heat, maps
+from alexnet.inference.inside.maps import Patches
+from alexnet.inference.inside.views import Step, Views, steps, ten
+from alexnet.inference.inside.where import Where, where
+from alexnet.prediction import ClassProbability, predict
+
+WHAT = ("filters", "maps", "cam", "occlusion", "gradient", "views", "where", "top")
+USUAL = ("filters", "maps", "cam", "occlusion", "views")
+BRIGHTEST = 9  # maps of a layer whose patches are shown
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was asked for; the rest is empty or None.
+
+    `classes` are the most probable, `class_index` is the one that heat maps are of; `picture` is what the network sees,
+    uint8 (input, input, C), and `steps` how it came to be. By layer: `filters` float32 (F, C, k, k), `maps` (C, h, w),
+    `top` patches by map. `heat` is float32 (input, input) by method: cam, occlusion, gradient.
+    """
+
+    classifier: Classifier
+    classes: list[ClassProbability]
+    class_index: int
+    picture: np.ndarray
+    steps: list[Step]
+    filters: dict[str, np.ndarray] = field(default_factory=dict)
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    heat: dict[str, np.ndarray] = field(default_factory=dict)
+    views: Views | None = None
+    where: Where | None = None
+    top: dict[str, dict[int, Patches]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[dict[str, str]]:
+        """Which pictures could not be read in looking for patches."""
+        return next((found.failed for those in self.top.values() for found in those.values()), [])
+
+    @property
+    def says(self) -> str:
+        """In a line: the answer, and the class that heat maps are of where it is another."""
+        first = self.classes[0]
+        other = self.classifier.classes[self.class_index]
+        of = f"; heat maps of {other}" if self.heat and other != first.label else ""
+        return f"{first.label}, {100 * first.probability:.2f} %{of}"
+
+
+def look(
+    model: str | Path | Classifier,
+    picture: Source,
+    what: Sequence[str] = USUAL,
+    layers: Sequence[str] | None = None,
+    of: str | int | None = None,
+    pictures: Source | Iterable[Source] | Sources | None = None,
+    device: str = "auto",
+    quiet: bool = True,
+) -> Look:
+    """Look inside a network at work on a picture.
+
+    `what` names any of WHAT; `layers` are those whose maps and patches are given (None: all with maps), `of` is the
+    class of the heat maps (None: the most probable), `pictures` are those in which `top` finds patches.
+    """
+    check_what(what)
+    classifier = model if isinstance(model, Classifier) else load(model, choose_device(device))
+    names = maps.spatial(classifier.model) if layers is None else check_layers(classifier.model, layers)
+    one = predict(classifier, picture)[0]
+    if one.error is not None:
+        raise AlexNetError(f"the picture cannot be read: {one.error}; give another.")
+    index = one.classes[0].index if of is None else class_of(classifier, of)
+    preprocess = classifier.preprocess
+    crop = preprocess.central(preprocess.pixels(picture)).permute(1, 2, 0).numpy()
+    values = maps.activations(classifier, picture, names) if {"maps", "top"} & set(what) else {}
+    return Look(
+        classifier, one.classes, index, np.ascontiguousarray(crop), steps(preprocess, picture),
+        filters=filters(classifier) if "filters" in what else {},
+        maps=values if "maps" in what else {},
+        heat={name: method.draw(classifier, picture, index) for name, method in heat.METHODS.items() if name in what},
+        views=ten(classifier, picture) if "views" in what else None,
+        where=where(classifier, picture) if "where" in what else None,
+        top=_top(classifier, values, layers, pictures, quiet) if "top" in what else {},
+    )  # fmt: skip
+
+
+def check_what(what: Sequence[str], known: Sequence[str] = WHAT) -> None:
+    """Refuse what cannot be looked at."""
+    for name in what:
+        if name not in known:
+            raise AlexNetError(
+                f"there is no '{name}' to look at; {did_you_mean(name, known)} It takes {', '.join(known)}."
+            )
+    if not what:
+        raise AlexNetError(f"nothing was named to look at; give any of {', '.join(known)}.")
+
+
+def class_of(classifier: Classifier, given: str | int) -> int:
+    """The index of a class by its name, WordNet id or index."""
+    if isinstance(given, int):
+        return heat.check_class(classifier, given)
+    known = labels.position(classifier.classes)
+    if given in known:
+        return known[given]
+    if given.isdecimal():
+        return heat.check_class(classifier, int(given))
+    raise AlexNetError(f"MODEL knows no class '{given:.60}'; {did_you_mean(given, known)}")
+
+
+def filters(classifier: Classifier) -> dict[str, np.ndarray]:
+    """The filters of every convolution, by layer."""
+    records = classifier.model.variant.layers
+    return {one.name: maps.filters(classifier, one.name) for one in records if isinstance(one, v.Conv)}
+
+
+def _top(
+    classifier: Classifier, values: dict[str, np.ndarray], layers: Sequence[str] | None, pictures, quiet: bool
+) -> dict[str, dict[int, Patches]]:
+    """Of the maps that are brightest in the picture; unless layers were named, of the convolutions' alone."""
+    if pictures is None:
+        raise AlexNetError("top shows patches of other pictures; name them: a folder, files or archives.")
+    weighted = [one.name for one in classifier.model.variant.layers if isinstance(one, v.Conv | v.Local)]
+    chosen = {
+        name: maps.order(found)[:BRIGHTEST].tolist()
+        for name, found in values.items()
+        if layers is not None or name in weighted
+    }
+    return maps.top_of_all(classifier, chosen, pictures, quiet=quiet)

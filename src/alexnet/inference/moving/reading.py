@@ -1,0 +1,235 @@
+"""Moving pictures as frames with their times: video files, cameras, streams, folders of pictures; decoded by PyAV."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from alexnet.data.pictures import Unreadable, decode
+from alexnet.data.sources import Sources
+from alexnet.engines.base import package
+from alexnet.errors import AlexNetError
+
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv",
+    ".3gp", ".y4m",
+)  # fmt: skip
+CAMERA = "camera:"
+STREAMS = ("rtsp://", "rtsps://", "rtmp://", "srt://", "udp://")
+RATE = 25.0  # of a folder of pictures, frames a second, unless another is given
+WAIT = (10.0, 20.0)  # seconds for a stream to open, and to send the next frame
+# How a camera is opened on each system: FFmpeg's name of its cameras, and what the number stands in.
+CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none"), "win32": ("dshow", "video={}")}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The frame of that number, from 0, at so many seconds from the first; upright, RGB."""
+
+    number: int
+    time: float
+    picture: Image.Image
+
+
+class Reader(Protocol):
+    """An open source: its name, frames a second (0: not known), how many frames (None: not known), whether it goes on
+    by itself; after iterating, in `error` why it ended before its end."""
+
+    name: str
+    rate: float
+    total: int | None
+    live: bool
+    error: str
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None: ...
+
+
+def is_moving(name: str) -> bool:
+    """Whether a name is that of a video file, a camera or a stream."""
+    return is_live(name) or name.lower().endswith(SUFFIXES)
+
+
+def is_live(name: str) -> bool:
+    """Whether it goes on by itself, and does not wait for who looks."""
+    return name.startswith((CAMERA, *STREAMS))
+
+
+def opened(name: str, rate: float = RATE) -> Reader:
+    """The source of that name, opened; `rate` is that of a folder of pictures."""
+    return Folder(name, rate) if os.path.isdir(name) else Video(name)
+
+
+class Video:
+    """A file, a camera (camera:0, or camera:NAME) or a stream that PyAV decodes."""
+
+    def __init__(self, name: str) -> None:
+        self.av: Any = package("av", "video", f"a moving picture ({name})")
+        self.name, self.error, self.live = name, "", is_live(name)
+        self.container, self.stream = _container(self.av, name)
+        self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 0)
+        self.total = self.stream.frames or None
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.stream.thread_type = "AUTO"
+        number, first = 0, None
+        try:
+            for frame in self.container.decode(self.stream):
+                at = frame.time if frame.time is not None else number / (self.rate or RATE)
+                first = at if first is None else first
+                yield Frame(number, max(0.0, at - first), _upright(frame))
+                number += 1
+        except self.av.FFmpegError as error:
+            self.error = f"cannot be decoded after frame {number:,} ({error.strerror})"
+            if not number:
+                raise AlexNetError(f"{self.name} {_broken(error.strerror)}") from None
+        if not number:
+            raise AlexNetError(f"{self.name} {_broken('no frame in it')}")
+        if not self.error and self.total and number < self.total:
+            self.error = f"is cut short: it says that it has {self.total:,} frames, and has {number:,}"
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def _container(av: Any, name: str) -> tuple[Any, Any]:
+    """The open container and its first stream of pictures."""
+    try:
+        if name.startswith(CAMERA):
+            container = _camera(av, name)
+        elif is_live(name):
+            container = av.open(name, timeout=WAIT)
+        else:
+            if not os.path.exists(name):
+                raise AlexNetError(f"{name} does not exist; give a video, a folder of pictures, camera:0 or a stream.")
+            container = av.open(name)
+    except av.FFmpegError as error:
+        if is_live(name):
+            raise AlexNetError(f"{name} cannot be opened ({error.strerror}); see that it is there and sends.") from None
+        raise AlexNetError(f"{name} {_broken(error.strerror)}") from None
+    if not container.streams.video:
+        container.close()
+        raise AlexNetError(f"{name} has no pictures, only sound or text; give a video.")
+    return container, container.streams.video[0]
+
+
+def _broken(reason: str) -> str:
+    return f"is no video that can be decoded ({reason}); copy it again, or convert it to .mp4."
+
+
+def _camera(av: Any, name: str) -> Any:
+    format, place = CAMERAS.get(sys.platform, CAMERAS["linux"])
+    which = name.removeprefix(CAMERA)
+    if not which:
+        raise AlexNetError("camera: needs a number or a name, such as camera:0.")
+    try:
+        # A number is one of the system's; a name, which Windows has alone, is given as it is.
+        return av.open(place.format(which) if which.isdecimal() or format == "dshow" else which, format=format)
+    except (av.FFmpegError, ValueError) as error:
+        here = sorted(Path("/dev").glob("video*")) if format == "v4l2" else []
+        others = ", ".join(CAMERA + one.name.removeprefix("video") for one in here)
+        reason = getattr(error, "strerror", None) or str(error)
+        known = f" those of this machine are {others}" if others else " there is none on this machine"
+        raise AlexNetError(
+            f"{name} cannot be opened ({reason});{known if format == 'v4l2' else ' see that it is there and free'}."
+        ) from None
+
+
+def _upright(frame: Any) -> Image.Image:
+    """The frame as it is meant to be seen: turned, and with square pixels."""
+    picture = frame.to_image()
+    turn = round(frame.rotation) % 360
+    return picture.rotate(turn, expand=True) if turn else picture
+
+
+class Folder:
+    """The pictures of a folder as frames, in the order of their names; one that cannot be read is left out and said."""
+
+    def __init__(self, name: str, rate: float = RATE) -> None:
+        self.name, self.rate, self.error, self.live = name, rate, "", False
+        self.sources = Sources(name)
+        self.total = self.sources.total
+
+    def __iter__(self) -> Iterator[Frame]:
+        failed = []
+        for number, (name, source) in enumerate(self.sources):
+            try:
+                if isinstance(source, Unreadable):
+                    raise source
+                yield Frame(number, number / self.rate, decode(source))
+            except Unreadable as error:
+                failed.append(f"{name}: {error}")
+        if failed:
+            self.error = f"has {len(failed):,} pictures that cannot be read and were left out, such as {failed[0]}"
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Newest:
+    """A source of which only the newest frame is ever given, so that who looks never lags; `dropped` counts the others.
+
+    Frames of a file, which would come as fast as they can be decoded, come at their times.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader, self.dropped, self.read = reader, 0, 0
+        self.name, self.rate, self.total, self.live = reader.name, reader.rate, reader.total, True
+        self._slot: Frame | None = None
+        self._fault: BaseException | None = None
+        self._changed, self._ended, self._stopped = threading.Condition(), False, False
+
+    @property
+    def error(self) -> str:
+        return self.reader.error
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        try:
+            for frame in self.reader:
+                if not self.reader.live:
+                    time.sleep(max(0.0, began + frame.time - time.monotonic()))
+                with self._changed:
+                    if self._stopped:
+                        break
+                    self.dropped += self._slot is not None
+                    self._slot = frame
+                    self.read += 1
+                    self._changed.notify()
+        except BaseException as fault:
+            self._fault = fault
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def __iter__(self) -> Iterator[Frame]:
+        thread = threading.Thread(target=self._run, name="frames", daemon=True)
+        thread.start()
+        try:
+            while True:
+                with self._changed:
+                    # In parts, so that Ctrl-C is heard.
+                    while self._slot is None and not self._ended:
+                        self._changed.wait(0.2)
+                    frame, self._slot = self._slot, None
+                if frame is None:
+                    break
+                yield frame
+        finally:
+            with self._changed:
+                self._stopped = True
+            thread.join(2)
+        if self._fault is not None:
+            raise self._fault
+
+    def close(self) -> None:
+        self.reader.close()
