@@ -19,14 +19,14 @@ from captum.attr import InputXGradient, LayerGradCam, Occlusion
 from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
 
-from alexnet import variants as v
-from alexnet.checkpoint import Classifier
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
 from alexnet.inference.inside import compare, drawing, explained, fields, heat, maps, network_svg, views, where
-from alexnet.model import AlexNet
-from alexnet.prediction import predict
-from alexnet.preprocess import Preprocess
-from alexnet.variants import VARIANTS
+from alexnet.inference.prediction import predict
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
+from alexnet.networks.variants import VARIANTS
+from alexnet.weights.classifier import Classifier
 from conftest import coloured
 from narrow import narrow, redraw
 

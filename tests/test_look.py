@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import alexnet as package
-from alexnet import variants as v
-from alexnet.errors import AlexNetError
+from alexnet.base.errors import AlexNetError
 from alexnet.inference.inside import drawing, figures, heat, looking, maps, page
-from alexnet.similarity import similar
+from alexnet.inference.similarity import similar
+from alexnet.networks import variants as v
 from conftest import COLOURS, coloured
 from test_inside import made, picture
 
@@ -45,7 +45,7 @@ def test_every_network_can_be_looked_into(name, tmp_path):
     what = [word for word in looking.WHAT if word != "where" or not local]
     found = package.look(one, picture(), what, of=3, pictures=[picture(1), picture(2)])
     assert found.class_index == 3
-    assert found.classes == one.predict(picture())[0].classes
+    assert found.classes == package.predict(one, picture())[0].classes
     for layer, values in found.maps.items():
         np.testing.assert_allclose(values, maps.maps(one, picture(), layer), rtol=1e-4, atol=1e-5)
     assert list(found.maps) == maps.spatial(one.model)

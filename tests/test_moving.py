@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import prediction
 from alexnet.cli import moving as command
+from alexnet.inference import prediction
 from alexnet.inference.moving import answering, reading
 from alexnet.inference.moving.annotating import annotated
-from alexnet.prediction import ClassProbability
+from alexnet.inference.prediction import ClassProbability
 from conftest import COLOURS, coloured, needs
 
 needs("av")

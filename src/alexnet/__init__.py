@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from alexnet.base.version import __version__ as __version__
 
 __all__ = [
-    "AlexNetError", "build", "evaluate", "export", "features", "finetune", "load", "predict", "realtime", "similar",
-    "train",
+    "AlexNetError", "build", "evaluate", "export", "features", "finetune", "load", "look", "predict", "realtime",
+    "similar", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alexnet.inference.evaluation import evaluate
     from alexnet.inference.exporting import export
     from alexnet.inference.features import features
+    from alexnet.inference.inside.looking import look
     from alexnet.inference.latency import realtime
     from alexnet.inference.loaded import load
     from alexnet.inference.prediction import predict
@@ -32,6 +33,7 @@ _HOMES = {
     "features": "inference.features",
     "finetune": "training.finetuning",
     "load": "inference.loaded",
+    "look": "inference.inside.looking",
     "predict": "inference.prediction",
     "realtime": "inference.latency",
     "similar": "inference.similarity",

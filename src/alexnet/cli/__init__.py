@@ -17,6 +17,7 @@ import click
 from alexnet.base.errors import AlexNetError, Interrupted
 from alexnet.cli import data as _data  # noqa: F401, these add their commands
 from alexnet.cli import finetuning as _finetuning  # noqa: F401
+from alexnet.cli import look as _look  # noqa: F401
 from alexnet.cli import pictures as _pictures  # noqa: F401
 from alexnet.cli import reproduction as _reproduction  # noqa: F401
 from alexnet.cli import speed as _speed  # noqa: F401

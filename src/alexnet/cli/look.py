@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from alexnet.base.errors import AlexNetError
+from alexnet.base.text import printable
 from alexnet.cli.base import Output, commands, device_option, json_option, model_options, shared, weights_option
-from alexnet.errors import AlexNetError
-from alexnet.labels import printable
 
 if TYPE_CHECKING:
-    from alexnet.checkpoint import Classifier
+    from alexnet.weights.classifier import Classifier
 
 FIGURES = ("fig3", "fig4")
 
@@ -44,8 +44,8 @@ def look(
     Each as a PNG in DIR, and all of them in DIR/look.html, one file that needs nothing else. fig3 and fig4 are those of
     the paper: conv1's filters, which needs no IMAGE, and any number of IMAGEs with their classes and neighbours.
     """
-    from alexnet.checkpoint import load
-    from alexnet.device import choose_device
+    from alexnet.base.device import choose_device
+    from alexnet.engines.loading import load
     from alexnet.inference.inside import looking, page
 
     output = Output(as_json)
@@ -93,9 +93,9 @@ def _figures(
     say: Callable[[str], object],
 ) -> list[Path]:  # fmt: skip
     """fig3.png and fig4.png, as far as they were asked for."""
-    from alexnet.files import write_whole
+    from alexnet.base.files import write_whole
     from alexnet.inference.inside import drawing, figures
-    from alexnet.similarity import open_index
+    from alexnet.inference.similarity import open_index
 
     made = []
     for name in FIGURES:

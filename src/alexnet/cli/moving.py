@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from alexnet.base.errors import AlexNetError
+from alexnet.base.progress import Progress
+from alexnet.base.text import printable
 from alexnet.cli.base import Output
-from alexnet.errors import AlexNetError
-from alexnet.labels import printable
-from alexnet.progress import Progress
 
 if TYPE_CHECKING:
-    from alexnet.checkpoint import Classifier
+    from alexnet.base.signals import StopRequest
     from alexnet.inference.moving.answering import Answer
     from alexnet.inference.moving.reading import Reader
-    from alexnet.prediction import ClassProbability
-    from alexnet.signals import StopRequest
+    from alexnet.inference.prediction import ClassProbability
+    from alexnet.weights.classifier import Classifier
 
 FILMED = 4  # frames that are classified at a time where all of them are kept to be written on
 
@@ -94,12 +94,11 @@ def predict(
     views: int, batch_size: int, output: Output,
 ) -> int:  # fmt: skip
     """Classify the frames of moving pictures; the exit status."""
-    from alexnet import tables
-    from alexnet.checkpoint import load
-    from alexnet.device import choose_device
-    from alexnet.engines import device_for
+    from alexnet.base import tables
+    from alexnet.base.device import choose_device
+    from alexnet.base.signals import EXIT_STATUS, StopRequest
+    from alexnet.engines.loading import device_for, load
     from alexnet.inference.moving import annotating, answering, reading
-    from alexnet.signals import EXIT_STATUS, StopRequest
 
     if moving.annotate is not None:
         tables.check_output("--annotate", Path(moving.annotate), annotating.SUFFIXES)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from alexnet.base.text import printable
+from alexnet.cli import moving as films
 from alexnet.cli.base import (
     Output,
     commands,
@@ -40,6 +41,7 @@ workers_option = click.option(
 @click.option("--topk", default=5, show_default=True, type=click.IntRange(1), help="Classes a picture.")
 @click.option("--output", "table", metavar="FILE", help="Also write a table: .csv, .jsonl or .parquet.")
 @views_option
+@films.moving_options
 @engine_option
 @batch_option
 @workers_option
@@ -50,12 +52,13 @@ workers_option = click.option(
 @shared
 def predict(
     model: str, images: tuple[str, ...], topk: int, table: str | None, views: str, engine: str | None, batch_size: int,
-    workers: int, as_json: bool, device: str,
+    workers: int, moving: films.Moving, as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Classify pictures: the most probable classes of each, with probabilities.
 
     IMAGES are files, folders, patterns, tar archives, parquet files, or - for stdin: names, one a line, a tar archive
-    or one picture.
+    or one picture. Or they are moving pictures: videos, camera:0, rtsp://…, or with an option of those a folder of
+    frames; then each frame has its classes, and the same smoothed over time.
     """
     from alexnet.base import tables
     from alexnet.data.sources import Sources
@@ -64,6 +67,8 @@ def predict(
     if table is not None:
         tables.check_output("--output", Path(table), tables.SUFFIXES)
     output = Output(as_json)
+    if films.asked(images, moving):
+        return films.predict(model, device, engine, images, moving, topk, table, int(views), batch_size, output)
     failed: list[dict[str, str]] = []
     sources = Sources(images)
     answers = prediction.stream(

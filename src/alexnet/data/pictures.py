@@ -61,14 +61,33 @@ class Square:
         pixels = np.asarray(_squashed(picture, side) if self.how == "squash" else self._centre(picture, side))
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
+    def whole(self, picture: Image.Image, side: int) -> np.ndarray:
+        """The picture before the square is cut out of it, uint8 (h, w, C); of one whose long side is more than LONGEST
+        times the short one, the middle."""
+        if self.how == "squash":
+            resized = _squashed(picture, side)
+        else:
+            short, long = sorted(picture.size)
+            cut = max(0, long - LONGEST * short) // 2
+            wide = picture.width > picture.height
+            part = picture.crop((cut, 0, long - cut, short) if wide else (0, cut, short, long - cut))
+            length = self._length(part, side)
+            resized = part.resize((length, side) if wide else (side, length), Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized)
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def _length(self, picture: Image.Image, side: int) -> int:
+        """Of the longer side, where the shorter one has `side` pixels."""
+        short, long = sorted(picture.size)
+        return int(side * long / short) if self.how == "torchvision" else max(side, round(long * (side / short)))
+
     def _centre(self, picture: Image.Image, side: int) -> Image.Image:
         short, long = sorted(picture.size)
+        length = self._length(picture, side)
         if self.how == "torchvision":
             inner = self.input or side
-            length = int(side * long / short)
             start = round((length - inner) / 2) - round((side - inner) / 2)
         else:
-            length = max(side, round(long * (side / short)))
             start = (length - side) // 2
 
         def placed(along: float, across: float) -> tuple[Any, Any]:

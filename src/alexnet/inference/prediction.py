@@ -109,18 +109,24 @@ def _stream(
     batches = named_batches(sources, used.stored, used.channels, batch_size, workers, used.squared)
     with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
         for batch in batches:
-            tops = iter(_classify(classifier, batch.pixels, topk, views) if len(batch.pixels) else ())
+            found = probabilities(classifier, batch.pixels, views) if len(batch.pixels) else None
+            tops = iter(() if found is None else ranked(classifier, found, topk))
             for name, error in zip(batch.names, batch.errors, strict=True):
                 yield Prediction(name, next(tops) if error is None else [], error)
             progress.update(len(batch))
 
 
 @torch.inference_mode()
-def _classify(classifier: Classifier, pixels: Tensor, topk: int, views: int) -> list[list[ClassProbability]]:
+def probabilities(classifier: Classifier, pixels: Tensor, views: int = 1) -> Tensor:
+    """Of uint8 pictures (n, C, stored, stored): float32 (n, classes)."""
     member = Member(classifier.model, classifier.preprocess, engine=classifier.engine)
     whole = {classifier.preprocess.key: pixels.to(classifier.device, non_blocking=True)}
-    probabilities = log_probabilities([member], [1.0], whole, views).exp()
-    best = probabilities.topk(min(topk, probabilities.shape[1]), dim=1)
+    return log_probabilities([member], [1.0], whole, views).exp()
+
+
+def ranked(classifier: Classifier, found: Tensor, topk: int) -> list[list[ClassProbability]]:
+    """The `topk` most probable classes of each row of (n, classes), best first."""
+    best = found.topk(min(topk, found.shape[1]), dim=1)
     ids = labels.wordnet(classifier.classes)
     return [
         [

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet.base.files import write_whole
+from alexnet.inference.inside.drawing import filter_sheet
 from alexnet.reproduction.measures import Outcome
 from alexnet.reproduction.running import Finished
-from alexnet.training.plots import filter_sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,12 +99,12 @@ def _filters(outcome: Outcome):
 
     ((several),) = outcome.runs.values()
     weights = outcome.extra["filters"]
-    sheets = [[filter_sheet(half) for half in weight.chunk(2)] for weight in weights]
+    sheets = [[filter_sheet(half.float().cpu().numpy()) for half in weight.chunk(2)] for weight in weights]
     ratio = sheets[0][0].shape[0] / sheets[0][0].shape[1]
     figure = Figure(figsize=(9, (4.4 * ratio + 0.35) * len(weights) + 0.4), layout="constrained")
     for row, pair in zip(figure.subplots(len(weights), 2, squeeze=False), enumerate(sheets), strict=True):
         for tower, (axes, sheet) in enumerate(zip(row, pair[1], strict=True), 1):
-            axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(f"seed {several[pair[0]].seed}, tower {tower}", fontsize=9)
             axes.axis("off")
     return figure

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from alexnet.base import metrics
 from alexnet.base.files import write_whole
 from alexnet.base.run_files import METRICS
+from alexnet.inference.inside.drawing import filter_sheet
 from alexnet.networks.model import AlexNet
 
 
@@ -67,32 +65,15 @@ def save_filters(model: AlexNet, folder: Path) -> Path:
     """filters.png: conv1's filters, all scaled together from their least to their greatest weight (paper Fig. 3)."""
     from matplotlib.figure import Figure
 
-    weight = dict(model.named_parameters())["conv1.weight"]
+    weight = dict(model.named_parameters())["conv1.weight"].detach().float().cpu().numpy()
     sheet = filter_sheet(weight)
     figure = Figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1] + 0.3), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     count, channels, side, _ = weight.shape
     axes.set_title(f"conv1: {count} filters, {side} x {side} x {channels}", fontsize=9)
     axes.axis("off")
     return _save(figure, folder / "filters.png")
-
-
-def filter_sheet(weight: torch.Tensor) -> np.ndarray:
-    """Weights (F, C, k, k) as rows of filters, values 0 to 1: (h, w, 3) for C = 3, else their mean (h, w)."""
-    filters = weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    if filters.shape[-1] != 3:
-        filters = filters.mean(-1, keepdims=True)
-    low, high = filters.min(), filters.max()
-    filters = (filters - low) / (high - low if high > low else 1)
-    count, side, _, channels = filters.shape
-    across = 16 if count > 32 else 8
-    rows = -(-count // across)
-    sheet = np.ones((rows * (side + 1) + 1, across * (side + 1) + 1, channels), np.float32)
-    for number, one in enumerate(filters):
-        y, x = (number // across) * (side + 1) + 1, (number % across) * (side + 1) + 1
-        sheet[y : y + side, x : x + side] = one
-    return sheet if channels == 3 else sheet[..., 0]
 
 
 def _save(figure, path: Path) -> Path:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alexnet.checkpoint import Classifier
 from alexnet.data.pictures import Source
 from alexnet.inference.inside.maps import activations, layers
-from alexnet.prediction import ClassProbability, ranked
+from alexnet.inference.prediction import ClassProbability, ranked
+from alexnet.weights.classifier import Classifier
 
 
 @dataclass(frozen=True)

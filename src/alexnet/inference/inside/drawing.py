@@ -9,11 +9,11 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from alexnet.base.text import printable
 from alexnet.inference.inside.compare import Compared
 from alexnet.inference.inside.maps import Patch
 from alexnet.inference.inside.views import Step, Views
 from alexnet.inference.inside.where import Where
-from alexnet.labels import printable
 
 TILE, GAP, LINE = 160, 10, 16  # pixels: side of a picture on a sheet, space around it, height of a line
 SMALL, ACROSS = 40, 16  # least side of a map on a sheet; how many stand in a row

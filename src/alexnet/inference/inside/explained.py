@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet import variants as v
-from alexnet.model import AlexNet
-from alexnet.shapes import layer_facts
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
+from alexnet.networks.shapes import layer_facts
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet import variants as v
-from alexnet.shapes import output_shape
+from alexnet.networks import variants as v
+from alexnet.networks.shapes import output_shape
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom: the first two belong to it, the last two do not
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from alexnet import labels
-from alexnet.checkpoint import Classifier
-from alexnet.contact_sheet import find_pictures
+from alexnet.base.errors import AlexNetError
+from alexnet.data import labels
 from alexnet.data.pictures import Source, Unreadable, decode
-from alexnet.errors import AlexNetError
+from alexnet.inference.contact_sheet import find_pictures
 from alexnet.inference.inside import drawing, maps
-from alexnet.prediction import Prediction, predict
-from alexnet.similarity import Index, similar
+from alexnet.inference.prediction import Prediction, predict
+from alexnet.inference.similarity import Index, similar
+from alexnet.weights.classifier import Classifier
 
 TESTED, QUERIES, NEIGHBOURS = 8, 5, 6  # as many as the paper has
 SIDE, SCALE, SPACE = 160, 6, 24

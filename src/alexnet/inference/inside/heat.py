@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet import variants as v
-from alexnet.checkpoint import Classifier
+from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Source
-from alexnet.errors import AlexNetError
-from alexnet.extraction import check_layers
+from alexnet.inference.features import check_layers
 from alexnet.inference.inside.fields import Field, receptive_field
-from alexnet.model import AlexNet
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
+from alexnet.weights.classifier import Classifier
 
 OCCLUSION = (
     "Occlusion shows by how much the probability of the class falls when a square around a pixel is covered with the "

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet import labels
-from alexnet import variants as v
-from alexnet.checkpoint import Classifier, load
+from alexnet.base.device import choose_device
+from alexnet.base.errors import AlexNetError, did_you_mean
+from alexnet.data import labels
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
-from alexnet.device import choose_device
-from alexnet.errors import AlexNetError, did_you_mean
-from alexnet.extraction import check_layers
+from alexnet.engines.loading import load
+from alexnet.inference.features import check_layers
 from alexnet.inference.inside import heat, maps
 from alexnet.inference.inside.maps import Patches
 from alexnet.inference.inside.views import Step, Views, steps, ten
 from alexnet.inference.inside.where import Where, where
-from alexnet.prediction import ClassProbability, predict
+from alexnet.inference.prediction import ClassProbability, predict
+from alexnet.networks import variants as v
+from alexnet.weights.classifier import Classifier
 
 WHAT = ("filters", "maps", "cam", "occlusion", "gradient", "views", "where", "top")
 USUAL = ("filters", "maps", "cam", "occlusion", "views")

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from alexnet import variants as v
-from alexnet.checkpoint import Classifier
+from alexnet.base.errors import AlexNetError
+from alexnet.base.progress import Progress
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
-from alexnet.errors import AlexNetError
-from alexnet.extraction import check_layers, outputs
+from alexnet.inference.features import check_layers, outputs
 from alexnet.inference.inside.fields import Box, receptive_field
-from alexnet.model import AlexNet
-from alexnet.progress import Progress
-from alexnet.shapes import output_shape
+from alexnet.networks import variants as v
+from alexnet.networks.model import AlexNet
+from alexnet.networks.shapes import output_shape
+from alexnet.weights.classifier import Classifier
 
 BEYOND = 128  # grey level of a patch where its receptive field leaves the picture
 

@@ -10,8 +10,8 @@ import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alexnet import variants as v
-from alexnet.shapes import output_shape
+from alexnet.networks import variants as v
+from alexnet.networks.shapes import output_shape
 
 HEIGHT, DEPTH = 150.0, 0.32  # of the input's side; of a block's side, towards the back
 MAPS, UNITS = 56.0, 150.0  # of the most maps and the most units of a tower

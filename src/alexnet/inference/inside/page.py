@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet import labels
-from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import write_whole
+from alexnet.base.text import printable
 from alexnet.inference.inside import drawing, heat, maps
 from alexnet.inference.inside.explained import explained
 from alexnet.inference.inside.looking import Look
 from alexnet.inference.inside.network_svg import network_svg
-from alexnet.labels import printable
-from alexnet.model import AlexNet
+from alexnet.networks.model import AlexNet
 
 PAGE = "look.html"
 ENLARGED = 448  # pixels of a heat map's side, at least
@@ -154,7 +153,7 @@ def _count(value: int) -> str:
 
 
 def _text(given: str) -> str:
-    return html.escape(labels.printable(given))
+    return html.escape(printable(given))
 
 
 HEAD = """<!doctype html>

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alexnet.checkpoint import Classifier
 from alexnet.data.pictures import Source, decode
-from alexnet.evaluation import Member
+from alexnet.data.preprocess import Preprocess
+from alexnet.inference.evaluation import Member
 from alexnet.inference.inside.fields import Box
-from alexnet.preprocess import Preprocess
+from alexnet.weights.classifier import Classifier
 
 CORNERS = ("upper left", "upper right", "centre", "lower left", "lower right")
 

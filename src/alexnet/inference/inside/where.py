@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alexnet.backbone import dense, whole_picture
-from alexnet.checkpoint import Classifier
+from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Source, decode
-from alexnet.errors import AlexNetError
+from alexnet.inference.dense import dense, whole_picture
+from alexnet.weights.classifier import Classifier
 
 SHORTER = 3  # times the stored side: what the shorter side of a picture is brought to unless one is given
 MOST = 12  # times the stored side: longer pictures are refused, as a network of 2012 would take gigabytes for them

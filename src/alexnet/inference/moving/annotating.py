@@ -11,11 +11,11 @@ from typing import Any, Self
 
 from PIL import Image, ImageDraw, ImageFont
 
+from alexnet.base.files import writing
+from alexnet.base.text import printable
 from alexnet.engines.base import package
-from alexnet.files import writing
 from alexnet.inference.moving.reading import RATE, Frame
-from alexnet.labels import printable
-from alexnet.prediction import ClassProbability
+from alexnet.inference.prediction import ClassProbability
 
 SUFFIXES = (".mp4", ".mkv", ".mov")
 CODECS = ("libx264", "mpeg4")  # the first that PyAV was built with

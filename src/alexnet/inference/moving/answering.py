@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet import tables
-from alexnet.checkpoint import Classifier
-from alexnet.errors import AlexNetError
-from alexnet.evaluation import VIEWS
+from alexnet.base import tables
+from alexnet.base.errors import AlexNetError
+from alexnet.inference.evaluation import VIEWS
 from alexnet.inference.moving.reading import Frame
-from alexnet.prediction import ClassProbability, probabilities, ranked
+from alexnet.inference.prediction import ClassProbability, probabilities, ranked
+from alexnet.weights.classifier import Classifier
 
 SMOOTH = 0.5  # seconds
 # Of a table: a row a frame and rank; names as in the JSON of pictures.

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.data.sources import Sources
 from alexnet.engines.base import package
-from alexnet.errors import AlexNetError
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv",
