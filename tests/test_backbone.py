@@ -16,6 +16,7 @@ import alexnet as package
 from alexnet.backbone import Backbone, dense, whole_picture
 from alexnet.base.errors import AlexNetError
 from alexnet.networks.model import seeded_build
+from alexnet.networks.variants import VARIANTS
 from conftest import coloured
 
 pytestmark = pytest.mark.device
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.device
 
 @pytest.mark.parametrize("variant", ["alexnet2012", "alexnet_owt", "caffenet", "alexnet_bn", "alexnet64"])
 def test_feature_maps_are_those_of_the_network(variant):
-    model = seeded_build(0, variant, 5, 3, package.variants.variant(variant).input).eval()
+    model = seeded_build(0, variant, 5, 3, VARIANTS[variant].input).eval()
     x = torch.randn(2, 3, model.input, model.input, generator=torch.Generator().manual_seed(0))
     backbone = Backbone(model, {"conv5": "late", "pool1": "early"}).eval()
     with torch.no_grad():
@@ -100,7 +101,7 @@ def test_a_backbone_ends_before_the_fully_connected_layers():
 
 @pytest.mark.parametrize("variant", ["alexnet2012", "alexnet_owt", "alexnet2012_apart", "alexnet_bn", "alexnet32"])
 def test_dense_scores_of_a_picture_of_the_inputs_size_are_the_logits(variant):
-    model = seeded_build(0, variant, 7, 3, package.variants.variant(variant).input).eval()
+    model = seeded_build(0, variant, 7, 3, VARIANTS[variant].input).eval()
     x = torch.randn(2, 3, model.input, model.input)
     with torch.no_grad():
         scores, logits = dense(model)(x), model(x)
