@@ -175,8 +175,3 @@ def test_every_command_line_of_a_block_is_complete(text):
         _, name, *words = shlex.split(line)
         context = commands.commands[name].make_context(name, words, resilient_parsing=False)
         assert context.params
-
-
-def test_the_documents_show_every_command():
-    shown = {line.split()[1] for text in TEXTS for line in (*in_blocks(read(text)), *in_sentences(read(text)))}
-    assert shown >= set(commands.commands) - {"demo"}
