@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from dataclasses import asdict, fields, make_dataclass, replace
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from alexnet.inference.evaluation import evaluate
 from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction import figures, intervals, measures, results, running
 from alexnet.reproduction.claims import CLAIMS, TINY, Arm, claim
-from alexnet.training.recipe import Recipe, resolve, shipped
+from alexnet.training.recipe import Recipe, resolve, shipped, to_toml
 from conftest import write_folders
 
 VARIANT = "variant=alexnet32"
@@ -73,16 +74,24 @@ def test_intervals_over_pictures_and_seeds_hold_the_truth_at_least_95_times_of_1
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.1, 2, "reproduced"), (-2, -0.1, "opposite"), (-1, 1, "not distinguishable")]
-)
-def test_a_verdict_is_which_side_of_nothing_the_interval_is_on(low, high, said):
-    assert intervals.verdict(intervals.Interval(0, low, high, 3, 10)) == said
+    ("low", "high", "paper", "said"),
+    [
+        (0.1, 2, None, "reproduced"), (-2, -0.1, None, "opposite"), (-1, 1, None, "not distinguishable"),
+        (0.1, 2, 1.7, "reproduced"), (0.1, 2, 2.5, "weaker"), (0.1, 2, 0.05, "stronger"),
+        (-2, -0.1, 1.7, "opposite"), (-1, 1, 1.7, "not distinguishable"), (2.1, math.inf, 6, "reproduced"),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_which_side_of_nothing_the_interval_is_on_and_whether_the_papers_figure_is_in_it(
+    low, high, paper, said
+):
+    assert intervals.verdict(intervals.Interval(0, low, high, 3, 10), 0.0, paper) == said
 
 
 def test_several_comparisons_are_as_good_as_their_worst():
     assert intervals.together(["reproduced", "reproduced"]) == "reproduced"
     assert intervals.together(["reproduced", "not distinguishable"]) == "not distinguishable"
     assert intervals.together(["reproduced", "not distinguishable", "opposite"]) == "opposite"
+    assert intervals.together(["reproduced", "weaker"]) == "weaker"
 
 
 def test_epochs_to_an_error_are_read_off_the_line_between_the_epochs_middles():
@@ -191,21 +200,47 @@ def test_a_claim_is_tested_by_one_command_and_not_trained_again(alexnet, place, 
     assert out.count("not run") == len(CLAIMS) - 1
 
 
-def test_a_finished_network_keeps_its_folders_name_when_recipes_get_a_key(tmp_path):
-    """The names are those that were given when recipes had 44 keys."""
+def test_a_finished_network_is_found_when_recipes_get_a_key_and_under_the_name_that_it_once_had(tmp_path):
+    """The former names are those that were given when recipes had 44 keys."""
     data = find(write_folders(tmp_path / "d", 5))
     known = {
         "alexnet32-552a4fb06d-0": resolve("cifar10"),
         "alexnet64-b6bc0ce8b3-2": resolve("tiny_imagenet", ["seed=2", "weights=x", "workers=3"]),
     }
-    longer = make_dataclass("Longer", [("a_key", int, 5)], bases=(Recipe,), frozen=True)
-    for name, recipe in known.items():
-        assert running._name(recipe, data, "") == name
+    longer = make_dataclass("Longer", [("a_key", int, field(default=5))], bases=(Recipe,), frozen=True)
+    for former, recipe in known.items():
         values = asdict(recipe)
+        name = running._name(recipe, data, "")
         assert running._name(longer(**values), data, "") == name
+        assert running._former_name(longer(**values), data, "") == former
         assert running._name(longer(**values, a_key=6), data, "") != name
         assert running._name(replace(recipe, stop_error=0.5), data, "") != name
-    assert set(running.NAMED) | running.UNNAMED <= {one.name for one in fields(Recipe)}
+        assert running._name(recipe, data, "what came before") != name
+        work = tmp_path / recipe.variant
+        assert running._folder(work, recipe, data, "").name == name
+        (work / former).mkdir(parents=True)
+        (work / former / "recipe.toml").write_text(to_toml(recipe))
+        assert running._folder(work, recipe, data, "").name == former
+        (work / former / "recipe.toml").write_text(to_toml(replace(recipe, momentum=0.8)))
+        with pytest.raises(AlexNetError, match=r"was trained with momentum = 0\.8, now 0\.9 is meant; move it away"):
+            running._folder(work, recipe, data, "")
+    assert {one.name for one in fields(Recipe)} >= running.UNNAMED
+
+
+def test_two_processes_share_networks_out(place, tmp_path):
+    """The lock is the system's, on the folder: another holder, as another process would be, keeps this one out."""
+    fcntl = pytest.importorskip("fcntl")
+    study = running.Study(CLAIMS["dropout"], place, tmp_path, 1, sets=(VARIANT, *SETS))
+    arm = study.claim.arms[0]
+    folder = running._folder(tmp_path / "work", study.recipe(arm, 0), study.data(), "")
+    folder.mkdir(parents=True)
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(running.Busy, match="another process is training"):
+        study.trained(arm, 0)
+    os.close(handle)  # as a killed process leaves it
+    with running._alone(folder):
+        pass
 
 
 def read_recipe(folder: Path) -> str:
@@ -213,7 +248,7 @@ def read_recipe(folder: Path) -> str:
 
 
 def test_a_study_that_was_stopped_goes_on(alexnet, place, tmp_path):
-    words = ["reproduce", "cifar-18", "--data", place / "cifar10", *options("log_every=1")]
+    words = ["reproduce", "cifar-18", "--seeds", "1", "--data", place / "cifar10", *options("log_every=1")]
     alexnet(*words, "--out", tmp_path / "whole")
     alexnet(*words, "--set", "max_steps=3", "--out", tmp_path / "cut")  # not the same run: another folder
     (whole,) = (tmp_path / "whole/work").iterdir()
@@ -247,8 +282,41 @@ def test_each_kind_of_claim_runs_to_its_end(alexnet, place, tmp_path, name):
         assert (tmp_path / name / file).stat().st_size > 100
 
 
-def test_relu_and_tanh_are_each_given_their_best_rate(place, tmp_path):
-    arms = tuple(replace(arm, rates=(1e-12, 0.003)) for arm in CLAIMS["relu-vs-tanh"].arms)
+def whole(crossed: dict[float, float], tried: list[tuple[float, float]]):
+    """A study that trains nothing: an arm gets there at each rate in `crossed` epochs, where it is waited for."""
+
+    def trained(arm, seed, rate, most):
+        tried.append((rate, most))
+        if rate not in crossed:
+            return None  # infinite loss
+        when = crossed[rate]
+        line = {"epoch": when + 0.5, "train_top1_error": 0.25 if when <= most else 0.5}
+        return type("Run", (), {"epochs": [line]})
+
+    return type("Study", (), {"trained": staticmethod(trained)})
+
+
+@pytest.mark.parametrize(
+    ("crossed", "wanted", "best"),
+    [
+        ({1: 9, 2: 7, 4: 8}, [2, 4, 1], 2),  # inside at once
+        ({1: 9, 2: 7, 4: 5, 8: 3, 16: 4}, [2, 4, 8, 16], 8),  # upwards until one is later
+        ({2: 7, 4: 5}, [2, 4, 8], 4),  # or its loss becomes infinite
+        ({0.25: 9, 0.5: 4, 1: 5, 2: 7, 4: 8}, [2, 4, 1, 0.5, 0.25], 0.5),  # downwards
+    ],
+)
+def test_rates_go_on_until_the_best_has_a_worse_one_on_either_side(crossed, wanted, best):
+    asked: list[tuple[float, float]] = []
+    tried, found = measures._rates(whole(crossed, asked), Arm("one", "cifar10_13", rates=(2,)), 0.25)
+    assert [rate for rate, _ in asked] == wanted
+    assert found == best
+    for number, (_, most) in enumerate(asked[1:], 1):  # later than the soonest by an epoch, a rate has lost
+        assert most == min(tried[rate][0] for rate in wanted[:number]) + 1
+
+
+def test_a_search_for_a_rate_that_finds_no_worse_one_ends_and_says_so(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(measures, "MOST_RATES", 2)
+    arms = tuple(replace(arm, rates=(0.003, 1e-12)) for arm in CLAIMS["relu-vs-tanh"].arms)
     study = running.Study(
         replace(CLAIMS["relu-vs-tanh"], arms=arms), place, tmp_path, 2, sets=("epochs=12", "batch_size=8")
     )
@@ -257,12 +325,13 @@ def test_relu_and_tanh_are_each_given_their_best_rate(place, tmp_path):
     assert all(one.epochs[-1]["train_top1_error"] <= 0.25 for several in outcome.runs.values() for one in several)
     assert all(len(one.epochs) < 12 for several in outcome.runs.values() for one in several)
     assert "tanh's best rate is the highest tried" in " ".join(outcome.notes)
-    assert re.search(r"1e-12: not in 12, \d\d\.\d % by then; 0\.003: ", " ".join(outcome.notes))
+    assert re.search(r"by learning rate: 1e-12: not in \d, \d\d\.\d % by then; 0\.003: ", " ".join(outcome.notes))
 
 
 def test_a_rate_that_is_later_than_the_soonest_is_given_up_and_one_that_never_gets_there_bounds_the_ratio(
-    place, tmp_path
+    place, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(measures, "MOST_RATES", 2)
     relu, tanh = CLAIMS["relu-vs-tanh"].arms
     arms = (replace(relu, rates=(0.003, 1e-12)), replace(tanh, rates=(1e-12, 1e-8)))
     claim = replace(CLAIMS["relu-vs-tanh"], arms=arms)

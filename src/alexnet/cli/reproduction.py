@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alexnet.base.errors import AlexNetError
 from alexnet.cli.base import Output, commands, device_option, json_option, set_option, shared
 
+if TYPE_CHECKING:
+    from alexnet.reproduction.everything import Everything
+
 
 @commands.command()
 @click.argument("name", required=False)
 @click.option("--data", metavar="DIR", help="A data set, or a folder that holds cifar10/ and tiny-imagenet/.")
+@click.option("--all", "everything", is_flag=True, help="All claims, those first that are decided for the least work.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="Of --all: stop then; the same command goes on."
+)
+@click.option(
+    "--together", type=click.IntRange(1), default=1, help="Of --all: processes that train at once.  [default: 1]"
+)
+@click.option("--list", "listed", is_flag=True, help="Of --all: say what will be trained, and train nothing.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Of --list: images/s of alexnet64, for the time.")
 @click.option("--seeds", type=click.IntRange(1), help="Networks of each kind.  [default: the claim's, mostly 3]")
 @click.option("--quick", is_flag=True, help="A short run on a part of the data, to see that it works.")
 @set_option
@@ -22,8 +35,9 @@ from alexnet.cli.base import Output, commands, device_option, json_option, set_o
 @device_option
 @shared
 def reproduce(
-    name: str | None, data: str | None, seeds: int | None, quick: bool, sets: tuple[str, ...], out: str,
-    report: str | None, as_json: bool, device: str,
+    name: str | None, data: str | None, everything: bool, minutes: float | None, together: int, listed: bool,
+    rate: float | None, seeds: int | None, quick: bool, sets: tuple[str, ...], out: str, report: str | None,
+    as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Put a claim of the paper to the test; without NAME, list the claims and what came of them.
 
@@ -33,6 +47,19 @@ def reproduce(
     from alexnet.reproduction.claims import CLAIMS, claim
 
     output = Output(as_json)
+    if everything or listed:
+        if name is not None:
+            raise AlexNetError(f"--{'all' if everything else 'list'} is of all claims; leave {name} out.")
+        if data is None and not listed:
+            raise AlexNetError("--all needs pictures; give --data DIR, which holds cifar10/ and tiny-imagenet/.")
+        work = _everything(data, out, minutes, seeds, quick, sets, device, together, output)
+        facts = _planned(output, work, rate or 0.0) if listed else work.run()
+        if report:
+            output.say(f"{report}: {results.report(Path(out), Path(report))} results")
+        output.end(facts)
+        return 0
+    if minutes or rate or together > 1:
+        raise AlexNetError("--minutes, --together and --rate are of --all; add it, or leave them out.")
     if name is None:
         if data is not None or seeds or quick or sets:
             raise AlexNetError(f"no claim was named; give one of {', '.join(CLAIMS)}.")
@@ -45,9 +72,10 @@ def reproduce(
     if data is None:
         raise AlexNetError(f"the claim {name} needs pictures; give --data DIR, which holds {chosen.data}/ or is it.")
     from alexnet.reproduction.measures import measure
+    from alexnet.reproduction.planning import seeds_of
     from alexnet.reproduction.running import Study
 
-    count = seeds or (min(chosen.seeds, 3 if chosen.kind == "ensemble" else 1) if quick else chosen.seeds)
+    count = seeds or seeds_of(chosen, quick)
     study = Study(chosen, Path(data), Path(out), count, quick, sets, device, output.say, quiet=False)
     output.say(f"{chosen.name} ({chosen.section}): {chosen.text}")
     outcome = measure(study)
@@ -63,6 +91,27 @@ def reproduce(
         output.say(f"{report}: {results.report(Path(out), Path(report))} results")
     output.end(facts)
     return 0
+
+
+def _everything(
+    data: str | None, out: str, minutes: float | None, seeds: int | None, quick: bool, sets: tuple[str, ...],
+    device: str, together: int, output: Output,
+) -> Everything:  # fmt: skip
+    from alexnet.reproduction.everything import Everything
+
+    place = None if data is None else Path(data)
+    return Everything(
+        place, Path(out), minutes or 0.0, seeds or 0, quick, sets, device, together, output.say, quiet=output.as_json
+    )
+
+
+def _planned(output: Output, work: Everything, rate: float) -> dict[str, Any]:
+    from alexnet.reproduction import planning
+
+    parts = work.left()
+    for line in planning.lines(parts, rate, work.minutes):
+        output.say(line)
+    return {"parts": [{"claim": one.claim.name, "seeds": one.seeds, "networks": len(one.networks)} for one in parts]}
 
 
 def _list(output: Output, out: Path) -> None:

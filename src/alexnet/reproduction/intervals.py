@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-Verdict = Literal["reproduced", "opposite", "not distinguishable"]
+Verdict = Literal["reproduced", "weaker", "stronger", "opposite", "not distinguishable"]
 CONFIDENCE = 0.95
 
 
@@ -54,14 +54,17 @@ def _interval(mean: float, parts: list[tuple[float, int]], seeds: int, pictures:
     return Interval(mean, mean - half, mean + half, seeds, pictures)
 
 
-def verdict(interval: Interval, none: float = 0.0) -> Verdict:
-    """What an interval says of a claim that the value is above `none`."""
-    if interval.low > none:
+def verdict(interval: Interval, none: float = 0.0, paper: float | None = None) -> Verdict:
+    """What an interval says of a claim that the value is above `none` and, where the paper has a figure, that it is
+    `paper`: reproduced in direction but not in size is weaker or stronger."""
+    if interval.low <= none:
+        return "opposite" if interval.high < none else "not distinguishable"
+    if paper is None or interval.low <= paper <= interval.high:
         return "reproduced"
-    return "opposite" if interval.high < none else "not distinguishable"
+    return "weaker" if interval.high < paper else "stronger"
 
 
 def together(verdicts: list[Verdict]) -> Verdict:
-    """The verdict on a claim with several comparisons: reproduced if each is; opposite if one is."""
-    order: tuple[Verdict, ...] = ("opposite", "not distinguishable", "reproduced")
+    """The verdict on a claim with several comparisons: that of the one that is farthest from the paper."""
+    order: tuple[Verdict, ...] = ("opposite", "not distinguishable", "weaker", "stronger", "reproduced")
     return min(verdicts, key=order.index)

@@ -17,10 +17,12 @@ from alexnet.engines.loading import load
 from alexnet.inference.evaluation import opened
 from alexnet.inference.features import outputs
 from alexnet.inference.similarity import nearest
+from alexnet.reproduction.claims import Arm
 from alexnet.reproduction.intervals import Interval, Verdict, over_seeds, paired, together, verdict
-from alexnet.reproduction.running import Finished, Study, answers
+from alexnet.reproduction.running import Busy, Finished, Study, answers
 from alexnet.weights.classifier import Classifier
 
+ERRORS = ("top-1", "top-5")
 Runs = dict[str, list[Finished]]  # the networks of each arm, in the order of their seeds
 
 
@@ -32,6 +34,7 @@ class Comparison:
     unit: str
     interval: Interval
     verdict: Verdict
+    paper: float | None = None  # its figure, in the same unit
 
 
 @dataclass
@@ -55,22 +58,29 @@ def measure(study: Study) -> Outcome:
 
 def _all(study: Study) -> Runs:
     runs: Runs = {}
+    busy: Busy | None = None
     for seed in range(study.seeds):  # seed by seed, so that a study that is stopped has something of every arm
         for arm in study.claim.arms:
-            one = study.trained(arm, seed)
+            try:
+                one = study.trained(arm, seed)
+            except Busy as other:  # the rest can be trained meanwhile
+                busy = other
+                continue
             if one is None:
                 raise AlexNetError(
                     f"{study.claim.name}: the loss of '{arm.name}' became infinite, so there is nothing to compare; "
                     "give a lower rate with --set learning_rate=."
                 )
             runs.setdefault(arm.name, []).append(one)
+    if busy:
+        raise busy
     return runs
 
 
-def _points(name: str, differences: np.ndarray) -> Comparison:
-    """Differences of right answers (seeds, pictures), -1 to 1, as points of error."""
+def _points(name: str, differences: np.ndarray, paper: float | None = None) -> Comparison:
+    """Differences of right answers (seeds, pictures), -1 to 1, as points of error; `paper` is its figure."""
     interval = paired(100.0 * differences)
-    return Comparison(name, "points", interval, verdict(interval))
+    return Comparison(name, "points", interval, verdict(interval, 0.0, paper), paper)
 
 
 def _rights(runs: list[Finished], views: int) -> np.ndarray:
@@ -85,12 +95,13 @@ def _errors(study: Study) -> Outcome:
     found = []
     for name in others:
         difference = better - _rights(runs[name], views)
-        found.append(_points(f"{name}, top-1", difference[:, 0]))
-        if len(runs[first][0].data.classes) > 10:
-            found.append(_points(f"{name}, top-5", difference[:, 1]))
+        for at in range(2 if len(runs[first][0].data.classes) > 10 else 1):
+            found.append(_points(f"{name}, {ERRORS[at]}", difference[:, at], study.claim.figures[at]))
     outcome = Outcome(runs, found)
     for name, several in runs.items():
-        last = [one.epochs[-1] for one in several]
+        last = [one.epochs[-1] for one in several if one.epochs]
+        if not last:  # max_steps ended it within its first
+            continue
         gap = 100 * float(np.mean([line["valid_top1_error"] - line["train_top1_error"] for line in last]))
         outcome.notes.append(
             f"{name}: training error of the last epoch, under its own augmentation and dropout, is {gap:+.1f} points "
@@ -111,6 +122,7 @@ def _stated(study: Study) -> Outcome:
     return Outcome(runs, [Comparison(f"top-1 error, stated {stated:.0f} %", "%", interval, said)])
 
 
+MOST_RATES = 9  # of one arm: a factor of 256 between the ends
 _OTHER_DATA = "The paper's figure is of other data, so nothing is compared: this is the error to know."
 
 
@@ -121,17 +133,11 @@ def _sooner(study: Study) -> Outcome:
     runs: Runs = {}
     notes = []
     for arm in study.claim.arms:
-        tried: dict[float, tuple[float, Finished | None]] = {}
-        soonest = math.inf
-        for rate in arm.rates:
-            one = study.trained(arm, 0, rate, soonest + 1)  # later than the soonest by an epoch, it has lost
-            tried[rate] = (crossing(one.epochs, target) if one else math.inf, one)
-            soonest = min(soonest, tried[rate][0])
-        best = min(tried, key=lambda rate: (tried[rate][0], _ended(tried[rate][1])))
-        listed = "; ".join(f"{rate:g}: {_when(*tried[rate])}" for rate in tried)
+        tried, best = _rates(study, arm, target)
+        listed = "; ".join(f"{rate:g}: {_when(*tried[rate])}" for rate in sorted(tried))
         notes.append(f"{arm.name}, seed 0, epochs to {100 * target:.0f} % training error by learning rate: {listed}.")
         edges = {min(tried): "lowest", max(tried): "highest"}
-        if len(tried) > 1 and best in edges:
+        if best in edges:
             notes.append(f"{arm.name}'s best rate is the {edges[best]} tried: one beyond it may be sooner.")
         made = [tried[best][1], *(study.trained(arm, seed, best) for seed in range(1, study.seeds))]
         runs[arm.name] = [one for one in made if one]
@@ -155,8 +161,31 @@ def _sooner(study: Study) -> Outcome:
         interval = Interval(math.exp(logs.mean), math.exp(logs.low), high, logs.seeds, 0)
         if late:
             notes.append(f"Where {second} did not reach it, its last epoch counts: the ratio is greater than that.")
-    found = Comparison(name, "times", interval, verdict(interval, 1.0))
+    paper = study.claim.figures[0]
+    found = Comparison(name, "times", interval, verdict(interval, 1.0, paper), paper)
     return Outcome(runs, [found], notes, {"target": target})
+
+
+def _rates(study: Study, arm: Arm, target: float) -> tuple[dict[float, tuple[float, Finished | None]], float]:
+    """When the first seed gets to the target at each rate, and the soonest rate.
+
+    From `arm.rates` it goes on, twice as high each time and then half as high, until the best has a worse one on either
+    side, or MOST_RATES were tried.
+    """
+    tried: dict[float, tuple[float, Finished | None]] = {}
+
+    def best() -> float:
+        return min(tried, key=lambda rate: (tried[rate][0], _ended(tried[rate][1])))
+
+    waiting = list(arm.rates)
+    while waiting:
+        rate = waiting.pop(0)
+        soonest = min((when for when, _ in tried.values()), default=math.inf)
+        one = study.trained(arm, 0, rate, soonest + 1)  # later than the soonest by an epoch, it has lost
+        tried[rate] = (crossing(one.epochs, target) if one else math.inf, one)
+        if not waiting and len(tried) < MOST_RATES:
+            waiting = [2 * max(tried)] if best() == max(tried) else [min(tried) / 2] if best() == min(tried) else []
+    return tried, best()
 
 
 def _ended(one: Finished | None) -> float:
@@ -200,8 +229,8 @@ def _views(study: Study) -> Outcome:
     runs = _all(study)
     (several,) = runs.values()
     difference = _rights(several, study.claim.views) - _rights(several, 1)
-    names = [f"one view against {study.claim.views}, top-{k}" for k in (1, 5)]
-    return Outcome(runs, [_points(name, difference[:, i]) for i, name in enumerate(names)])
+    name, figures = f"one view against {study.claim.views}", study.claim.figures
+    return Outcome(runs, [_points(f"{name}, {ERRORS[i]}", difference[:, i], figures[i]) for i in (0, 1)])
 
 
 def _ensemble(study: Study) -> Outcome:
@@ -212,10 +241,10 @@ def _ensemble(study: Study) -> Outcome:
         raise AlexNetError("the claim ensemble takes two networks or more: give --seeds 2 or more.")
     both = answers([one.folder for one in several], several[0].data, study.claim.views, study.device).astype(float)
     difference = both[None] - _rights(several, study.claim.views)
-    names = [f"one network against {len(several)}, top-{k}" for k in (1, 5)]
+    name, figures = f"one network against {len(several)}", study.claim.figures
     errors = 100 * (1 - both.mean(1))
     notes = [f"The {len(several)} together: {errors[0]:.1f} % top-1, {errors[1]:.1f} % top-5."]
-    return Outcome(runs, [_points(name, difference[:, i]) for i, name in enumerate(names)], notes)
+    return Outcome(runs, [_points(f"{name}, {ERRORS[i]}", difference[:, i], figures[i]) for i in (0, 1)], notes)
 
 
 def _start(study: Study) -> Outcome:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
-from alexnet.reproduction import figures
+from alexnet.reproduction import figures, overview
 from alexnet.reproduction.claims import CLAIMS, Claim
+from alexnet.reproduction.intervals import Interval, together, verdict
 from alexnet.reproduction.measures import Outcome
 from alexnet.reproduction.running import Study
 
@@ -37,7 +40,7 @@ def write(study: Study, outcome: Outcome) -> dict[str, Any]:
         "comparisons": [
             {"name": one.name, "unit": one.unit, "mean": _number(one.interval.mean), "low": _number(one.interval.low),
              "high": _number(one.interval.high), "seeds": one.interval.seeds, "pictures": one.interval.pictures,
-             "verdict": one.verdict}
+             "verdict": one.verdict, "paper": one.paper}
             for one in outcome.comparisons
         ],
     }  # fmt: skip
@@ -65,12 +68,37 @@ def ours(one: dict[str, Any]) -> str:
     return f"{one['mean']:.2f} {one['unit']} ({sure})"
 
 
+MEANINGS = {
+    "reproduced": "all of the interval is on the paper's side",
+    "weaker": "the effect is there, but smaller than the paper's, whose figure the interval excludes",
+    "stronger": "the effect is there, and greater than the paper's, whose figure the interval excludes",
+    "opposite": "under this budget and on these data the paper's side lost",
+    "not distinguishable": "these runs cannot tell the effect from none, nor show that there is none",
+}
+
+
+def meaning(claim: Claim, facts: dict[str, Any]) -> str:
+    """What the verdict means, in a sentence."""
+    if claim.kind == "stated":
+        if not claim.stated:
+            return "It means: the error to know, as the paper's figure is of other data."
+        if facts["verdict"] == "opposite":
+            return "It means: the stated error is missed, by more than chance and its rounding explain."
+    told = MEANINGS[facts["verdict"]]
+    if any(one["mean"] is not None and one["low"] is not None and one["high"] is None for one in facts["comparisons"]):
+        told += ", as far as a bound from below can say"
+    if any("one beyond it may be sooner" in note for note in facts["notes"]):
+        told += "; but the search for the best rate ended at an edge of those tried"
+    return f"It means: {told}."
+
+
 def page(facts: dict[str, Any], lines: list[dict[str, Any]], figure: str) -> str:
-    """The claim, the paper's figure, ours, the verdict, and the networks, in Markdown."""
+    """What was tested, how, and what came of it in three sentences; both figures, the verdict, and the networks."""
     claim = CLAIMS[facts["claim"]]
     quick = " --quick" if facts["quick"] else ""
     sets = "".join(f" --set {one}" for one in facts["sets"])
-    text = [f"## {claim.name} ({claim.section}){', quick' if facts['quick'] else ''}", "", claim.text, ""]
+    text = [f"## {claim.name} ({claim.section}){', quick' if facts['quick'] else ''}", ""]
+    text += [f"{claim.text} {claim.how} {meaning(claim, facts)}", ""]
     if facts["quick"]:
         epochs, classes, each = claim.quick
         text += [
@@ -111,41 +139,85 @@ def found(out: Path) -> Iterable[tuple[Claim, dict[str, Any], list[dict[str, Any
     for quick in (False, True):
         for claim in CLAIMS.values():
             folder = folder_of(out, claim.name, quick)
-            if not (folder / RESULT).exists():
+            facts = read(folder, claim)
+            if facts is None:
                 continue
-            try:
-                facts = json.loads((folder / RESULT).read_text("utf-8"))
+            with _whole(folder, claim):
                 lines = [json.loads(line) for line in (folder / RUNS).read_text("utf-8").splitlines()]
-            except (OSError, ValueError) as error:
-                raise AlexNetError(
-                    f"{folder} holds a damaged result ({error}); delete it and run alexnet reproduce {claim.name} anew."
-                ) from None
-            yield claim, facts, lines, folder
+            yield claim, judged(claim, facts), lines, folder
+
+
+def read(folder: Path, claim: Claim) -> dict[str, Any] | None:
+    """What its result.json says; None where there is none."""
+    if not (folder / RESULT).exists():
+        return None
+    with _whole(folder, claim):
+        return json.loads((folder / RESULT).read_text("utf-8"))
+
+
+@contextmanager
+def _whole(folder: Path, claim: Claim) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise AlexNetError(
+            f"{folder} holds a damaged result ({error}); delete it and run alexnet reproduce {claim.name} anew."
+        ) from None
+
+
+def judged(claim: Claim, facts: dict[str, Any]) -> dict[str, Any]:
+    """The same facts with the verdicts of today's rule, where that is one on an interval; older results know fewer."""
+    if claim.kind not in ("errors", "views", "ensemble", "sooner"):
+        return facts
+    told = []
+    for one in facts["comparisons"]:
+        at = 1 if one["name"].endswith("top-5") else 0
+        paper, none = claim.figures[at], 1.0 if one["unit"] == "times" else 0.0
+        low, high = (end if one[key] is None else one[key] for key, end in (("low", -math.inf), ("high", math.inf)))
+        mean = math.nan if one["mean"] is None else one["mean"]
+        said = verdict(Interval(mean, low, high, one["seeds"], one["pictures"]), none, paper)
+        told.append(one | {"verdict": said, "paper": paper})
+    return facts | {"comparisons": told, "verdict": together([one["verdict"] for one in told])}
 
 
 def report(out: Path, file: Path) -> int:
-    """Write one page of all results in `out`; their number."""
-    rows, parts = [], []
+    """Write one page of all results in `out`, its figure beside it, and each result's own page anew; their number."""
+    rows, parts, shown = [], [], []
     for claim, facts, lines, folder in found(out):
         quick = facts["quick"]
         said = "; ".join(f"{one['name']}: {ours(one)}" for one in facts["comparisons"])
         anchor = f"{claim.name} ({claim.section}){', quick' if quick else ''}"
         rows.append(f"| {anchor} | {claim.paper} | {said} | {'quick: ' if quick else ''}{facts['verdict']} |")
+        shown.append((claim, facts))
+        own = page(facts, lines, FIGURE)
+        write_whole(folder / PAGE, functools.partial(_put, own))
         parts.append(page(facts, lines, os.path.relpath(folder / FIGURE, file.parent)))
     if not rows:
         raise AlexNetError(f"--out {out} holds no results; run alexnet reproduce NAME --data DIR first.")
-    text = "\n".join([HEAD, *rows, "", *parts])
+    picture = file.with_suffix(".png")
+    overview.draw(shown, picture)
+    text = "\n".join([HEAD.format(picture=picture.name), *rows, "", *parts])
     write_whole(file, lambda out: out.write(text.encode()))
     return len(rows)
 
 
+def _put(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())
+
+
 HEAD = """# The paper's claims, put to the test
 
-Written by `alexnet reproduce --report`, from the results in `results/`; each is made by the command under it. A verdict
-is by the 95 % interval of the difference, paired over validation pictures and seeds: *reproduced* if all of it is on
-the paper's side, *opposite* if all of it is on the other, else *not distinguishable*. Rows marked quick are short runs
-on a part of the data, which show that the command works and decide nothing. Points are of error, positive where the
-paper's choice is the better one.
+![the paper's claims: its figures and ours]({picture})
+
+Diamonds are the paper's figures, points and bars ours with their 95 % intervals; what has no such axis
+(headline, init-and-bias, filters) is in the table alone. Written by `alexnet reproduce
+--report`, from the results in `results/`; each is made by the command under it. A verdict is by the interval of the
+difference, paired over validation pictures and seeds: *reproduced* if all of it is on the paper's side, but *weaker*
+or *stronger* if it excludes the paper's figure: reproduced in direction, not in size; *opposite* if all of it is on
+the other side; else *not distinguishable*. The paper's figures are of ImageNet with the network itself; ours, where
+it is not said otherwise, of Tiny ImageNet with `alexnet64`. Rows marked quick are short runs on a part of the data,
+which show that the command works and decide nothing. Points are of error, positive where the paper's choice is the
+better one.
 
 | claim | the paper | ours | verdict |
 | --- | --- | --- | --- |"""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +38,7 @@ PLACES = {  # what a data set's folder or archive may be called inside DIR
     TINY: ("tiny-imagenet", "tiny-imagenet-200", "tiny_imagenet", "imagenet"),
 }
 WORK, MADE = "work", "made.json"
-NAMED = [  # keys that are in every folder's name; a later key is in it where it departs from its default
+NAMED = [  # keys that were in every folder's name, until names came to be of departures alone
     "variant", "channels", "stored", "input", "epochs", "max_steps", "batch_size", "seed", "learning_rate",
     "bias_rate", "momentum", "weight_decay", "bias_decay", "label_smoothing", "schedule", "warmup",
     "schedule_epochs", "drops", "drop_factor", "bias_drops", "conv1_slow", "conv1_frozen", "colour_noise_off",
@@ -44,6 +46,10 @@ NAMED = [  # keys that are in every folder's name; a later key is in it where it
     "crop_area", "chunk", "flips", "colour_noise", "precision", "compile", "deterministic", "neighbours",
 ]  # fmt: skip
 UNNAMED = {"weights", "workers", "log_every", "checkpoint_every", "square"}  # keys in none; the data are squares
+
+
+class Busy(AlexNetError):
+    """Another process is at work on that network."""
 
 
 @dataclass
@@ -59,7 +65,7 @@ class Study:
     device: str = "auto"
     say: Callable[[str], object] = lambda text: None
     quiet: bool = True
-    found: dict[str, Data] = field(default_factory=dict)
+    found: dict[tuple[Any, ...], Data] = field(default_factory=dict)  # read before; studies may share it
 
     def __post_init__(self) -> None:
         for arm in self.claim.arms:
@@ -68,10 +74,12 @@ class Study:
     def data(self, name: str = "") -> Data:
         """The data of that name, by default the claim's; a part of them in a quick study."""
         name = name or self.claim.data
-        if name not in self.found:
-            whole = find(located(self.place, name), quiet=self.quiet)
-            self.found[name] = part(whole, *self.claim.quick[1:]) if self.quick else whole
-        return self.found[name]
+        key = (name, *(self.claim.quick[1:] if self.quick else ()))
+        if key not in self.found:
+            whole = self.found.get((name,)) or find(located(self.place, name), quiet=self.quiet)
+            self.found[(name,)] = whole
+            self.found[key] = part(whole, *self.claim.quick[1:]) if self.quick else whole
+        return self.found[key]
 
     def recipe(self, arm: Arm, seed: int, rate: float = 0.0) -> Recipe:
         """What an arm trains, from scratch."""
@@ -115,24 +123,28 @@ class Study:
         return self._train(recipe, data, arm, seed, origin)
 
     def _train(self, recipe: Recipe, data: Data, arm: Arm, seed: int, origin: str) -> Finished | None:
-        folder = self.out / WORK / _name(recipe, data, origin)
+        folder = _folder(self.out / WORK, recipe, data, origin)
         finished = Finished(self.claim, arm, seed, recipe, data, folder, self.quick, self.device)
         if finished.whole:
             return finished
-        if (folder / "diverged").exists():
-            return None
-        self.say(f"\n{self.claim.name}: {arm.name}, seed {seed}, in {folder}")
-        try:
-            train(data, folder, recipe, (), True, self.device, self.say, self.quiet)
-        except Diverged as error:
-            sentence = str(error)
-            self.say(sentence)
-            write_whole(folder / "diverged", lambda file: file.write(sentence.encode()))
-            return None
-        except Interrupted as stop:
-            raise Interrupted(f"stopped and saved in {folder}: give the same command to go on", stop.status) from None
-        made = {"device": describe(choose_device(self.device)), "versions": versions(), "commit": commit()}
-        write_whole(folder / MADE, lambda file: file.write(json.dumps(made).encode()))
+        with _alone(folder):
+            if finished.whole:  # by another process, just now
+                return finished
+            if (folder / "diverged").exists():
+                return None
+            self.say(f"\n{self.claim.name}: {arm.name}, seed {seed}, in {folder}")
+            try:
+                train(data, folder, recipe, (), True, self.device, self.say, self.quiet)
+            except Diverged as error:
+                sentence = str(error)
+                self.say(sentence)
+                write_whole(folder / "diverged", lambda file: file.write(sentence.encode()))
+                return None
+            except Interrupted as stop:
+                told = f"stopped and saved in {folder}: give the same command to go on"
+                raise Interrupted(told, stop.status) from None
+            made = {"device": describe(choose_device(self.device)), "versions": versions(), "commit": commit()}
+            write_whole(folder / MADE, lambda file: file.write(json.dumps(made).encode()))
         return finished
 
 
@@ -224,15 +236,75 @@ def part(data: Data, classes: int, per_class: int) -> Data:
     return replace(data, classes=[data.classes[i] for i in kept], splits=splits)
 
 
-def _name(recipe: Recipe, data: Data, origin: str) -> str:
-    """A folder's name from all that decides the run: recipe, data by classes and numbers, and what came before.
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains in `folder` meanwhile, so that several processes can share the networks out; else Busy.
 
-    Networks that were trained before a recipe had one key more are found under the names that they were given.
+    The lock is the folder's own and ends with its process, however that ends. Windows has none: one process there.
+    Processes of torchrun train one network together.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise Busy(f"another process is training {folder}; wait for it, or give another --out.") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
+    """Where that network is, or will be: under the name of today, or under the one that names once had.
+
+    A folder whose recipe is another all the same, as after a default was changed, is refused.
+    """
+    names = [_name(recipe, data, origin), _former_name(recipe, data, origin)]
+    folder = next((work / name for name in names if (work / name / run_files.RECIPE).exists()), work / names[0])
+    file = folder / run_files.RECIPE
+    if file.exists():
+        recorded, asked = asdict(recipes.from_toml(file.read_text("utf-8"), str(file))), asdict(recipe)
+        for key in asked.keys() & recorded.keys() - UNNAMED:
+            if asked[key] != recorded[key]:
+                raise AlexNetError(
+                    f"{folder} was trained with {key} = {recorded[key]}, now {asked[key]} is meant; move it away, or "
+                    "give another --out."
+                )
+    return folder
+
+
+def _name(recipe: Recipe, data: Data, origin: str) -> str:
+    """A folder's name from all that decides the run: the recipe's departures from its defaults, so that a new key
+    leaves the names of finished runs as they are; data by classes and numbers; and what came before."""
+    values = asdict(recipe)
+    departures = {
+        one.name: values[one.name]
+        for one in sorted(fields(recipe), key=lambda one: one.name)
+        if one.name not in UNNAMED and values[one.name] != one.default
+    }
+    return _hashed(recipe, departures, data, origin)
+
+
+def _former_name(recipe: Recipe, data: Data, origin: str) -> str:
+    """The name until 26 November 2026: of the keys NAMED, whatever their values, and of others that depart."""
     values = asdict(recipe)
     later = {one.name: one.default for one in fields(recipe) if one.name not in UNNAMED.union(NAMED)}
-    kept = {key: values[key] for key in NAMED}
+    kept = {key: values[key] for key in NAMED if key in values}
     kept |= {key: values[key] for key in sorted(later) if values[key] != later[key]}
+    return _hashed(recipe, kept, data, origin)
+
+
+def _hashed(recipe: Recipe, kept: dict[str, Any], data: Data, origin: str) -> str:
     facts = [kept, data.classes, {name: len(split) for name, split in data.splits.items()}, origin]
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
     return f"{recipe.variant}-{digest}-{recipe.seed}"

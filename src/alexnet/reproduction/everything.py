@@ -1,0 +1,164 @@
+"""All claims in one go: `alexnet reproduce --all --minutes N`, in the order of planning.py.
+
+Results are written after each part, so whenever it is stopped, what is there is worth something, and the same command
+goes on. Several such commands at once share the networks out: each takes what no other is at work on.
+"""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet.base.errors import Interrupted
+from alexnet.data.layouts.registry import Data
+from alexnet.reproduction import planning, results
+from alexnet.reproduction.claims import Claim
+from alexnet.reproduction.measures import measure
+from alexnet.reproduction.planning import Part
+from alexnet.reproduction.running import Busy, Study
+
+PATIENCE = 5.0  # seconds until it is looked again whether another process has finished
+
+
+@dataclass
+class Everything:
+    """All claims being put to the test, until the time is over. `seeds` 0 means each claim's own number."""
+
+    place: Path | None
+    out: Path
+    minutes: float = 0.0  # 0: until all is done
+    seeds: int = 0
+    quick: bool = False
+    sets: tuple[str, ...] = ()
+    device: str = "auto"
+    together: int = 1  # processes that train at once
+    say: Callable[[str], object] = lambda text: None
+    quiet: bool = True
+    found: dict[tuple[Any, ...], Data] = field(default_factory=dict)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def study(self, claim: Claim, seeds: int) -> Study:
+        """One that shares what others have read. `variant` is for the claims that have no networks of their own."""
+        own = not any(arm.recipe == "tiny_imagenet" for arm in claim.arms)
+        sets = tuple(one for one in self.sets if not (own and one.startswith("variant=")))
+        place = self.place or Path()
+        return Study(claim, place, self.out, seeds, self.quick, sets, self.device, self.say, self.quiet, self.found)
+
+    def parts(self) -> list[Part]:
+        """What there is to do, of the data given or else of whole sets."""
+
+        def count(claim: Claim, name: str) -> int:
+            if self.place:
+                return len(self.study(claim, 1).data(name).split("train"))
+            whole = planning.PICTURES[name]
+            return min(whole, claim.quick[1] * claim.quick[2]) if self.quick else whole
+
+        return planning.plan(
+            self.study, count, lambda claim: min(self.seeds or claim.seeds, planning.seeds_of(claim, self.quick))
+        )
+
+    def left(self, parts: list[Part] | None = None) -> list[Part]:
+        """What is to do still, of all parts or of these."""
+        whole = self.parts() if parts is None else parts
+        left = [part for part in whole if not self._there(part)]
+        if parts is None and len(left) < len(whole):
+            self.say(f"{self.out} holds {len(whole) - len(left)} of {len(whole)} parts")
+        return left
+
+    def run(self) -> dict[str, Any]:
+        """Train, compare and write results; what was done, as facts."""
+        missing, done = self.left(), []
+        with self._others(), self._deadline():
+            while missing:
+                part = next((one for one in missing if self._done(one)), None)
+                if part is None:
+                    time.sleep(PATIENCE)  # others are at work on all that is left
+                    missing = self.left(missing)
+                    continue
+                missing.remove(part)
+                done.append(_named(part))
+        told = "; the same command goes on" if missing else ""
+        self.say(f"\n{len(done)} parts done now, {len(missing)} left{told}")
+        return {"done": done, "left": [_named(part) for part in missing]}
+
+    def _done(self, part: Part) -> bool:
+        """Do it; False where another process is at work on a network of it."""
+        study = self.study(part.claim, part.seeds)
+        try:
+            outcome = measure(study)
+        except Busy:
+            return False
+        folder, held = results.folder_of(self.out, part.claim.name, self.quick), self._held(part)
+        if held and held["seeds"] > part.seeds:
+            self.say(f"{folder} holds {held['seeds']} seeds, by other keys: it stays until there are as many of these")
+            return True
+        for one in results.write(study, outcome)["comparisons"]:
+            self.say(f"{_named(part)}: {one['name']}: {results.ours(one)}: {one['verdict']}")
+        return True
+
+    def _held(self, part: Part) -> dict[str, Any] | None:
+        return results.read(results.folder_of(self.out, part.claim.name, self.quick), part.claim)
+
+    def _there(self, part: Part) -> bool:
+        """Whether results hold as many seeds of it, made with the same keys."""
+        held = self._held(part)
+        sets = list(self.study(part.claim, part.seeds).sets)
+        return held is not None and held["sets"] == sets and held["seeds"] >= part.seeds
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """At the end of the time, what Ctrl-C does: the run is saved, and nothing more is begun."""
+
+        def end() -> None:
+            self.over.set()
+            self.say(f"\n{self.minutes:g} minutes are over: saving")
+            _thread.interrupt_main(signal.SIGINT)
+
+        timer = threading.Timer(60 * self.minutes, end)
+        timer.daemon = True
+        if self.minutes:
+            timer.start()
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt):
+            if not self.over.is_set():
+                raise
+        finally:
+            timer.cancel()
+
+    @contextmanager
+    def _others(self) -> Iterator[None]:
+        """Processes beside this one that do the same, each saying what it does in FOLDER/work/together-N.txt."""
+        words = [sys.executable, "-m", "alexnet", "reproduce", "--all", "--data", str(self.place)]
+        words += ["--out", str(self.out), "--device", self.device, *["--quick"] * self.quick]
+        for name, value in (("--minutes", self.minutes), ("--seeds", self.seeds)):
+            words += [name, f"{value:g}"] if value else []
+        words += [word for one in self.sets for word in ("--set", one)]
+        started: list[subprocess.Popen] = []
+        for number in range(2, self.together + 1):
+            file = self.out / "work" / f"together-{number}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "wb") as log:
+                started.append(subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT))
+        try:
+            yield
+        except BaseException:
+            for one in started:
+                one.terminate()
+            raise
+        finally:
+            for one in started:
+                one.wait()
+
+
+def _named(part: Part) -> str:
+    return f"{part.claim.name}, {part.seeds} seed{'s' * (part.seeds > 1)}"

@@ -1,0 +1,211 @@
+"""All claims in one go: the plan, its order and its words; stopped by the clock and gone on with; several at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from alexnet.base import run_files
+from alexnet.networks.variants import VARIANTS
+from alexnet.reproduction import everything, planning, results
+from alexnet.reproduction.claims import CLAIMS
+from alexnet.reproduction.everything import Everything
+from conftest import write_folders
+from narrow import narrow
+
+SETS = ("epochs=1", "batch_size=8", "learning_rate=0.002", "precision=float32", "variant=alexnet32")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("place")
+    for name in ("cifar10", "tiny-imagenet"):
+        write_folders(root / name / "train", 6)
+        write_folders(root / name / "val", 4, first=50)
+    return root
+
+
+@pytest.fixture
+def two(monkeypatch) -> None:
+    """Two claims, which share a network, in the place of all, and that network narrow."""
+    monkeypatch.setattr(planning, "CLAIMS", {name: CLAIMS[name] for name in ("dropout", "headline")})
+    monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
+
+
+def plan() -> list[planning.Part]:
+    return Everything(None, Path("nowhere")).parts()
+
+
+def test_every_claim_has_its_seeds_once_and_its_first_before_any_has_a_second():
+    found = Counter((part.claim.name, part.seeds) for part in plan())
+    wanted = {
+        (one.name, n) for one in CLAIMS.values() for n in range(2 if one.kind == "ensemble" else 1, one.seeds + 1)
+    }
+    assert found == Counter(wanted)
+    seeds = [part.seeds for part in plan()]
+    assert seeds == sorted(seeds)
+
+
+def test_a_network_is_trained_once_for_all_the_claims_that_share_it():
+    networks = [one for part in plan() for one in part.networks]
+    assert len({(one.recipe, one.data, one.first) for one in networks}) == len(networks)
+    base = [one for one in networks if one.arm == "as in 2012"]
+    assert [one.recipe.seed for one in base] == [0, 1, 2, 3, 4]  # of ten claims, one with five seeds
+    assert not any(one.arm.startswith("first") for one in networks)  # what pretrain starts from is one of these
+
+
+def test_what_is_decided_for_the_least_arithmetic_comes_first():
+    first = [part for part in plan() if part.seeds == 1]
+    assert {part.claim.name for part in first if not part.work} == {"ten-views", "retrieval", "filters"}
+    study = Everything(None, Path("nowhere")).study
+    needs = {
+        part.claim.name: {
+            (one.recipe, one.data, one.first): one.work
+            for one in planning._networks(study(part.claim, 1), lambda claim, name: planning.PICTURES[name])
+        }
+        for part in first
+    }
+    trained: set = set()
+    for at, part in enumerate(first):
+        left = [sum(work for key, work in needs[one.claim.name].items() if key not in trained) for one in first[at:]]
+        assert left[0] == min(left) == pytest.approx(part.work)
+        trained |= needs[part.claim.name].keys()
+
+
+def test_the_list_says_epochs_time_at_a_rate_and_where_the_minutes_end(alexnet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = alexnet("reproduce", "--list", "--rate", "20000", "--minutes", "15", "--seeds", "1")
+    assert status == 0
+    lines = out.splitlines()
+    base = planning.multiply_adds("alexnet64")
+    costs = [100_000 * 30, 50_000 * 140 * planning.multiply_adds("cifar10_18") / base]
+    at = next(i for i, line in enumerate(lines) if line.startswith("headline"))
+    before = lines[at - 1 - next(j for j, x in enumerate(lines[at - 1 :: -1]) if "done after" in x)]
+    headline, other = (float(line.split()[-2]) for line in (lines[at], before))
+    assert headline - other == pytest.approx(costs[0] / 20_000 / 60, abs=0.11)
+    cifar = next(line for line in lines if line.startswith("cifar-18"))
+    assert float(cifar.split()[-2]) == pytest.approx(costs[1] / 20_000 / 60, abs=0.06)
+    end = lines.index("---- 15 minutes end here ----")
+    after = next(line for line in lines[end:] if "done after" in line)
+    assert float(after.split()[-2]) > 15
+    assert "as in 2012, seed 0: alexnet64, 30 epochs of 100,000 pictures of tiny-imagenet" in out
+
+
+class Clock:
+    """A timer that goes off as soon as a network has its first checkpoint."""
+
+    def __init__(self, seconds: float, function) -> None:
+        self.function, self.daemon = function, True
+
+    def start(self) -> None:
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        while not list(self.folder.glob(f"work/*/{run_files.STATE}")):
+            time.sleep(0.005)
+        self.function()
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_the_clock_stops_it_within_a_network_and_the_same_command_goes_on_to_the_same_weights(
+    place, tmp_path, monkeypatch, two
+):
+    sets = ("epochs=4", *SETS[1:])
+    whole = Everything(place, tmp_path / "whole", seeds=1, sets=sets, device="cpu").run()
+    assert whole == {"done": ["headline, 1 seed", "dropout, 1 seed"], "left": []}
+    out = tmp_path / "cut"
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(everything.threading, "Timer", type("Here", (Clock,), {"folder": out}))
+        cut = Everything(place, out, 0.5, seeds=1, sets=sets, device="cpu", say=told.append).run()
+    assert cut["left"] == ["headline, 1 seed", "dropout, 1 seed"]
+    assert any("0.5 minutes are over: saving" in line for line in told)
+    assert "the same command goes on" in told[-1]
+    assert Everything(place, out, seeds=1, sets=sets, device="cpu").run()["left"] == []
+    weights = [
+        {file.parent.name: file.read_bytes() for file in folder.glob("work/*/model.safetensors")}
+        for folder in (tmp_path / "whole", out)
+    ]
+    assert len(weights[0]) == 2
+    assert weights[0] == weights[1]
+    again = Everything(place, out, seeds=1, sets=sets, device="cpu").run()
+    assert again == {"done": [], "left": []}
+
+
+def test_what_another_process_is_at_work_on_is_left_to_it(place, tmp_path, monkeypatch, two):
+    """The network that both claims share is held; of dropout's other arm this process takes care meanwhile."""
+    fcntl = pytest.importorskip("fcntl")
+    import os
+
+    from alexnet.reproduction import running
+
+    work = Everything(place, tmp_path, seeds=1, sets=SETS, device="cpu")
+    study = work.study(CLAIMS["dropout"], 1)
+    folder = running._folder(tmp_path / "work", study.recipe(study.claim.arms[0], 0), study.data(), "")
+    folder.mkdir(parents=True)
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    trained: list[str] = []
+
+    def freed(seconds: float) -> None:
+        trained.extend(file.parent.name for file in tmp_path.glob("work/*/model.safetensors"))
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(everything, "time", type("Fake", (), {"sleep": staticmethod(freed)}))
+    assert work.run()["left"] == []
+    os.close(handle)
+    assert len(trained) == 1
+    assert folder.name not in trained
+
+
+def test_a_result_of_more_seeds_stays_until_there_are_as_many(place, tmp_path, two, monkeypatch):
+    monkeypatch.setattr(planning, "CLAIMS", {"dropout": CLAIMS["dropout"]})
+    Everything(place, tmp_path, seeds=2, sets=SETS, device="cpu").run()
+    before = results.read(tmp_path / "dropout", CLAIMS["dropout"])
+    told: list[str] = []
+    Everything(place, tmp_path, seeds=1, sets=("momentum=0.8", *SETS), device="cpu", say=told.append).run()
+    assert results.read(tmp_path / "dropout", CLAIMS["dropout"]) == before
+    assert any("holds 2 seeds, by other keys: it stays" in line for line in told)
+    Everything(place, tmp_path, seeds=2, sets=("momentum=0.8", *SETS), device="cpu").run()
+    assert results.read(tmp_path / "dropout", CLAIMS["dropout"]) != before
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--all"], "--all needs pictures; give --data DIR"),
+        (["towers", "--all", "--data", "."], "--all is of all claims; leave towers out"),
+        (["towers", "--data", ".", "--minutes", "3"], "--minutes, --together and --rate are of --all"),
+        (["--all", "--data", "nowhere"], "--data nowhere does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence(refused, tmp_path, monkeypatch, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused("reproduce", *words)
+
+
+def test_the_page_opens_with_a_figure_and_says_of_each_claim_what_how_and_what_it_means(alexnet, tmp_path):
+    from PIL import Image
+
+    root = Path(__file__).parents[1]
+    for folder in (root / "results").glob("*/result.json"):
+        target = tmp_path / "results" / folder.parent.name
+        target.mkdir(parents=True)
+        for name in (results.RUNS, results.RESULT):
+            (target / name).write_bytes((folder.parent / name).read_bytes())
+    status, _, _ = alexnet("reproduce", "--report", tmp_path / "page.md", "--out", tmp_path / "results")
+    assert status == 0
+    page = (tmp_path / "page.md").read_text()
+    assert page.splitlines()[2] == "![the paper's claims: its figures and ours](page.png)"
+    with Image.open(tmp_path / "page.png") as figure:
+        assert min(figure.size) > 400
+    for facts in (json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/result.json")):
+        claim = CLAIMS[facts["claim"]]
+        assert f"{claim.text} {claim.how} It means: " in page
