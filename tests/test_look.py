@@ -66,6 +66,16 @@ def test_every_network_can_be_looked_into(name, tmp_path):
             package.look(one, picture(), ["where"])
 
 
+def test_a_network_of_gray_pictures_can_be_looked_into_and_written(tmp_path):
+    one = made("alexnet32", channels=1)
+    found = package.look(one, picture(), looking.WHAT, pictures=[picture(1)])
+    assert found.picture.shape == (28, 28, 1)
+    assert page.save(tmp_path, found, "gray")
+    assert figures.figure3(one).shape[2] == 3
+    with Image.open(tmp_path / "filters.png") as sheet:
+        assert sheet.mode == "L"
+
+
 def test_the_command_writes_a_picture_of_each_and_one_page_that_needs_nothing_else(alexnet, tiny_run, photos, tmp_path):
     image, out = photos / "red" / "0.png", tmp_path / "out"
     status, said, err = alexnet("look", tiny_run, image, "--out", out, "--json")

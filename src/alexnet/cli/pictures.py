@@ -71,12 +71,10 @@ def predict(
         return films.predict(model, device, engine, images, moving, topk, table, int(views), batch_size, output)
     failed: list[dict[str, str]] = []
     sources = Sources(images)
-    answers = prediction.stream(
-        model, sources, topk, batch_size, device, int(views), workers, False, engine, output.say
-    )
+    found = prediction.stream(model, sources, topk, batch_size, device, int(views), workers, False, engine, output.say)
 
     def told() -> Iterator[Prediction]:
-        for one in answers:
+        for one in found:
             if one.error is not None:
                 failed.append(one.as_json())
                 continue
