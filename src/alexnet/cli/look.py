@@ -108,6 +108,7 @@ def _figures(
             if index is None:
                 say("fig4: without its right half, nearest neighbours, as no --index INDEX was given")
         contents = drawing.png(drawn)
+        folder.mkdir(exist_ok=True)
         made.append(folder / f"{name}.png")
         write_whole(made[-1], lambda file, contents=contents: file.write(contents))  # type: ignore[misc]
     return made

@@ -10,6 +10,7 @@ import numpy as np
 
 from alexnet.base.device import choose_device
 from alexnet.base.errors import AlexNetError, did_you_mean
+from alexnet.base.text import printable
 from alexnet.data import labels
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
@@ -83,7 +84,7 @@ def look(
     names = maps.spatial(classifier.model) if layers is None else check_layers(classifier.model, layers)
     one = predict(classifier, picture)[0]
     if one.error is not None:
-        raise AlexNetError(f"the picture cannot be read: {one.error}; give another.")
+        raise AlexNetError(f"{printable(one.file)} cannot be read ({one.error}); give another picture.")
     index = one.classes[0].index if of is None else class_of(classifier, of)
     preprocess = classifier.preprocess
     crop = preprocess.central(preprocess.pixels(picture)).permute(1, 2, 0).numpy()

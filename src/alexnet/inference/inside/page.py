@@ -85,13 +85,12 @@ def _steps(look: Look) -> str:
 
 
 def new_folder(out: str | Path) -> Path:
-    """The folder, made where it is not there; one that holds something is refused."""
+    """The folder, to be made; a place that holds something is refused."""
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlexNetError(f"--out {out} exists already and is not an empty folder; give another name.")
     if not folder.absolute().parent.is_dir():
         raise AlexNetError(f"--out {out}: there is no folder {folder.parent}; make it, or give another place.")
-    folder.mkdir(exist_ok=True)
     return folder
 
 
@@ -102,6 +101,7 @@ def save(folder: Path, look: Look, name: str) -> list[Path]:
     files = {f"{one.name}.png": drawing.png(one.pixels) for one in drawn}
     files["network.svg"] = svg.encode()
     files[PAGE] = text(look, name, drawn, svg).encode("utf-8", "replace")
+    folder.mkdir(exist_ok=True)
     for file, contents in files.items():
         write_whole(folder / file, lambda opened, contents=contents: opened.write(contents))  # type: ignore[misc]
     return [folder / file for file in files]
