@@ -20,6 +20,7 @@ from alexnet.cli import finetuning as _finetuning  # noqa: F401
 from alexnet.cli import look as _look  # noqa: F401
 from alexnet.cli import pictures as _pictures  # noqa: F401
 from alexnet.cli import reproduction as _reproduction  # noqa: F401
+from alexnet.cli import serving as _serving  # noqa: F401
 from alexnet.cli import speed as _speed  # noqa: F401
 from alexnet.cli import weights as _weights  # noqa: F401
 from alexnet.cli.base import (

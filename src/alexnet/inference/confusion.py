@@ -92,10 +92,23 @@ class Tally:
             columns |= {f"label{place}": str, f"probability{place}": float}
         tables.write(file, columns, self._pictures(name))
 
+    def worst(self, count: int) -> list[tuple[int, int, int, float, float]]:
+        """The mistakes that the network is surest of: row of the split, label, answer, its probability, the label's."""
+        if not self._answers:
+            return []
+        rows, labels, own, top, values = self._columns()
+        wrong = (top[:, 0] != labels).nonzero()[:, 0]
+        chosen = wrong[values[wrong, 0].sort(descending=True, stable=True).indices[:count]]
+        columns = (rows, labels, top[:, 0], values[:, 0], own)
+        return list(zip(*(column[chosen].tolist() for column in columns), strict=True))
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(column) for column in zip(*self._answers or (), strict=True))
+
     def _pictures(self, name: Callable[[int], str]) -> Iterator[Sequence[Any]]:
         if not self._answers:
             return
-        rows, labels, own, top, values = (torch.cat(column) for column in zip(*self._answers, strict=True))
+        rows, labels, own, top, values = self._columns()
         for i in rows.argsort().tolist():
             five = zip(top[i].tolist(), values[i].tolist(), strict=True)
             answers = [x for index, p in five for x in (self.classes[index], tables.seven(p))]

@@ -22,6 +22,7 @@ from alexnet.engines.loading import attach, device_for, load
 from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
 from alexnet.weights.classifier import Classifier
 
+GROUP = 4  # pictures
 # Of a table: a picture's name, then those of an entry of `classes` in the JSON.
 COLUMNS: dict[str, type] = {"file": str, "rank": int, "label": str, "index": int, "probability": float, "wordnet": str}
 
@@ -109,11 +110,23 @@ def _stream(
     batches = named_batches(sources, used.stored, used.channels, batch_size, workers, used.squared)
     with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
         for batch in batches:
-            found = probabilities(classifier, batch.pixels, views) if len(batch.pixels) else None
-            tops = iter(() if found is None else ranked(classifier, found, topk))
+            tops = iter(classify(classifier, batch.pixels, topk, views, batch_size > 1) if len(batch.pixels) else ())
             for name, error in zip(batch.names, batch.errors, strict=True):
                 yield Prediction(name, next(tops) if error is None else [], error)
             progress.update(len(batch))
+
+
+def classify(
+    classifier: Classifier, pixels: Tensor, topk: int, views: int = 1, grouped: bool = True
+) -> list[list[ClassProbability]]:
+    """The `topk` most probable classes of uint8 pictures (n, C, stored, stored).
+
+    `grouped` fills them up to a multiple of GROUP, for matrix products take other paths for fewer rows and then round
+    otherwise: a picture's answer is the same to the bit, whatever is asked with it.
+    """
+    more = -len(pixels) % GROUP if grouped else 0
+    filled = torch.cat([pixels, pixels[-1:].expand(more, -1, -1, -1)]) if more else pixels
+    return ranked(classifier, probabilities(classifier, filled, views)[: len(pixels)], topk)
 
 
 @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""A page in the browser and the service behind it: `alexnet serve`."""

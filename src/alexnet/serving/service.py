@@ -1,0 +1,237 @@
+"""The service: POST /predict, /features and /similar, and what programs ask about it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import Response
+
+from alexnet.base import tables
+from alexnet.base.errors import AlexNetError
+from alexnet.base.text import encodable
+from alexnet.base.version import __version__
+from alexnet.data.pictures import Unreadable
+from alexnet.serving import fetching
+from alexnet.serving.batching import Batcher
+from alexnet.serving.limits import Limits, Refused, Room, body, check_pixels
+from alexnet.serving.models import Models, Served
+
+MOST_PARTS = 64  # pictures of one request
+Compute = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+class InMemory(MultiPartParser):
+    """Keeps what it parses in memory: the upload's size is limited already."""
+
+    spool_max_size = 1 << 40
+
+
+@dataclass
+class Service:
+    """What the endpoints share."""
+
+    models: Models
+    limits: Limits
+    batcher: Batcher
+    urls: Sequence[str] = ()  # addresses below which pictures may be fetched
+    room: Room = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room = Room(self.limits)
+        self.decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+
+    # -- endpoints ---------------------------------------------------------------------------------------------
+
+    async def predict(self, request: Request) -> Response:
+        """The most probable classes of each picture."""
+        model = self.models.pick(request.query_params.get("model"))
+        topk = number(request, "topk", 5, 1, 1_000_000)
+        views = number(request, "views", 1, 1, 10)
+        if views not in (1, 10):
+            raise Refused(422, f"views was given {views}; it takes 1 or 10.")
+
+        def told(classes: Any) -> dict[str, Any]:
+            return {"classes": [one.as_json() for one in classes]}
+
+        return await self._answer(request, model, ("predict", topk, views), model.predictions(topk, views), told)
+
+    async def features(self, request: Request) -> Response:
+        """What layers make of each picture; `format=npy` is one layer of one picture as a NumPy file."""
+        model = self.models.pick(request.query_params.get("model"))
+        names = model.check_layers(request.query_params.getlist("layer") or ["fc7"])
+        pool = choice(request, "pool", "", ("", "mean", "max")) or None
+        form = choice(request, "format", "json", ("json", "npy"))
+        if form == "npy" and len(names) > 1:
+            raise Refused(422, "format=npy holds one layer; leave the others out.")
+
+        def told(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+            return {"layers": {k: {"shape": list(x.shape), "values": x.ravel().tolist()} for k, x in values.items()}}
+
+        def npy(values: Mapping[str, np.ndarray]) -> bytes:
+            file = io.BytesIO()
+            np.save(file, values[names[0]])
+            return file.getvalue()
+
+        key = ("features", *names, pool)
+        return await self._answer(request, model, key, model.layers(names, pool), npy if form == "npy" else told)
+
+    async def similar(self, request: Request) -> Response:
+        """The pictures of the index that are nearest to each picture."""
+        model = self.models.pick(request.query_params.get("model"))
+        count = number(request, "count", 5, 1, 1000)
+        distance = choice(request, "distance", "euclidean", ("euclidean", "cosine"))
+        compute = model.nearest(count, distance)
+        names = model.index.filenames if model.index else []
+
+        def told(rows: Any) -> dict[str, Any]:
+            return {
+                "neighbours": [
+                    {"file": os.path.basename(names[row]), "row": row, "distance": tables.seven(far)}
+                    for row, far in rows
+                ]
+            }
+
+        return await self._answer(request, model, ("similar", count, distance), compute, told)
+
+    async def health(self, request: Request) -> Response:
+        """Whether it answers, what it serves, and how many pictures wait."""
+        status = "stopping" if self.room.stopping else "ok"
+        facts = {"status": status, "version": __version__, "models": [one.name for one in self.models.all]}
+        return answer({**facts, "waiting": self.room.pictures}, 503 if self.room.stopping else 200)
+
+    # -- what they share ---------------------------------------------------------------------------------------
+
+    async def _answer(
+        self, request: Request, model: Served, key: tuple, compute: Compute, told: Callable[[Any], Any]
+    ) -> Response:
+        with self.room.entered() as entry:
+            named = await self.pictures(request, entry)
+            entry.count(len(named))
+            asked = [self.one(model, key, compute, picture) for _, picture in named]
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    found = await asyncio.gather(*asked)
+            except TimeoutError:
+                raise Refused(
+                    503, f"there was no answer within {self.limits.seconds:g} seconds; try again when less is asked."
+                ) from None
+        results, failed, status = [], [], 200
+        for (name, _), one in zip(named, found, strict=True):
+            if isinstance(one, Refused):
+                failed.append({"file": name, "error": one.sentence})
+                status = one.status
+            elif isinstance(said := told(one), bytes):
+                return Response(said, media_type="application/x-npy")
+            else:
+                results.append({"file": name, **said})
+        if not results:
+            raise Refused(status, _sentence(failed[0]))
+        return answer({"model": model.name, "results": results, "failed": failed})
+
+    async def one(self, model: Served, key: tuple, compute: Compute, picture: bytes) -> Any:
+        """What a batch makes of one picture, or why it is refused."""
+        loop = asyncio.get_running_loop()
+        try:
+            square = await loop.run_in_executor(self.decoders, self.decoded, model, picture)
+            return await self.batcher.ask((model.name, *key), compute, square)
+        except Refused as error:
+            return error
+        except Unreadable as error:
+            return Refused(422, f"it cannot be read: {error}")
+        except AlexNetError as error:  # such as ten views of an engine that does not take them
+            return Refused(422, str(error))
+
+    def decoded(self, model: Served, picture: bytes) -> np.ndarray:
+        """The square that a model takes of a file's bytes, within the limit of pixels."""
+        check_pixels(picture, self.limits.pixels)
+        return model.square(picture)
+
+    async def pictures(self, request: Request, entry: Any) -> list[tuple[str, bytes]]:
+        """The pictures of a request by name: its body, the files of a form, or what an address gives."""
+        sent = await body(request, self.limits, entry)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            found, url = await _of_form(request, sent)
+        elif kind == "application/json":
+            found, url = [], _of_json(sent)
+        else:
+            found, url = [("picture 0", sent)], None
+        if url is not None:
+            found.append((url, await fetching.fetch(url, self.urls, self.limits)))
+        if not found:
+            raise Refused(422, "the request has no picture; send its bytes, or a form with files.")
+        return found
+
+
+async def _of_form(request: Request, sent: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
+    async def whole() -> Any:
+        yield sent
+        yield b""
+
+    try:
+        form = await InMemory(request.headers, whole(), max_files=MOST_PARTS, max_fields=8).parse()
+    except (MultiPartException, KeyError) as error:
+        raise Refused(
+            422, f"the form cannot be read ({getattr(error, 'message', error)}); send files in its parts."
+        ) from None
+    found: list[tuple[str, bytes]] = []
+    for _, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            found.append((value.filename or f"picture {len(found)}", await value.read()))
+    await form.close()
+    url = form.get("url")
+    return found, url if isinstance(url, str) else None
+
+
+def _of_json(sent: bytes) -> str:
+    try:
+        url = json.loads(sent)["url"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        url = None
+    if not isinstance(url, str):
+        raise Refused(422, 'a JSON request is {"url": "…"}; send a picture\'s bytes otherwise.')
+    return url
+
+
+def _sentence(failed: dict[str, str]) -> str:
+    return f"{failed['file']}: {failed['error']}"
+
+
+def number(request: Request, name: str, usual: int, least: int, most: int) -> int:
+    """A whole number that the address says."""
+    given = request.query_params.get(name, str(usual))
+    if not (given.isdecimal() and len(given) < 10 and least <= int(given) <= most):
+        raise Refused(422, f"{name} was given '{given:.80}'; it takes a whole number from {least} to {most:,}.")
+    return int(given)
+
+
+def choice(request: Request, name: str, usual: str, known: Sequence[str]) -> str:
+    """One of a few words that the address says."""
+    given = request.query_params.get(name, usual)
+    if given not in known:
+        raise Refused(422, f"{name} was given '{given:.80}'; it takes {', '.join(filter(None, known))}.")
+    return given
+
+
+def answer(facts: Any, status: int = 200) -> Response:
+    """JSON that every reader takes."""
+    return Response(json.dumps(_plain(facts)), status, media_type="application/json")
+
+
+def _plain(facts: Any) -> Any:
+    if isinstance(facts, dict):
+        return {_plain(key): _plain(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_plain(one) for one in facts] if not facts or not isinstance(facts[0], float) else facts
+    return encodable(facts) if isinstance(facts, str) else facts

@@ -1,0 +1,370 @@
+"""The service answers what the commands answer, refuses in sentences, and tells nothing of the machine it is on."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import io
+import json
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import alexnet as package
+from alexnet.engines.loading import attach
+from alexnet.inference.similarity import build_index, similar
+from alexnet.serving import gate
+from alexnet.serving.batching import Batcher
+from alexnet.serving.fetching import allowed
+from alexnet.serving.limits import Limits
+from alexnet.serving.models import Models, Served, disagreement, opened
+from conftest import coloured, encoded, needs
+from serving import STATIC, client
+
+
+def pictures(count: int) -> list[bytes]:
+    """Pictures of several sizes and kinds."""
+    kinds = [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {}), ("GIF", {})]
+    made = []
+    for number in range(count):
+        kind, options = kinds[number % 4]
+        picture = coloured(("blue", "green", "red")[number % 3], number, (60 + 7 * number, 90 - 2 * number))
+        made.append(encoded(picture, kind, **options))
+    return made
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, tiny_run, folders) -> Path:
+    out = tmp_path_factory.mktemp("served") / "index"
+    build_index(tiny_run, [str(folders / "train")], out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def models(tiny_run, index) -> Models:
+    return opened(["tiny", str(tiny_run)], [str(index)])
+
+
+@pytest.fixture(scope="module")
+def service(models, folders):
+    with client(models, pictures=str(folders / "val"), data=str(folders), limits=Limits(200_000, 500_000)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("engine", [None, "onnx", "openvino"])
+@pytest.mark.parametrize("views", [1, 10])
+def test_a_picture_in_any_batch_gets_the_answer_of_predict_alone_to_the_bit(models, engine, views):
+    needs(*{None: (), "onnx": ("onnxruntime",), "openvino": ("openvino",)}[engine])
+    one = models.all[0]
+    served = Models([replace(one, classifier=attach(one.classifier, engine))])
+    given = pictures(13)
+    alone = [
+        package.predict(served.all[0].classifier, [one], views=views)[0].as_json()["classes"]
+        for one in (given[0], given[9], given[12])
+    ]
+    with client(served, batch_size=8, delay=0.05) as service, ThreadPoolExecutor(13) as many:
+        asked = [many.submit(service.post, f"/predict?views={views}", content=one) for one in given]
+        answers = [one.result().json()["results"][0]["classes"] for one in asked]
+        sizes = dict(re.findall(r'alexnet_batch_pictures_bucket\{le="([\d.]+)"\} (\d+)', service.get("/metrics").text))
+    assert [answers[0], answers[9], answers[12]] == alone
+    assert int(sizes["8.0"]) > int(sizes["4.0"]), "no batch was full"
+    assert disagreement(served.all[0], 8) == 0
+
+
+def test_features_and_neighbours_are_those_of_the_commands(service, models, tiny_run, index):
+    (picture,) = pictures(1)
+    (of_command,) = package.features(models.all[0].classifier, [picture], ["conv5", "fc7"])
+    found = service.post("/features?layer=conv5&layer=fc7", content=picture).json()["results"][0]["layers"]
+    for layer, values in of_command.values.items():
+        assert found[layer]["shape"] == list(values.shape)
+        np.testing.assert_array_equal(np.float32(found[layer]["values"]), values.ravel())
+    npy = service.post("/features?layer=conv5&format=npy&pool=max", content=picture)
+    np.testing.assert_array_equal(np.load(io.BytesIO(npy.content)), of_command.values["conv5"].max((1, 2)))
+    near = service.post("/similar?model=1&count=4&distance=cosine", content=picture).json()["results"][0]["neighbours"]
+    (expected,) = similar(index, [picture], 4, "cosine", tiny_run)
+    assert [one["file"] for one in near] == [Path(one.file).name for one in expected.neighbours]
+    assert [one["distance"] for one in near] == pytest.approx([one.distance for one in expected.neighbours], rel=1e-6)
+
+
+def test_bytes_and_forms_with_several_files_are_taken_and_what_is_broken_is_named(service):
+    first, second = pictures(2)
+    form = [("file", ("a.png", first)), ("file", ("b.txt", b"no picture")), ("other", ("c.jpg", second))]
+    answer = service.post("/predict?model=tiny&topk=2", files=form)
+    assert answer.status_code == 200
+    facts = answer.json()
+    assert [one["file"] for one in facts["results"]] == ["a.png", "c.jpg"]
+    assert facts["failed"] == [{"file": "b.txt", "error": "it cannot be read: not a picture"}]
+    alone = service.post("/predict?topk=2", content=second, headers={"content-type": "image/jpeg"}).json()
+    assert alone["results"][0]["classes"] == facts["results"][1]["classes"]
+    assert len(alone["results"][0]["classes"]) == 2
+
+
+BOMB = encoded(Image.new("1", (30_000, 30_000)), optimize=True)
+REFUSED = {
+    # what it is: address, what is sent, status, words of the sentence
+    "no picture": ("/predict", b"hello", 422, "not a picture"),
+    "an empty body": ("/predict", b"", 422, "empty, 0 bytes"),
+    "half a picture": ("/predict", encoded(coloured("red", 1), "JPEG")[:700], 422, "broken picture"),
+    "too many bytes": ("/predict", b"0" * 200_001, 413, "over 200,000 bytes"),
+    "too many pixels": ("/predict", encoded(Image.new("1", (2_000, 1_000))), 413, "2,000 x 1,000 pixels"),
+    "a bomb": ("/predict", BOMB[:200_000], 413, "more than 500,000 pixels"),
+    "a bomb for the page": ("/page/maps", BOMB[:200_000], 413, "more than 500,000 pixels"),
+    "a form that is none": ("/predict", ("multipart/form-data", b"--x"), 422, "form cannot be read"),
+    "a form without files": ("/predict", ("multipart/form-data; boundary=x", b"--x--\r\n"), 422, "has no picture"),
+    "JSON without an address": ("/predict", ("application/json", b"[1]"), 422, '{"url": "…"}'),
+    "an address where they are off": ("/predict", ("application/json", b'{"url": "http://localhost/"}'), 403, "--urls"),
+    "an unknown model": ("/predict?model=vgg", b"0", 404, "no model is called 'vgg'; there are tiny"),
+    "three views": ("/predict?views=3", b"0", 422, "1 or 10"),
+    "topk of a word": ("/predict?topk=all", b"0", 422, "a whole number from 1"),
+    "an unknown layer": ("/features?layer=conv9", b"0", 422, "has no layer 'conv9'; the nearest are"),
+    "two layers as npy": ("/features?layer=fc6&layer=fc7&format=npy", b"0", 422, "holds one layer"),
+    "an unknown pool": ("/features?pool=min", b"0", 422, "it takes mean, max"),
+    "no index": ("/similar", b"0", 422, "alexnet index makes"),
+    "a class that is none": ("/page/heat?class=200", pictures(1)[0], 422, "from 0 to 199"),
+    "a map that is none": ("GET /page/patches?layer=conv1&map=64", b"", 422, "no map 64; it has 64, from 0 to 63"),
+    "the filters of a pooling": ("GET /page/filters?layer=pool1", b"", 422, "no filters"),
+    "no run": ("GET /page/run", b"", 404, "is no run folder"),
+    "nothing there": ("GET /nothing", b"", 404, "nothing is at this address"),
+    "a way out of static": ("GET /static/..%2fapp.py", b"", 404, "no file"),
+    "asked, not sent": ("GET /predict", b"", 405, "takes POST alone"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_answered_is_refused_in_a_sentence(service, name):
+    address, sent, status, words = REFUSED[name]
+    method, _, path = address.rpartition(" ")
+    kind, content = sent if isinstance(sent, tuple) else ("application/octet-stream", sent)
+    answer = service.request(method or "POST", path, content=content, headers={"content-type": kind})
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]
+    assert service.service.room.pictures == service.service.room.held == 0
+
+
+def test_only_so_many_pictures_wait_and_the_rest_is_told_to_come_again(models):
+    free = threading.Event()
+    (picture,) = pictures(1)
+
+    class Slow(Served):
+        def predictions(self, topk, views):
+            compute = super().predictions(topk, views)
+            return lambda squares: compute(squares) if free.wait(10) else None
+
+    slow = Slow(**vars(models.all[0]))
+    with ThreadPoolExecutor(4) as many, client(Models([slow]), limits=Limits(queue=4, seconds=5)) as service:
+        asked = [many.submit(service.post, "/predict", content=picture) for _ in range(4)]
+        while service.get("/health").json()["waiting"] < 4:
+            pass
+        over = service.post("/predict", content=picture)
+        free.set()
+        assert [one.result().status_code for one in asked] == [200] * 4
+    assert over.status_code == 503
+    assert "4 pictures are waiting already" in over.json()["error"]
+    assert over.headers["retry-after"] == "1"
+
+
+def test_what_takes_too_long_is_given_up_in_a_sentence_and_its_batch_mates_are_not_lost():
+    async def work() -> None:
+        slow, seen = threading.Event(), []
+
+        def compute(rows):
+            slow.wait(10)
+            seen.append(list(rows))
+            return [row * 2 for row in rows]
+
+        async with Batcher(4, 0.01) as batcher:
+            first = asyncio.create_task(batcher.ask("a", compute, 1))
+            await asyncio.sleep(0.1)  # it is being computed; the others wait
+            gone, left = (asyncio.create_task(batcher.ask("a", compute, row)) for row in (2, 3))
+            await asyncio.sleep(0.05)
+            gone.cancel()
+            slow.set()
+            assert await first == 2
+            assert await left == 6
+            assert seen == [[1], [3]]
+
+    asyncio.run(work())
+
+
+def test_a_batch_holds_one_kind_is_never_larger_than_asked_and_its_error_is_everybodys():
+    async def work() -> None:
+        seen = []
+
+        def compute(rows):
+            seen.append(sorted(rows))
+            if "bad" in rows:
+                raise ValueError("bad")
+            return rows
+
+        async with Batcher(3, 0.02) as batcher:
+            asked = [batcher.ask(row % 2, compute, f"{row:02}") for row in range(10)]
+            assert await asyncio.gather(*asked) == [f"{row:02}" for row in range(10)]
+            both = await asyncio.gather(
+                batcher.ask(0, compute, "bad"), batcher.ask(0, compute, "good"), return_exceptions=True
+            )
+            assert [type(one) for one in both] == [ValueError, ValueError]
+            assert await batcher.ask(0, compute, "next") == "next"
+        assert all(len(rows) <= 3 and len({int(row) % 2 for row in rows}) == 1 for rows in seen[:-2])
+
+    asyncio.run(work())
+
+
+# -- who may ask ------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_asked_for_wherever_something_is_told_or_computed(models):
+    (picture,) = pictures(1)
+    with client(models, token="open-sesame") as service:
+        paths = json.loads(service.get("/openapi.json").content)["paths"]
+        for path in [*paths, "/page/models", "/page/run"]:
+            if path == "/health":
+                continue
+            for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": "open-sesame"}):
+                answer = service.post(path, content=picture, headers=given)
+                assert answer.status_code == 401, path
+                assert "Authorization: Bearer TOKEN" in answer.json()["error"]
+        right = {"authorization": "Bearer open-sesame"}
+        assert service.post("/predict", content=picture, headers=right).status_code == 200
+        assert service.get("/metrics", headers=right).status_code == 200
+        assert [service.get(path).status_code for path in ("/", "/docs", "/health", "/static/app.js")] == [200] * 4
+
+
+def test_other_sites_pages_and_other_names_of_this_machine_are_refused(models):
+    (picture,) = pictures(1)
+    with client(models, hosts=("localhost", "127.0.0.1", "[::1]")) as service:
+        for host in ("localhost", "localhost:8012", "127.0.0.1:1", "[::1]:8012"):
+            assert service.get("/health", headers={"host": host}).status_code == 200
+        assert service.get("/health", headers={"host": "evil.example"}).status_code == 421
+        crossed = service.post("/predict", content=picture, headers={"sec-fetch-site": "cross-site"})
+        assert crossed.status_code == 403
+        answer = service.post("/predict", content=picture, headers={"origin": "https://evil.example"})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_addresses_are_fetched_from_below_the_allowed_ones_alone_and_redirects_are_not_followed(models):
+    (picture,) = pictures(1)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            moved = "moved" in self.path
+            self.send_response(302 if moved else 200)
+            self.send_header("Location", "http://localhost/")
+            self.end_headers()
+            self.wfile.write(b"" if moved else b"0" * 300_000 if "large" in self.path else picture)
+
+        def log_message(self, *given) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as there:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{there.server_port}/photos/"
+        with client(models, urls=(root,), limits=Limits(200_000)) as service:
+            asked = {path: service.post("/predict", json={"url": root + path}) for path in ("a.png", "moved", "large")}
+            direct = service.post("/predict", content=picture).json()["results"][0]["classes"]
+            other = service.post("/predict", json={"url": root.replace("photos", "private")})
+        there.shutdown()
+    assert asked["a.png"].json()["results"][0] == {"file": root + "a.png", "classes": direct}
+    assert [asked["moved"].status_code, asked["large"].status_code, other.status_code] == [502, 413, 403]
+
+
+def test_addresses_that_only_look_like_allowed_ones_are_none():
+    known = ["https://example.org/photos/"]
+    assert allowed("https://example.org/photos/a.jpg", known)
+    for other in (
+        "http://example.org/photos/a.jpg", "https://example.org.evil.net/photos/a", "https://example.org:444/photos/a",
+        "https://example.org/photos/../private", "https://example.org/photos/%2e%2e/private", "file:///photos/a",
+        "https://example.org@evil.net/photos/", "https://user@example.org/photos/a", "https://example.org/photo",
+        "https://[/photos/", "https://example.org\\@evil.net/photos/",
+    ):  # fmt: skip
+        assert not allowed(other, known), other
+
+
+def test_no_answer_names_a_place_on_this_machine(service, tiny_run, index, folders, caplog, monkeypatch):
+    texts = []
+    (picture,) = pictures(1)
+    for path in ("/health", "/openapi.json", "/page/models", "/page/run?model=1", "/page/run/confusion?model=1",
+                 "/page/patches?layer=conv5", "/metrics", "/docs", "/"):  # fmt: skip
+        texts.append(service.get(path).text)
+    for path in ("/predict", "/similar?model=1", "/page/steps", "/page/views", "/page/heat", "/page/compare?other=1"):
+        texts.append(service.post(path, content=picture).text)
+    texts += [service.post(address, content=sent if isinstance(sent, bytes) else sent[1]).text
+              for address, sent, *_ in REFUSED.values() if " " not in address]  # fmt: skip
+
+    def broken(*given):
+        raise OSError(2, "no such file", str(index / "fc7.npy"))
+
+    monkeypatch.setattr(service.service, "one", broken)
+    failed = service.post("/predict", content=picture)
+    assert failed.status_code == 500
+    assert str(index) in caplog.text  # its operator is told
+    for text in [*texts, failed.text]:
+        for place in (tiny_run, index, folders, Path(package.__file__).parent, Path.home() / ""):
+            assert str(place).rstrip("/") + "/" not in text
+
+
+# -- what programs and browsers are told ------------------------------------------------------------------------
+
+
+def test_the_description_is_openapi_and_answers_are_as_it_says(service):
+    validator = pytest.importorskip("openapi_spec_validator")
+    jsonschema = pytest.importorskip("jsonschema")
+    document = service.get("/openapi.json").json()
+    validator.validate(document)
+    (picture,) = pictures(1)
+    for path in ("/predict", "/features", "/similar"):
+        said = document["paths"][path]["post"]["responses"]
+        answer = service.post(path, params={"model": "1"}, content=picture).json()
+        jsonschema.validate(answer, said["200"]["content"]["application/json"]["schema"])
+        jsonschema.validate(service.post(path, content=b"").json(), document["components"]["schemas"]["Refused"])
+
+
+def test_metrics_count_requests_by_status_and_batches_by_size(models):
+    prometheus = pytest.importorskip("prometheus_client.parser")
+    (picture,) = pictures(1)
+    with client(models) as service:
+        for content in (picture, b"", picture):
+            service.post("/predict", content=content)
+        service.get("/some/other/path")
+        families = list(prometheus.text_string_to_metric_families(service.get("/metrics").text))
+    values = {(one.name, *sorted(one.labels.values())): one.value for family in families for one in family.samples}
+    assert values["alexnet_requests_total", "/predict", "200"] == 2
+    assert values["alexnet_requests_total", "/predict", "422"] == 1
+    assert values["alexnet_requests_total", "404", "other"] == 1
+    assert values["alexnet_batch_pictures_sum",] == 2
+    assert values["alexnet_waiting_pictures",] == 0
+
+
+def test_the_page_runs_its_own_scripts_alone_and_is_small(service):
+    whole = 0
+    for file in STATIC.iterdir():
+        text = file.read_text("utf-8")
+        whole += len(text.encode())
+        others = set(re.findall(r"https?://[^\s\"'`$]+", text)) - {"http://www.w3.org/2000/svg"}
+        assert not others, file
+        assert not re.search(r"\son\w+=[\"']|style=[\"']|javascript:", text), file
+        kind = {".html": "text/html", ".js": "javascript", ".css": "text/css", ".svg": "image/svg"}[file.suffix]
+        path = f"/static/{file.name}" if file.suffix != ".html" else {"index": "/", "docs": "/docs"}[file.stem]
+        answer = service.get(path)
+        assert kind in answer.headers["content-type"]
+        assert dict(gate.HEADERS)[b"content-security-policy"].decode() == answer.headers["content-security-policy"]
+    assert whole < 300_000
+    assert "unsafe" not in gate.POLICY
+
+
+def test_every_script_address_and_element_that_the_page_names_is_there(service):
+    scripts = {file.name: file.read_text("utf-8") for file in STATIC.glob("*.js")}
+    pages = "".join(file.read_text("utf-8") for file in STATIC.glob("*.html"))
+    for name, text in scripts.items():
+        assert set(re.findall(r'from "\./([\w.]+)"', text)) <= set(scripts), name
+        for one in re.findall(r'\$\("([\w-]+)"\)', text):
+            assert f'id="{one}"' in pages, (name, one)
+        for path in re.findall(r'(?:ask|request|blobUrl)\("(/[\w/.-]+)"', text):
+            assert "nothing is at this address" not in service.get(f"{path}?model=none").text, (name, path)
+    for path in re.findall(r'(?:src|href)="(/[^"]*)"', pages):
+        assert service.get(path).status_code == 200
