@@ -110,22 +110,19 @@ def _stream(
     batches = named_batches(sources, used.stored, used.channels, batch_size, workers, used.squared)
     with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
         for batch in batches:
-            tops = iter(classify(classifier, batch.pixels, topk, views, batch_size > 1) if len(batch.pixels) else ())
+            tops = iter(classify(classifier, batch.pixels, topk, views) if len(batch.pixels) else ())
             for name, error in zip(batch.names, batch.errors, strict=True):
                 yield Prediction(name, next(tops) if error is None else [], error)
             progress.update(len(batch))
 
 
-def classify(
-    classifier: Classifier, pixels: Tensor, topk: int, views: int = 1, grouped: bool = True
-) -> list[list[ClassProbability]]:
+def classify(classifier: Classifier, pixels: Tensor, topk: int, views: int = 1) -> list[list[ClassProbability]]:
     """The `topk` most probable classes of uint8 pictures (n, C, stored, stored).
 
-    `grouped` fills them up to a multiple of GROUP, for matrix products take other paths for fewer rows and then round
+    They are filled up to a multiple of GROUP, as matrix products take other paths for fewer rows and then round
     otherwise: a picture's answer is the same to the bit, whatever is asked with it.
     """
-    more = -len(pixels) % GROUP if grouped else 0
-    filled = torch.cat([pixels, pixels[-1:].expand(more, -1, -1, -1)]) if more else pixels
+    filled = torch.cat([pixels, pixels[-1:].expand(-len(pixels) % GROUP, -1, -1, -1)])
     return ranked(classifier, probabilities(classifier, filled, views)[: len(pixels)], topk)
 
 
