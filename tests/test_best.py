@@ -13,6 +13,7 @@ import torch
 
 import alexnet as package
 from alexnet.base import run_files
+from alexnet.data.layouts.registry import find
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import loop
 from alexnet.training import recipe as recipes
@@ -59,7 +60,7 @@ def test_best_and_last_are_the_runs_two_files_for_every_command(alexnet, runs, t
     picture = tmp_path / "a.png"
     coloured("red", 77).save(picture)
     weights = {
-        name: alexnet.load(run / file) for name, file in (("best", "best.safetensors"), ("last", "model.safetensors"))
+        name: package.load(run / file) for name, file in (("best", "best.safetensors"), ("last", "model.safetensors"))
     }
     assert not torch.equal(weights["best"].model.fc8.weight, weights["last"].model.fc8.weight)
     for name, one in weights.items():
@@ -110,7 +111,7 @@ def test_a_choice_of_weights_where_there_is_none_is_refused(refused, runs, tmp_p
     ],
 )  # fmt: skip
 def test_the_report_says_which_epoch_was_chosen_by_which_pictures(runs, name, said):
-    text = write(runs / name, package.data.layouts.find(runs / "data")).read_text()
+    text = write(runs / name, find(runs / "data")).read_text()
     assert f"<p>{said}" in text
 
 

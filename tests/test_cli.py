@@ -93,7 +93,7 @@ def given(alexnet, monkeypatch):
         raise AlexNetError("called")
 
     monkeypatch.setattr("alexnet.training.loop.train", called)
-    monkeypatch.setattr("alexnet.training.loop.finetuning.finetune", called)
+    monkeypatch.setattr("alexnet.training.finetuning.finetune", called)
 
     def call(*words):
         calls.clear()

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from alexnet.base import run_files
-from alexnet.cli import demo
+from alexnet.training import demo
 from alexnet.training.loop import train
 
 
@@ -33,7 +33,7 @@ def test_the_demo_reads_held_out_digits_and_leaves_its_run(alexnet, tmp_path, mo
 
 
 def test_a_second_demo_takes_the_next_free_folder(tmp_path, monkeypatch):
-    from alexnet.cli.demo import _free_folder
+    from alexnet.training.demo import _free_folder
 
     monkeypatch.chdir(tmp_path)
     assert _free_folder() == "runs/demo"

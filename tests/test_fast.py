@@ -184,7 +184,7 @@ def test_augmentation_in_one_pass_is_the_plain_functions_bit_for_bit(channels, n
 def test_the_fast_forms_of_a_network_are_those_of_its_layers_and_give_its_outputs():
     model = seeded_build(0, "alexnet2012", 5, 3, 224).eval()
     x = 30 * random(2, 3, 224, 224)
-    names = [one.names for one in fast.passes(model, x, "fc8").values()]
+    names = [one.names for one in fast.passes(model.named_layers, x, "fc8").values()]
     assert names == [
         ["conv1_edge", "conv1"], ["norm1", "pool1", "relu1"], ["relu2", "norm2", "norm2b", "pool2"], ["pool5", "relu5"],
     ]  # fmt: skip
@@ -200,22 +200,22 @@ def test_forms_that_do_not_fit_give_way_to_the_plain_ones():
     model = seeded_build(0, "alexnet32", 5, 3, 28).eval()
     x = random(2, 3, 28, 28)
     firsts = ["pool1", "pool2", "pool5"]
-    assert list(fast.passes(model, x, "fc8")) == firsts
-    assert list(fast.passes(model, x, "relu1")) == firsts[1:]  # its run would go on to norm1
-    assert not fast.passes(model, x.double(), "fc8")
-    assert not fast.passes(model, x.to("meta"), "fc8")
+    assert list(fast.passes(model.named_layers, x, "fc8")) == firsts
+    assert list(fast.passes(model.named_layers, x, "relu1")) == firsts[1:]  # its run would go on to norm1
+    assert not fast.passes(model.named_layers, x.double(), "fc8")
+    assert not fast.passes(model.named_layers, x.to("meta"), "fc8")
     with fast.plain():
-        assert not fast.passes(model, x, "fc8")
+        assert not fast.passes(model.named_layers, x, "fc8")
     seen = []
     handle = model.relu2.register_forward_hook(lambda *_: seen.append(1))
-    assert list(fast.passes(model, x, "fc8")) == ["pool1", "pool5"]
+    assert list(fast.passes(model.named_layers, x, "fc8")) == ["pool1", "pool5"]
     model(x)
     handle.remove()
     assert seen == [1]
     model.relu5 = nn.Tanh()  # layers are looked at when they are used
-    assert list(fast.passes(model, x, "fc8")) == ["pool1", "pool2"]
+    assert list(fast.passes(model.named_layers, x, "fc8")) == ["pool1", "pool2"]
     tied = seeded_build(0, "alexnet32", 5, 3, 28, {"ties": "all"})
-    assert [n for p in fast.passes(tied, x, "fc8").values() for n in p.names if "pool" in n] == []
+    assert [n for p in fast.passes(tied.named_layers, x, "fc8").values() for n in p.names if "pool" in n] == []
     odd = [maps_norm(24, 2), relu()]  # 12 maps a tower do not fill a vector
     assert all(run(random(1, 24, 4, 4)) is None for run in blocks.passes((str(i), m) for i, m in enumerate(odd)))
 
@@ -292,7 +292,7 @@ def forms() -> list[str]:
     """What takes the layers of a network, after a step of it."""
     model, x = seeded_build(0, "alexnet32", 5, 3, 28), torch.ones(2, 3, 28, 28)
     model(x).sum().backward()
-    return list(fast.passes(model, x, "fc8"))
+    return list(fast.passes(model.named_layers, x, "fc8"))
 
 
 def test_without_a_compiler_everything_works_and_one_line_says_so(anew, tmp_path, capfd):

@@ -199,7 +199,7 @@ def test_only_the_same_model_pictures_and_batches_go_on(alexnet, refused, tiny_r
     one = package.load(tiny_run)
     one.model.fc8.bias.data[0] += 1
     with pytest.raises(AlexNetError, match="was begun with model"):
-        package.gathering.gather(
+        feature_folder.gather(
             one, feature_folder.Sources([pictures]), ["fc7"], tmp_path / "f.h5.part", None, 4, resume=True
         )
     assert alexnet(*words, "--resume")[0] == 1

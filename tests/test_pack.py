@@ -197,9 +197,9 @@ def test_a_growing_file_is_put_on_the_disk_as_it_grows(source, tmp_path, monkeyp
 
 PROGRAM = """
 import sys
-from alexnet.data import packing
-packing.SHARD, packing.CHUNK, packing.LEAST = {"raw": 8 * 32 * 32 * 3}, 3 * 32 * 32 * 3, 3
-packing.pack(sys.argv[1], sys.argv[2], 32, workers=2)
+from alexnet.data.packs import writing
+writing.SHARD, writing.CHUNK, writing.LEAST = {"raw": 8 * 32 * 32 * 3}, 3 * 32 * 32 * 3, 3
+writing.pack(sys.argv[1], sys.argv[2], 32, workers=2)
 """
 
 

@@ -18,9 +18,11 @@ from alexnet.data.layouts.registry import find
 from alexnet.data.loader import Pictures
 from alexnet.data.packs.writing import pack
 from alexnet.data.preprocess import Preprocess
+from alexnet.engines.loading import told
 from alexnet.inference import similarity
 from alexnet.training import finetuning, recipe, run, starting
 from alexnet.weights import formats, state
+from alexnet.weights.classifier import weights_of
 
 SIDE = 64  # that tiny stores
 STEPS = ("variant=alexnet32", "max_steps=1", "batch_size=6", "precision=float32")
@@ -196,7 +198,7 @@ def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):
         file = tmp_path / f"{square}.caffemodel"
         caplog.clear()
         one = package.load("tiny", square=square)
-        formats.write(package.checkpoint.weights_of(one), file)
+        formats.write(weights_of(one), file)
         assert ("read it with --square squash" in caplog.text) == said
         caplog.clear()
         assert formats.read(file).preprocess.square == "crop"
@@ -207,6 +209,6 @@ def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):
 
 
 def test_published_weights_know_their_square_and_a_hint_overrules_it():
-    assert package.checkpoint.told("bvlc").square == "squash"
-    assert package.checkpoint.told("bvlc?square=crop").square == "crop"
-    assert package.checkpoint.told("torchvision").square is None  # its reader knows
+    assert told("bvlc").square == "squash"
+    assert told("bvlc?square=crop").square == "crop"
+    assert told("torchvision").square is None  # its reader knows

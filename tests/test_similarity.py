@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import alexnet as package
 from alexnet.inference import contact_sheet, similarity
+from alexnet.weights.classifier import weights_bytes
 from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
 
 pytestmark = pytest.mark.device
@@ -56,7 +57,7 @@ def test_similar_gives_what_features_and_scikit_learn_give(alexnet, index, tiny_
     query = tmp_path / "query.png"
     coloured("green", 77).save(query)
     one = package.load(tiny_run)
-    names = package.similarity.open_index(index).filenames
+    names = similarity.open_index(index).filenames
     assert names[-3:] == [f"{tmp_path / 'more.parquet'}/{n}.png" for n in range(3)]
     everything = list(one.features([tmp_path / "photos", tmp_path / "more.parquet"], "fc7"))
     rows = np.stack([f.values["fc7"] for f in everything if f.error is None]).astype(np.float64)
@@ -102,9 +103,7 @@ def test_index_and_similar_refusals(alexnet, refused, index, tiny_run, folders, 
     other = shutil.copytree(tiny_run, tmp_path / "other")
     one = package.load(other)
     one.model.conv1.bias.data += 1
-    (other / "model.safetensors").write_bytes(
-        package.checkpoint.weights_bytes(one.model, one.preprocess, one.classes, "")
-    )
+    (other / "model.safetensors").write_bytes(weights_bytes(one.model, one.preprocess, one.classes, ""))
     sheet = tmp_path / "s.png"
     assert "was made by another model" in refused("similar", index, picture, "--model", other, "--output", sheet)
     moved = shutil.copytree(tiny_run, tmp_path / "moved")

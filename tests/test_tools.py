@@ -259,7 +259,7 @@ def test_transforms_of_every_variant_give_its_derivatives(name):
 def test_batches_of_gradients_are_those_one_by_one():
     model = net("alexnet2012")
     x = pictures(model, 1).requires_grad_()
-    assert fast.passes(model, x, model.logits)
+    assert fast.passes(model.named_layers, x, model.logits)
     y = model(x)
     batch = torch.autograd.grad(y, x, torch.eye(7)[:, None], is_grads_batched=True, retain_graph=True)[0]
     for one, unit in zip(batch, torch.eye(7), strict=True):
@@ -382,9 +382,9 @@ def test_the_layers_that_fast_forms_take_in_ordinary_use(name, first):
     for x in (pictures(model), pictures(model).to(memory_format=torch.channels_last)):
         for training in (True, False):
             with torch.set_grad_enabled(training):
-                assert list(fast.passes(model.train(training), x, model.logits)) == first
+                assert list(fast.passes(model.train(training).named_layers, x, model.logits)) == first
     with torch.inference_mode(), torch.device("cpu"):
-        assert list(fast.passes(model, x, model.logits)) == first
+        assert list(fast.passes(model.named_layers, x, model.logits)) == first
 
 
 class Watching(TorchFunctionMode):
@@ -396,7 +396,7 @@ class Watching(TorchFunctionMode):
 def test_every_layer_runs_its_plain_form_where_all_are_watched(monkeypatch):
     model = net("alexnet2012")
     x = pictures(model)
-    assert fast.passes(model, x, model.logits)
+    assert fast.passes(model.named_layers, x, model.logits)
     seen = []
     handle = torch.nn.modules.module.register_module_forward_hook(lambda layer, *_: seen.append(layer))
     try:
@@ -408,14 +408,14 @@ def test_every_layer_runs_its_plain_form_where_all_are_watched(monkeypatch):
     close(y, model(x))
     for mode in (Watching(), FlopCounterMode(display=False)):
         with mode:
-            assert not fast.passes(model, x, model.logits)
+            assert not fast.passes(model.named_layers, x, model.logits)
     monkeypatch.setattr(F, "relu", lambda x, inplace=False: x)
-    assert not fast.passes(model, x, model.logits)
+    assert not fast.passes(model.named_layers, x, model.logits)
     monkeypatch.undo()
     monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: x)
-    assert not fast.passes(model, x, model.logits)
+    assert not fast.passes(model.named_layers, x, model.logits)
     monkeypatch.undo()
-    assert fast.passes(model, x, model.logits)
+    assert fast.passes(model.named_layers, x, model.logits)
 
 
 @needs_compiler
@@ -480,7 +480,7 @@ def test_plain_is_the_threads_own():
     model = net("alexnet32")
     x = pictures(model)
     with ThreadPoolExecutor(1) as pool, fast.plain():
-        assert not fast.passes(model, x, model.logits)
+        assert not fast.passes(model.named_layers, x, model.logits)
         assert pool.submit(fast.passes, model, x, model.logits).result()
 
 

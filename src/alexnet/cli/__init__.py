@@ -107,7 +107,7 @@ def _fail(message: str, status: int) -> int:
 @shared
 def demo(out: str | None, device: str) -> int:
     """Train on handwritten digits, evaluate, classify: a minute on two cores, nothing to download."""
-    from alexnet.cli.demo import demo as run_demo
+    from alexnet.training.demo import demo as run_demo
 
     run_demo(out, device, Output(False).say)
     return 0

@@ -18,7 +18,7 @@ from alexnet.base import hints
 from alexnet.base.errors import did_you_mean
 from alexnet.base.text import encodable, printable
 from alexnet.base.version import __version__
-from alexnet.engines.loading import ENGINES
+from alexnet.engines import ENGINES
 from alexnet.training import recipe as recipes
 
 if TYPE_CHECKING:

@@ -1,1 +1,3 @@
 """What computes answers: torch, ONNX Runtime or OpenVINO behind the same call."""
+
+ENGINES = ("auto", "torch", "onnx", "openvino")

@@ -12,6 +12,7 @@ import torch
 from alexnet.base import hints, metrics
 from alexnet.base.errors import AlexNetError
 from alexnet.base.run_files import BEST, LAST, METRICS
+from alexnet.engines import ENGINES
 from alexnet.networks.variants import VARIANTS
 from alexnet.weights import formats, published
 from alexnet.weights.classifier import Classifier, built, weights_of
@@ -101,9 +102,6 @@ def load(
     else:
         found = built(formats.read(file, given), device, file)
     return attach(found, engine, batch_size, say)
-
-
-ENGINES = ("auto", "torch", "onnx", "openvino")
 
 
 def device_for(engine: str | None, device: str) -> str:
