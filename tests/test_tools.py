@@ -481,7 +481,7 @@ def test_plain_is_the_threads_own():
     x = pictures(model)
     with ThreadPoolExecutor(1) as pool, fast.plain():
         assert not fast.passes(model.named_layers, x, model.logits)
-        assert pool.submit(fast.passes, model, x, model.logits).result()
+        assert pool.submit(fast.passes, model.named_layers, x, model.logits).result()
 
 
 # -- precision and counters ----------------------------------------------------------------------------------------
