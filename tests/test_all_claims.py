@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from alexnet.base import run_files
+from alexnet.cli import run as run_command
 from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction import everything, planning, results
 from alexnet.reproduction.claims import CLAIMS
@@ -209,3 +212,41 @@ def test_the_page_opens_with_a_figure_and_says_of_each_claim_what_how_and_what_i
     for facts in (json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/result.json")):
         claim = CLAIMS[facts["claim"]]
         assert f"{claim.text} {claim.how} It means: " in page
+
+
+class Started:
+    """A process that only notes what it is told."""
+
+    every: ClassVar[list[Started]] = []
+
+    def __init__(self, words: list[str], **_: object) -> None:
+        self.words, self.told = words, []
+        self.every.append(self)
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+    def wait(self) -> None:
+        self.told.append("wait")
+
+
+def test_processes_beside_it_do_the_same_by_the_same_words_and_are_ended_with_it(place, tmp_path, monkeypatch, two):
+    monkeypatch.setattr(everything.subprocess, "Popen", Started)
+    monkeypatch.setattr(Started, "every", [])
+    work = Everything(place, tmp_path, 3, 1, True, SETS, "cpu", together=3)
+    with work._others():
+        pass
+    assert [one.told for one in Started.every] == [["wait"]] * 2
+    words = Started.every[0].words
+    assert words[:3] == [sys.executable, "-m", "alexnet"]
+    asked: list[Everything] = []
+    monkeypatch.setattr(Everything, "run", lambda self: asked.append(self) or {})
+    assert run_command(words[3:]) == 0  # the command line itself reads them as what was meant
+    (other,) = asked
+    assert (other.place, other.out, other.minutes, other.seeds, other.quick, other.sets, other.device) == (
+        place, tmp_path, 3, 1, True, SETS, "cpu"
+    )  # fmt: skip
+    assert other.together == 1
+    with pytest.raises(KeyboardInterrupt), work._others():
+        raise KeyboardInterrupt
+    assert [one.told for one in Started.every[2:]] == [["terminate", "wait"]] * 2

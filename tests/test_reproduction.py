@@ -233,11 +233,10 @@ def test_two_processes_share_networks_out(place, tmp_path):
     study = running.Study(CLAIMS["dropout"], place, tmp_path, 1, sets=(VARIANT, *SETS))
     arm = study.claim.arms[0]
     folder = running._folder(tmp_path / "work", study.recipe(arm, 0), study.data(), "")
-    folder.mkdir(parents=True)
+    with running._alone(folder), pytest.raises(running.Busy, match="another process is training"):
+        study.trained(arm, 0)
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(running.Busy, match="another process is training"):
-        study.trained(arm, 0)
     os.close(handle)  # as a killed process leaves it
     with running._alone(folder):
         pass
