@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 PLACES = [
     # six that were once made together and left seven files green
-    ("training/loop.py", "augment.draw_boxes(", "augment.no_such_boxes(", "test_recipe_keys.py -k crop_area"),
+    ("data/augmentations.py", "augment.draw_boxes(", "augment.no_such_boxes(", "test_recipe_keys.py -k crop_area"),
     ("training/run.py", "torch.compile(trained)", "torch.no_such_compile(trained)", "test_recipe_keys.py -k compile"),
     (
         "base/device.py",
@@ -30,7 +30,7 @@ PLACES = [
         "logits.float(), 0.0",
         "test_recipe_keys.py -k label_smooth",
     ),
-    ("training/loop.py", "source, recipe.chunk)", "source, 1)", "test_recipe_keys.py -k chunk"),
+    ("data/augmentations.py", "source, recipe.chunk)", "source, 1)", "test_recipe_keys.py -k chunk"),
     ("training/run.py", "labels.are_imagenet(found_data.classes)", "False", "test_recipe_keys.py -k imagenet"),
     # the network
     (

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from alexnet.base.device import choose_precision
+from alexnet.base.errors import AlexNetError
 from alexnet.base.metrics import read
 from alexnet.data.dataset import Split
 from alexnet.data.layouts.registry import Data
@@ -498,6 +499,16 @@ def flips(watch):
     rising = watch("flips=true", "batch_size=8", "max_steps=1").pixels()[:, 0].diff(dim=1).mean(1) > 0
     assert 0 < int(rising.sum()) < 8
     assert (watch().pixels()[:, 0].diff(dim=1) > 0).all()
+
+
+@effect
+def augment(watch):
+    plain, seen = watch(), watch("augment=gray=1, erase=1")
+    assert (seen.pixels()[:, 0] == seen.pixels()[:, 1]).all()
+    assert (plain.pixels()[:, 0] != plain.pixels()[:, 1]).any()
+    assert ((seen.images[0] == 0).all(1).flatten(1).sum(1) > 0).all()  # a square of the mean
+    with pytest.raises(AlexNetError, match="given 'grey', which is none of its steps; did you mean 'gray'"):
+        watch("augment=grey")
 
 
 def shifts(seen: Seen, step: int = 0) -> Tensor:

@@ -312,9 +312,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
     logged = read(run / run_files.METRICS)[0]["loss"]
     split, mean = find(folders).split("train"), load(run).preprocess.mean
     rows = order(0, 0, len(split))[:8]
-    draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, loop.CROPS))
+    draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, augment.CROPS))
     model = seeded_build(0, "alexnet32", 3, 3, 28).double().train()
-    masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, loop.DROPOUT), DEVICE)
+    masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, augment.DROPOUT), DEVICE)
     losses = []
     model.requires_grad_(False)
     for i, row in enumerate(rows.tolist()):

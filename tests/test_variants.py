@@ -26,7 +26,7 @@ from alexnet.networks import fast, model
 from alexnet.networks import variants as v
 from alexnet.networks.fast import blocks, compiler
 from alexnet.networks.variants import VARIANTS
-from alexnet.training import loop, report
+from alexnet.training import report
 from alexnet.training.loop import train
 from alexnet.weights import formats
 from alexnet.weights.classifier import Classifier, weights_of
@@ -103,7 +103,7 @@ def by_hand(name: str, mean: Tensor, steps: int) -> tuple[list[float], dict[str,
         chosen = rows[step * BATCH : (step + 1) * BATCH]
         pixels = torch.stack([preprocess.pixels(split.read(int(row))) for row in chosen])
         x = preprocess.normalise(preprocess.central(pixels)).double()
-        key = (0, 0, step, loop.DROPOUT)
+        key = (0, 0, step, augment.DROPOUT)
         masks = augment.dropout_masks(net.dropouts, len(chosen), np.arange(len(chosen)), key, DEVICE)
         masks = {layer: mask.cpu().double() for layer, mask in masks.items()}
         log_p = F.log_softmax(net(x, masks), 1)

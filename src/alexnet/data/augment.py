@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CROPS, DROPOUT, FURTHER = 1, 2, 3  # kinds of draw, parts of their keys; FURTHER are those of augmentations.py
+
 
 @dataclass(frozen=True)
 class Draws:

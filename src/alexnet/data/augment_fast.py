@@ -4,6 +4,7 @@ or Triton (fast/gpu_kernels.py)."""
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +14,14 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
 from alexnet.networks.fast import gpu
 from alexnet.networks.fast.compiler import call, library
+
+TAKES = ("crops", "mean", "colour", "scale")  # the steps (augmentations.py) that the one pass makes, in their order
+
+
+def taken(steps: Sequence[str]) -> int:
+    """How many steps, from the first, the one pass makes: all up to the scale, or none where one of them is not its."""
+    end = steps.index(TAKES[-1]) + 1
+    return end if all(name in TAKES for name in steps[:end]) else 0
 
 
 def augmented(

@@ -24,7 +24,7 @@ from alexnet.base.distributed import start
 from alexnet.base.errors import Diverged, Interrupted
 from alexnet.base.files import next_step
 from alexnet.base.progress import Progress
-from alexnet.data import augment, augment_fast
+from alexnet.data import augment, augmentations
 from alexnet.data.layouts.registry import Data
 from alexnet.data.loader import Batch, batches, order
 from alexnet.engines import loading
@@ -33,7 +33,6 @@ from alexnet.training import optimizer
 from alexnet.training.recipe import Recipe
 from alexnet.training.run import Run, Say, keep_best, open_run, prepare, save
 
-CROPS, DROPOUT = 1, 2  # the kinds of draw, the last part of their keys
 FEW = 10  # classes, fewer than which a loss near guessing says nothing
 
 
@@ -136,7 +135,7 @@ def _step(run: Run, batch: Batch, epoch: int) -> None:
     mine, everyone = len(batch.labels), max(1, int(run.control[-1]))
 
     images, labels, rows = _augmented(run, batch, epoch)
-    key = (recipe.seed, epoch, position.step, DROPOUT)
+    key = (recipe.seed, epoch, position.step, augment.DROPOUT)
     masks = augment.dropout_masks(run.model.dropouts, batch.size, rows, key, world.device)
 
     def work(images: Tensor, labels: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
@@ -171,27 +170,12 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
         labels, rows = torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64)
     if run.probes:
         return pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True), rows
-    noisy = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
-    source = augment.generator(recipe.seed, epoch, run.position.step, CROPS)
-    border = run.preprocess.border if recipe.crops else 0
-    deviations = noisy * run.found.colour_std
-    whole = augment.draw(batch.size, border, recipe.flips, deviations, source, recipe.chunk)
-    draws, pictures = whole.take(rows, device), pictures.to(device, non_blocking=True)
-    if not recipe.crops:
-        draws.offsets.fill_(run.preprocess.low)
-    axes, resized = run.found.colour_axes.to(device) if noisy else None, recipe.crop_area < 1
-    images = None if resized else augment_fast.augmented(pictures, draws, run.preprocess, axes, noisy, run.precision)
-    if images is None:
-        side = run.preprocess.input
-        if resized:
-            boxes = augment.draw_boxes(batch.size, run.preprocess.stored, recipe.crop_area, source)[rows]
-            crops = augment.crop_boxes(pictures, boxes.to(device, non_blocking=True), draws.mirror, side)
-        else:
-            crops = augment.crop_and_mirror(pictures, draws, side)
-        images = run.preprocess.subtract(crops)
-        if axes is not None:
-            images = augment.add_colour(images, draws, axes, noisy)
-        images = run.preprocess.divide(images)
+    noise = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
+    part = augmentations.Part(rows, batch.size, (recipe.seed, epoch, run.position.step))
+    deviations, axes = run.found.colour_std, run.found.colour_axes
+    drawn = augmentations.draw(recipe, part, run.preprocess, deviations, axes, noise, device)
+    pictures = pictures.to(device, non_blocking=True)
+    images = augmentations.augmented(pictures, recipe, part, drawn, run.precision)
     return images, labels.to(device, non_blocking=True), rows
 
 

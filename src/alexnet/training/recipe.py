@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -123,6 +123,7 @@ class Recipe:
     )
     chunk: int = _key(1, "pictures in a row that share a crop and a mirror; 32 in the 2012 code (facts.md 5.3)", low=1)
     flips: bool = _key(True, "mirror with probability 1/2 (§4.1)")
+    augment: str = _key("", "further steps in their order, with commas: gray, brightness=0.3 …; empty: none")
     colour_noise: float = _key(0.1, "deviation along the RGB axes, as a share of the data's (§4.1, docs/facts.md 5.4)")
 
     precision: str = _key(
@@ -135,6 +136,15 @@ class Recipe:
     checkpoint_every: int = _key(0, "steps between checkpoints; 0: one at the end of each epoch", free=True)
     log_every: int = _key(20, "steps between lines of metrics.jsonl", low=1, free=True)
 
+
+def _augmentations() -> tuple[Callable[[str], object], str]:
+    from alexnet.data import augmentations  # which takes torch, and so a second
+
+    return augmentations.named, augmentations.listed()
+
+
+# Of keys that name what stands in a list elsewhere: what refuses a value, and what is taken, in words.
+_LISTS: dict[str, Callable[[], tuple[Callable[[str], object], str]]] = {"augment": _augmentations}
 
 _TYPES: dict[str, Any] = get_type_hints(Recipe)
 KEYS: dict[str, Key] = {field.name: field.metadata["key"] for field in dataclasses.fields(Recipe)}
@@ -149,6 +159,8 @@ def takes(name: str) -> str:
     if key.choices:
         *others, last = map(str, key.choices)
         return f"{', '.join(others)} or {last}"
+    if name in _LISTS:
+        return _LISTS[name]()[1]
     if kind in (bool, str):
         return "true or false" if kind is bool else "a word"
     words = {int: "a whole number", float: "a number"}.get(kind, "numbers with commas, for example 22,49,81, each")
@@ -304,6 +316,8 @@ def _checked(key: str, value: Any) -> Any:
     )
     if not right or (known.choices and value not in known.choices):
         raise _wrong(key, value)
+    if value and key in _LISTS:
+        _LISTS[key]()[0](value)
     if isinstance(value, str):
         try:
             value.encode()
