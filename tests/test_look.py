@@ -15,6 +15,7 @@ from PIL import Image
 
 import alexnet as package
 from alexnet.base.errors import AlexNetError
+from alexnet.inference import similarity
 from alexnet.inference.inside import drawing, figures, heat, looking, maps, page
 from alexnet.inference.similarity import similar
 from alexnet.networks import variants as v
@@ -148,8 +149,21 @@ def test_figure_4_has_bars_and_the_nearest_of_an_index(alexnet, tiny_run, photos
     x = left.shape[1] + figures.SPACE + drawing.GAP + figures.SIDE + drawing.GAP
     tile = np.asarray(figures._square(nearest))
     assert np.array_equal(whole[drawing.GAP : drawing.GAP + figures.SIDE, x : x + figures.SIDE], tile)
-    status, said, _ = alexnet("look", tiny_run, *pictures, "--out", tmp_path / "other", "--what", "fig4")
+    many = [*pictures * 3, str(photos / "red" / "broken.png")]
+    status, said, _ = alexnet("look", tiny_run, *many, "--out", tmp_path / "other", "--what", "fig4")
     assert "without its right half" in said
+    assert "fig4: the first 8 of 9 pictures" in said
+    assert "broken.png, which cannot be read (not a picture)" in said
+
+
+def test_a_picture_of_the_index_is_no_neighbour_of_itself(alexnet, tiny_run, photos, tmp_path):
+    index, asked = tmp_path / "index", str(photos / "blue" / "0.png")
+    alexnet("index", tiny_run, photos, index)
+    whole = figures.figure4(package.load(tiny_run), [asked], similarity.open_index(index))
+    left = figures.figure4(package.load(tiny_run), [asked])
+    x = left.shape[1] + figures.SPACE + drawing.GAP + figures.SIDE + drawing.GAP
+    own = np.asarray(figures._square(asked))
+    assert not np.array_equal(whole[drawing.GAP : drawing.GAP + figures.SIDE, x : x + figures.SIDE], own)
 
 
 REFUSED = {

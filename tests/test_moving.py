@@ -98,6 +98,19 @@ def test_a_film_that_is_to_be_turned_is_turned_as_opencv_turns_it(clip, tmp_path
         assert np.abs(np.asarray(frame.picture).astype(int) - other).mean() < 4
 
 
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for picture in frames(6):
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode(None))
+    assert of_opencv(tmp_path / "wide.mp4")[0].shape[:2] == SIZE[::-1]
+    (first, *_) = reading.opened(str(tmp_path / "wide.mp4"))
+    assert first.picture.size == (round(SIZE[0] * 4 / 3), SIZE[1])
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_every_frame_has_its_answers_and_smoothed_ones_in_a_table(alexnet, tiny_run, clip, tmp_path, ending):
     table = tmp_path / f"out.{ending}"

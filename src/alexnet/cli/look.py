@@ -104,7 +104,7 @@ def _figures(
         if name == "fig3":
             drawn = figures.figure3(classifier)
         else:
-            drawn = figures.figure4(classifier, images, open_index(index) if index else None)
+            drawn = figures.figure4(classifier, images, open_index(index) if index else None, say)
             if index is None:
                 say("fig4: without its right half, nearest neighbours, as no --index INDEX was given")
         contents = drawing.png(drawn)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import printable
 from alexnet.data import labels
 from alexnet.data.pictures import Source, Unreadable, decode
 from alexnet.inference.contact_sheet import find_pictures
@@ -41,15 +42,24 @@ def figure3(classifier: Classifier) -> np.ndarray:
     return _stacked(drawn, said)
 
 
-def figure4(classifier: Classifier, pictures: Sequence[str], index: Index | None = None) -> np.ndarray:
+def figure4(
+    classifier: Classifier, pictures: Sequence[str], index: Index | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> np.ndarray:  # fmt: skip
     """Pictures with their five most probable classes as bars, and beside them, with an index, others with their nearest
     neighbours by its layer (paper Fig. 4): uint8 (h, w, 3).
 
     The name below a picture, and the bar in another colour, is its class where its folder is called so.
     """
-    answers = [one for one in predict(classifier, pictures) if one.error is None]
+    asked = predict(classifier, pictures)
+    answers = [one for one in asked if one.error is None]
     if not answers:
         raise AlexNetError("Fig. 4 shows pictures and their classes; none was given that can be read.")
+    for one in asked:
+        if one.error is not None:
+            say(f"fig4: without {printable(one.file)}, which cannot be read ({one.error})")
+    if len(answers) > TESTED:
+        say(f"fig4: the first {TESTED} of {len(answers):,} pictures, and with an index the neighbours of {QUERIES}")
     found = find_pictures(pictures, [one.file for one in answers])
     known = labels.position(classifier.classes)
     cells = [_tested(one, found[one.file], _own(one.file, known, classifier.classes)) for one in answers[:TESTED]]
@@ -57,7 +67,8 @@ def figure4(classifier: Classifier, pictures: Sequence[str], index: Index | None
     if index is None:
         return left
     queries = [one.file for one in answers[:QUERIES]]
-    rows = list(similar(index, [found[name] for name in queries], NEIGHBOURS, model=classifier))
+    given = [name if Path(name).is_file() else found[name] for name in queries]
+    rows = list(similar(index, given, NEIGHBOURS, model=classifier, not_itself=True))
     near = find_pictures(index.images, {n.file for row in rows for n in row.neighbours})
     tiles = []
     for name, row in zip(queries, rows, strict=True):

@@ -78,6 +78,7 @@ class Video:
         self.container, self.stream = _container(self.av, name)
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 0)
         self.total = self.stream.frames or None
+        self.pixel = float(self.stream.codec_context.sample_aspect_ratio or 1)  # its width over its height
 
     def __iter__(self) -> Iterator[Frame]:
         self.stream.thread_type = "AUTO"
@@ -86,7 +87,7 @@ class Video:
             for frame in self.container.decode(self.stream):
                 at = frame.time if frame.time is not None else number / (self.rate or RATE)
                 first = at if first is None else first
-                yield Frame(number, max(0.0, at - first), _upright(frame))
+                yield Frame(number, max(0.0, at - first), _upright(frame, self.pixel))
                 number += 1
         except self.av.FFmpegError as error:
             self.error = f"cannot be decoded after frame {number:,} ({error.strerror})"
@@ -144,9 +145,11 @@ def _camera(av: Any, name: str) -> Any:
         ) from None
 
 
-def _upright(frame: Any) -> Image.Image:
+def _upright(frame: Any, pixel: float) -> Image.Image:
     """The frame as it is meant to be seen: turned, and with square pixels."""
     picture = frame.to_image()
+    if pixel != 1:
+        picture = picture.resize((max(1, round(picture.width * pixel)), picture.height))
     turn = round(frame.rotation) % 360
     return picture.rotate(turn, expand=True) if turn else picture
 
