@@ -1,4 +1,4 @@
-"""Break the package in thirty places, one at a time, and see that each turns a test red: python tests/mutate.py
+"""Break the package in thirty-six places, one at a time, and see that each turns a test red: python tests/mutate.py
 
 A row is a file of src/alexnet, what stands there once, what is put in its place, and the tests that should see it. With
 words, only rows whose file or text holds one of them are tried. The changes are made in a copy.
@@ -124,6 +124,13 @@ PLACES = [
         "values.reshape(units, len(values)).T",
         "test_variants.py -k 'probe and cifar10_18'",
     ),
+    # what is inside, and moving pictures
+    ("inference/inside/heat.py", "rest.remove(late)", "pass", "test_inside.py -k relu_before_pooling"),
+    ("inference/inside/heat.py", "input - side + stride, stride", "input - side + 1, stride", "test_inside.py -k prob"),
+    ("inference/inside/fields.py", "min(places - 1, last", "max(0, last", "test_inside.py -k spoils"),
+    ("inference/inside/network_svg.py", "return record.towers == 1", "return False", "test_drawing.py -k scale"),
+    ("inference/moving/answering.py", "-math.expm1(", "math.exp(", "test_moving.py -k smoother"),
+    ("inference/moving/reading.py", "picture.rotate(turn,", "picture.rotate(-turn,", "test_moving.py -k turned"),
 ]
 
 

@@ -25,7 +25,7 @@ SUFFIXES = (
 CAMERA = "camera:"
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "srt://", "udp://")
 RATE = 25.0  # of a folder of pictures, frames a second, unless another is given
-WAIT = (10.0, 20.0)  # seconds for a stream to open, and to send the next frame
+WAIT = (20.0, 20.0)  # seconds for a stream to open, and to send the next frame
 # How a camera is opened on each system: FFmpeg's name of its cameras, and what the number stands in.
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none"), "win32": ("dshow", "video={}")}
 
@@ -90,13 +90,18 @@ class Video:
                 yield Frame(number, max(0.0, at - first), _upright(frame, self.pixel))
                 number += 1
         except self.av.FFmpegError as error:
-            self.error = f"cannot be decoded after frame {number:,} ({error.strerror})"
+            self.error = f"cannot be decoded after {number:,} frames ({_reason(self.av, error)})"
             if not number:
-                raise AlexNetError(f"{self.name} {_broken(error.strerror)}") from None
+                raise AlexNetError(f"{self.name} {self._broken(_reason(self.av, error))}") from None
         if not number:
-            raise AlexNetError(f"{self.name} {_broken('no frame in it')}")
+            raise AlexNetError(f"{self.name} {self._broken('no frame in it')}")
         if not self.error and self.total and number < self.total:
             self.error = f"is cut short: it says that it has {self.total:,} frames, and has {number:,}"
+
+    def _broken(self, reason: str) -> str:
+        if self.live:
+            return f"has sent nothing that can be decoded ({reason}); see that it is there and sends."
+        return _broken(reason)
 
     def close(self) -> None:
         self.container.close()
@@ -115,12 +120,18 @@ def _container(av: Any, name: str) -> tuple[Any, Any]:
             container = av.open(name)
     except av.FFmpegError as error:
         if is_live(name):
-            raise AlexNetError(f"{name} cannot be opened ({error.strerror}); see that it is there and sends.") from None
+            reason = _reason(av, error)
+            raise AlexNetError(f"{name} cannot be opened ({reason}); see that it is there and sends.") from None
         raise AlexNetError(f"{name} {_broken(error.strerror)}") from None
     if not container.streams.video:
         container.close()
         raise AlexNetError(f"{name} has no pictures, only sound or text; give a video.")
     return container, container.streams.video[0]
+
+
+def _reason(av: Any, error: Any) -> str:
+    """Why FFmpeg gave up; where it was told to, how long it had waited."""
+    return f"nothing came for {WAIT[1]:.0f} s" if isinstance(error, av.error.ExitError) else error.strerror
 
 
 def _broken(reason: str) -> str:
