@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from alexnet.base.errors import AlexNetError
 
+NVIDIA = Path("/proc/driver/nvidia/version")  # is there where the system has Nvidia's driver
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -21,6 +23,12 @@ def choose_device(name: str = "auto") -> torch.device:
         "cpu": lambda: True,
     }
     if name == "auto":
+        if not available["cuda"]() and NVIDIA.exists():
+            built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "was built without CUDA"
+            logging.getLogger("alexnet").warning(
+                f"an Nvidia GPU is here, but torch {torch.__version__} cannot use it (it {built}): see to the "
+                "driver, or install a torch that fits it; --device cpu says that the CPU is meant"
+            )
         return _exact(torch.device(next(kind for kind, there in available.items() if there())))
     kind = name.split(":")[0]
     if kind not in available:

@@ -30,6 +30,12 @@ class Interrupted(AlexNetError):
         self.status = status
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is Python's, CUDA's or torch's error of memory; torch's own on a CPU is a plain RuntimeError."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """The known names that are most like one that is not, the nearest first; case counts for nothing."""
     folded = {one.casefold(): one for one in known}

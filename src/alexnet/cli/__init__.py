@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alexnet.base.errors import AlexNetError, Interrupted
+from alexnet.base.errors import AlexNetError, Interrupted, is_out_of_memory
 from alexnet.cli import data as _data  # noqa: F401, these add their commands
 from alexnet.cli import finetuning as _finetuning  # noqa: F401
 from alexnet.cli import look as _look  # noqa: F401
@@ -68,7 +68,7 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         status = _fail(_denied(error), 2)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         status = _fail("there is too little memory for this; give a smaller batch size, input or data set.", 2)
     return status or 0
@@ -86,12 +86,6 @@ def _denied(error: OSError) -> str:
 def _drop_output() -> None:
     """Let nothing more be written to stdout, where the end of the program would try once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is Python's, CUDA's or torch's error of memory; torch's own on a CPU is a plain RuntimeError."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "allocate memory" in str(error)
 
 
 def _fail(message: str, status: int) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,7 @@ from torch import Tensor
 from alexnet.base import run_files
 from alexnet.base.device import tf32
 from alexnet.base.distributed import start
-from alexnet.base.errors import Diverged, Interrupted
+from alexnet.base.errors import Diverged, Interrupted, is_out_of_memory
 from alexnet.base.files import next_step
 from alexnet.base.progress import Progress
 from alexnet.data import augment, augmentations
@@ -30,6 +31,7 @@ from alexnet.data.loader import Batch, batches, order
 from alexnet.engines import loading
 from alexnet.inference.evaluation import Evaluation, Member, measure
 from alexnet.training import optimizer
+from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
 from alexnet.training.run import Run, Say, keep_best, open_run, prepare, save
 
@@ -77,7 +79,7 @@ def train(
         run = prepare(folder, chosen, state, data, world, say, quiet)
         try:
             with run.stop:  # from here on there is something to save
-                with tf32(chosen.precision == "tf32"):
+                with tf32(chosen.precision == "tf32"), _memory_in_words(run):
                     pace = _loop(run, say, quiet)
                 result = _finish(run, say, quiet)
         finally:
@@ -87,6 +89,17 @@ def train(
         epochs = run.position.step // run.steps_per_epoch
         seconds = time.monotonic() - began
         return Trained(str(folder), epochs, run.position.step, result.top1_error, seconds, pace, failed)
+
+
+@contextmanager
+def _memory_in_words(run: Run) -> Iterator[None]:
+    """Within it a device whose memory runs out is an error that says what was needed and what would fit."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_little(run.model, run.recipe.batch_size, run.precision, run.world.device) from None
 
 
 def _loop(run: Run, say: Say, quiet: bool) -> float:

@@ -1,0 +1,42 @@
+"""What a training step needs of a device's memory, about, and what to do where it is not there."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from alexnet.base.errors import AlexNetError
+from alexnet.networks.model import AlexNet
+from alexnet.networks.shapes import layer_facts
+
+GIB = 1 << 30
+
+
+def needed(model: AlexNet, batch_size: int, precision: torch.dtype) -> float:
+    """Bytes of a step, about: weights, gradients and momenta in float32, and every layer's output in `precision`.
+
+    What is kept for the backward pass is between half of the outputs (fast forms) and 1.4 times them (plain norms).
+    """
+    each = torch.finfo(precision).bits // 8
+    facts = layer_facts(model.variant, model.classes, model.channels, model.input)
+    outputs = sum(math.prod(layer.output) for layer in facts)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return 3 * 4 * weights + (each * weights if each < 4 else 0) + each * batch_size * outputs
+
+
+def too_little(model: AlexNet, batch_size: int, precision: torch.dtype, device: torch.device) -> AlexNetError:
+    """The error of a step for which there was no memory: what it needs, and the batch size that should fit."""
+    need, smaller = needed(model, batch_size, precision), max(1, batch_size // 2)
+    there = ""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        there = f" of {total / GIB:.1f} GiB"
+        while smaller > 1 and needed(model, smaller, precision) > 0.7 * total:
+            smaller //= 2
+    return AlexNetError(
+        f"{device.type}'s memory{there} ran out in a step of {model.variant.name} with batches of {batch_size:,} "
+        f"pictures, which takes about {need / GIB:.1f} GiB beside what other programs hold; use "
+        f"--set batch_size={smaller} (about {needed(model, smaller, precision) / GIB:.1f} GiB), which trains another "
+        "way: give it a learning_rate of its own."
+    )

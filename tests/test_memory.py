@@ -1,0 +1,64 @@
+"""What a step needs of memory is held against what torch keeps, and where it runs out the user is told what fits."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from alexnet.base import device
+from alexnet.networks import fast
+from alexnet.networks.model import AlexNet, seeded_build
+from alexnet.networks.variants import variant
+from alexnet.training.memory import needed
+from conftest import TINY
+
+
+def kept(model: AlexNet, batch_size: int) -> int:
+    """Bytes of all different tensors that torch keeps for the backward pass, weights aside."""
+    weights = {x.untyped_storage().data_ptr() for x in model.parameters()}
+    storages = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(), x  # held, so that no place is reused
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), fast.plain():
+        model(torch.rand(batch_size, 3, model.input, model.input))
+    return sum(size for at, (size, _) in storages.items() if at not in weights)
+
+
+@pytest.mark.parametrize("name", ["alexnet2012", "alexnet_owt", "alexnet_bn", "alexnet64", "alexnet32"])
+def test_the_memory_that_is_foretold_is_about_what_torch_keeps(name):
+    model = seeded_build(0, name, 10, 3, variant(name).input).train()
+    outputs = needed(model, 4, torch.float32) - needed(model, 0, torch.float32)
+    assert 0.7 < kept(model, 4) / outputs < 1.4
+    assert needed(model, 0, torch.float32) == 12 * sum(x.numel() for x in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 8 TB"), MemoryError()]
+)
+def test_memory_that_runs_out_in_training_is_a_sentence_with_a_batch_size_that_fits(
+    alexnet, folders, tmp_path, monkeypatch, error
+):
+    def forward(*_):
+        raise error
+
+    monkeypatch.setattr(AlexNet, "forward", forward)
+    status, _, err = alexnet("train", folders, "--out", tmp_path / "run", "--set", *TINY)
+    assert status == 2
+    assert "ran out in a step of alexnet32 with batches of 8 pictures" in err
+    assert "--set batch_size=4 (about" in err
+    assert "Traceback" not in err
+
+
+def test_a_gpu_that_torch_cannot_use_is_said_and_not_passed_over(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(device, "NVIDIA", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING, "alexnet"):
+        assert device.choose_device("cpu").type == "cpu"
+        assert not caplog.records
+        assert device.choose_device("auto").type in ("cpu", "mps")
+    assert "an Nvidia GPU is here, but torch" in caplog.text
