@@ -1,6 +1,7 @@
 """The README's picture: what the shipped network makes of a photograph, from filters to answers.
 
-Run: python docs/pictures/first_look.py docs/pictures/first_look.png [MODEL]
+Run: python docs/pictures/first_look.py coffee.png docs/pictures/first_look.png
+The photograph is scikit-image's `coffee`, by Rachel Michetti, CC0.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
-from sklearn.datasets import load_sample_image
 
 import alexnet
 
@@ -35,9 +35,9 @@ def tiles(axes: Axes, pictures: np.ndarray, columns: int, title: str) -> None:
 
 
 def main() -> None:
-    target, name = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "tiny"
-    one = alexnet.load(name)
-    photograph = Image.fromarray(load_sample_image("flower.jpg"))
+    picture, target = sys.argv[1:]
+    one = alexnet.load("tiny")
+    photograph = Image.open(picture)
     maps = one.model.activations(one.preprocess(photograph)[None], LAYERS)
     answers = one.predict(photograph)[0].classes
 
@@ -54,7 +54,7 @@ def main() -> None:
     for place, one_class in enumerate(answers):
         bars.text(1, place, f"{one_class.label}, {100 * one_class.probability:.1f} %", va="center", fontsize=10)
     bars.set_title("what tiny takes it for", fontsize=10)
-    bars.set_xlim(0, 70)
+    bars.set_xlim(0, 100)
     bars.invert_yaxis()
     bars.axis("off")
     for place, layer in zip(below.subplots(1, len(LAYERS)), LAYERS, strict=True):
