@@ -178,3 +178,22 @@ def test_parquet_faults_are_named(tmp_path):
     write_parquet(tmp_path / "d" / "train.parquet", [r for r in rows(5) if r[1] != 1], NAMES)
     write_parquet(tmp_path / "d" / "valid.parquet", rows(1), NAMES)
     assert "other classes in valid than in train (green only in valid)" in refusal(tmp_path / "d")
+
+
+def test_a_file_in_the_folder_of_layouts_is_all_that_a_layout_takes(tmp_path, monkeypatch):
+    from alexnet.base import entries
+    from alexnet.data import layouts as folder
+    from alexnet.data.layouts import base
+
+    (tmp_path / "listed.py").write_text(
+        "from alexnet.data.dataset import Data\n"
+        "from alexnet.data.layouts.base import Layout\n"
+        "from alexnet.data.layouts.digits import digits\n"
+        'LAYOUT = Layout(5, "a list", lambda root: root.name == "mine.list", lambda root, tell: digits())\n'
+    )
+    before = base.expected()
+    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
+    monkeypatch.setattr(entries, "_FOUND", {})
+    (tmp_path / "mine.list").touch()
+    assert find(tmp_path / "mine.list").layout == "handwritten digits"
+    assert base.expected() == before.replace("a pack, or the word digits", "a pack, a list, or the word digits")

@@ -19,7 +19,7 @@ def example(name: str) -> bytes:
     """The bytes of its file."""
     if name in PHOTOGRAPHS:
         return (resources.files("sklearn.datasets") / "images" / name).read_bytes()
-    from alexnet.data.layouts.registry import digits
+    from alexnet.data.layouts.digits import digits
 
     split = digits().split("all")
     picture = split.read(int(np.flatnonzero(split.labels == DIGITS[name])[0]))

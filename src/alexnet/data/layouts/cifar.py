@@ -15,6 +15,7 @@ from alexnet.base import restricted_pickle
 from alexnet.base.errors import AlexNetError
 from alexnet.data.dataset import Data, Split
 from alexnet.data.faults import Fault, Tell, refuse
+from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.tars import DAMAGED
 
 LARGEST = 1 << 28  # bytes of a pickle; CIFAR-100's training pictures are 154 million
@@ -122,3 +123,6 @@ def _strings(batch: Any, key: str, what: str) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise Fault(what, f"has no list {key}", "get the original")
     return found
+
+
+LAYOUT = Layout(40, "CIFAR's python archives", is_cifar, cifar)

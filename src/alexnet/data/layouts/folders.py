@@ -15,6 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from alexnet.data.dataset import Data, Split, arranged, difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
+from alexnet.data.layouts.base import Layout
 
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 # What is called so claims to be a picture, whether or not it can be read here.
@@ -311,3 +312,13 @@ def _are_parts(root: Path, folders: Sequence[Path], tell: Tell) -> bool:
         remedy = f"if these are the classes, name their folders train and val or give one, {root / alike[0]}; else take"
         tell(Fault(root, what, f"{remedy} the pictures out of the subfolders"))
     return True
+
+
+def is_class_folders(root: Path) -> bool:
+    """Whether this is a folder of folders, which is asked when nothing else was recognised."""
+    return root.is_dir() and bool(subfolders(root))
+
+
+LAYOUT = Layout(
+    90, "a folder of class folders (with or without train/ and val/ above them)", is_class_folders, class_folders
+)

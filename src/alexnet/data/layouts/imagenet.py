@@ -20,6 +20,7 @@ from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, some, split_word
 from alexnet.data.faults import Fault, Tell, decoded, refuse
 from alexnet.data.layouts import tars
+from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import files_below, folder_split, subfolders, visible
 
 TRAIN_TAR, VALID_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -224,3 +225,11 @@ def _train_archive(path: Path, tell: Tell, quiet: bool) -> tuple[list[str], Spli
 
 def _in_archive(path: Path, found: list[tars.Member], indices: np.ndarray) -> Split:
     return Split(path.name, indices, lambda i: tars.read(path, *found[i][1:]), lambda i: found[i].name)
+
+
+LAYOUTS = (
+    Layout(30, "ImageNet as downloaded or unpacked", is_official, official, shows=True),
+    Layout(31, "", is_kaggle, kaggle),
+    Layout(32, "", is_tiny, tiny),
+    Layout(33, "", is_flat, flat),
+)

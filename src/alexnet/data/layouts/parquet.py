@@ -19,6 +19,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, arranged, by_split, called, difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, is_pointer, refuse
+from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import glance, subfolders, visible
 from alexnet.data.pictures import Source, Unreadable
 
@@ -518,3 +519,6 @@ class Rows:
                 break
             del self._kept[number]
             held[number] = 0
+
+
+LAYOUT = Layout(20, "a folder of parquet files with the columns image and label", is_parquet, parquet)

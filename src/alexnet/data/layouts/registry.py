@@ -1,9 +1,8 @@
-"""What is this DATA? One function a layout, one table at the foot; all give splits of readable, labelled pictures."""
+"""What is this DATA? Each layout has a file in this folder; all give splits of readable, labelled pictures."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,9 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, lacking, some, stratified
 from alexnet.data.faults import Fault, Note, Tell, refuse
-from alexnet.data.layouts.cifar import cifar, is_cifar
-from alexnet.data.layouts.folders import advice, class_folders, files_below, subfolders
-from alexnet.data.layouts.imagenet import flat, human, is_flat, is_kaggle, is_official, is_tiny, kaggle, official, tiny
-from alexnet.data.layouts.parquet import is_parquet, parquet
-from alexnet.data.layouts.webdataset import is_address, is_webdataset, webdataset
-from alexnet.data.packs.reading import is_pack, pack
+from alexnet.data.layouts.base import Layout, expected, layouts
+from alexnet.data.layouts.folders import advice, files_below
+from alexnet.data.layouts.imagenet import human
 
 __all__ = ["Data", "Split", "files_below", "find", "stratified"]
 
@@ -33,7 +29,7 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
     Long listings show progress unless `quiet`. Faults of its structure are told to `tell`; where it returns, what is at
     fault is left out, and nothing is held out.
     """
-    name, root, told, notes = str(path), Path(path), list[Fault](), list[str]()
+    told, notes = list[Fault](), list[str]()
 
     def note(fault: Fault) -> None:
         if isinstance(fault, Note):
@@ -42,22 +38,8 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
             told.append(fault)
         tell(fault)
 
-    if name == "digits" and not _exists(root):
-        data = digits()
-    elif is_address(name) and not _exists(root):
-        data = webdataset(name, note, quiet)
-    elif not _exists(root):
-        raise AlexNetError(f"DATA {name} does not exist; give {EXPECTED}.")
-    else:
-        if root.is_dir():
-            _check_folder(root)
-        layout = next((read for recognises, read in LAYOUTS if recognises(root)), None)
-        if layout is None:
-            here = advice(root)
-            raise AlexNetError(
-                f"DATA {name} is none of the known layouts{f' but {here}' if here else ''}; give {EXPECTED}."
-            )
-        data = layout(root, note, quiet) if layout in SHOWING else layout(root, note)
+    layout, given = _layout(path)
+    data = layout.read(given, note, quiet) if layout.shows else layout.read(given, note)
     if all(one in labels.imagenet() for one in data.classes):
         data = replace(data, classes=human(data.classes))
     data = replace(data, classes=labels.distinct(data.classes))
@@ -67,6 +49,25 @@ def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool 
         data = _hold_out(data)
     _check(data, tell)
     return replace(data, notes=[*notes, *lacking(data)])
+
+
+def _layout(path: str | Path) -> tuple[Layout, str | Path]:
+    """What DATA is, and DATA as that takes it: a path, or a name that is none."""
+    name, root = str(path), Path(path)
+    if not _exists(root):
+        layout = next((one for one in layouts() if one.is_name(name)), None)
+        if layout is None:
+            raise AlexNetError(f"DATA {name} does not exist; give {expected()}.")
+        return layout, name
+    if root.is_dir():
+        _check_folder(root)
+    layout = next((one for one in layouts() if one.recognises(root)), None)
+    if layout is None:
+        here = advice(root)
+        raise AlexNetError(
+            f"DATA {name} is none of the known layouts{f' but {here}' if here else ''}; give {expected()}."
+        )
+    return layout, root
 
 
 def _exists(root: Path) -> bool:
@@ -87,25 +88,7 @@ def _check_folder(root: Path) -> None:
             f"DATA {root} cannot be listed ({error.strerror}); give a folder that you may read."
         ) from None
     if not there:
-        raise AlexNetError(f"DATA {root} is an empty folder; give {EXPECTED}.")
-
-
-def digits() -> Data:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; a fifth is held out."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    everything = Split(
-        "scikit-learn",
-        bunch.target.astype(np.int64),
-        lambda i: Image.fromarray(pixels[i]),
-        lambda i: f"digit {i}",
-    )
-    kept, out = stratified(everything.labels, 0.2)
-    splits = {"train": everything.take(kept, "four fifths"), "valid": everything.take(out, "one fifth")}
-    return Data("digits", "handwritten digits", [str(n) for n in range(10)], splits, whole=everything)
+        raise AlexNetError(f"DATA {root} is an empty folder; give {expected()}.")
 
 
 def _hold_out(data: Data) -> Data:
@@ -120,13 +103,13 @@ def _check(data: Data, tell: Tell) -> None:
     """Refuse what cannot be used."""
     if len(data.classes) < 2:
         what = f"has one class ({some(data.classes)})"
-        tell(Fault(data.path, what, f"a classifier needs two or more ({WHOLE}): give {EXPECTED}"))
+        tell(Fault(data.path, what, f"a classifier needs two or more ({WHOLE}): give {expected()}"))
     for name, split in data.splits.items():
         if not len(split) and data.whole is not None and len(data.whole):
             what = "has one picture of each class, of which none can be held out"
             tell(Fault(data.path, what, f"give two or more of each ({WHOLE})"))
         elif not len(split):
-            tell(Fault(data.path, f"has no pictures in its split {name}", f"give {EXPECTED}"))
+            tell(Fault(data.path, f"has no pictures in its split {name}", f"give {expected()}"))
     seen = {name: set(np.unique(split.labels).tolist()) for name, split in data.splits.items()}
     for name in seen:
         if extra := seen[name] - seen.get("train", seen[name]):
@@ -135,21 +118,3 @@ def _check(data: Data, tell: Tell) -> None:
 
 
 WHOLE = "alexnet evaluate takes it as it is by --split all"
-EXPECTED = (
-    "a folder of class folders (with or without train/ and val/ above them), ImageNet as downloaded or unpacked, a "
-    "folder of parquet files with the columns image and label, CIFAR's python archives, WebDataset shards, a pack, or "
-    "the word digits"
-)
-
-LAYOUTS: list[tuple[Callable[[Path], bool], Callable[..., Data]]] = [
-    (is_pack, lambda root, _: pack(root)),
-    (is_parquet, parquet),
-    (is_official, official),
-    (is_kaggle, kaggle),
-    (is_tiny, tiny),
-    (is_flat, flat),
-    (is_cifar, cifar),
-    (is_webdataset, webdataset),
-    (lambda root: root.is_dir() and bool(subfolders(root)), class_folders),
-]
-SHOWING = {official, webdataset}  # these take long and show progress

@@ -22,6 +22,7 @@ from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, arranged, by_split, called, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.layouts import tars
+from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import subfolders
 from alexnet.data.layouts.remote import Listing, Remote, keep, kept_at, recall
 
@@ -280,3 +281,6 @@ def _label(file: Any, one: tars.Member, shard: str, tell: Tell) -> int | None:
         tell(Fault(f"{shard}: {one.name}", f"holds {shown}", remedy))
         return None
     return int(text)
+
+
+LAYOUT = Layout(50, "WebDataset shards", is_webdataset, webdataset, shows=True, is_name=is_address)

@@ -45,7 +45,7 @@ def is_pack(root: Path) -> bool:
     return (root / HEADER).is_file() or (root / STATE).is_file()
 
 
-def pack(root: Path) -> Data:
+def open_pack(root: Path) -> Data:
     """The splits of a pack; a file that is missing or of another length than the header says is refused."""
     header = read_header(root)
     try:
