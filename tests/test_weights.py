@@ -213,7 +213,8 @@ def test_the_shipped_weights_answer_on_a_fresh_machine_without_a_cache(alexnet, 
     Image.fromarray(load_sample_images().images[0]).save(tmp_path / "china.png")
     status, _, err = alexnet("predict", "tiny", tmp_path / "china.png", "--topk", 3)
     assert status == 0, err
-    assert not (tmp_path / "none").exists()
+    made = {file.name for file in (tmp_path / "none").glob("*")}
+    assert made <= {"fast"}  # the compiled layers, where no test before has made them
 
 
 def test_the_shipped_weights_are_small_and_their_card_names_their_hash():
