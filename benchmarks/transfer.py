@@ -29,7 +29,7 @@ from alexnet.training.finetuning import finetune
 from alexnet.training.loop import train
 from alexnet.training.recipe import override, resolve
 
-PASSES = {10: 20, 100: 10, 1000: 2}  # epochs for so many pictures a class
+PASSES = {10: 20, 100: 10, 1000: 1}  # epochs for so many pictures a class
 WAYS = {"fine-tuned": "finetune", "probe": "probe", "from scratch": "finetune"}
 
 
