@@ -554,6 +554,23 @@ def precision(watch):
 
 
 @effect
+def lars(watch):
+    seen = watch("lars=0.1")
+    rate = seen.rates[0]["weight"]
+    for name in ("conv2.weight", "fc7.weight"):
+        share = float(seen.moved(name).norm() / seen.weights[0][name].double().norm())
+        assert share == pytest.approx(0.1 * rate, rel=1e-4), name
+    assert torch.equal(seen.moved("fc8.bias"), watch().moved("fc8.bias"))
+
+
+@effect
+def parallel(watch):
+    """With one process it is said that nothing is divided; test_parallel_runs.py has several."""
+    for way in ("towers", "hybrid"):
+        assert f"parallel={way}: one process alone has the whole network" in watch(f"parallel={way}").said
+
+
+@effect
 def compile(watch, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)

@@ -44,6 +44,15 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def exchange(self, pieces: Tensor, to: list[int], of: list[int]) -> Tensor:
+        """What the others have for this process for what it has for them, flat and in order of rank: `to` and `of`
+        are the numbers that it sends each and gets from each, itself included."""
+        if self.size == 1:
+            return pieces
+        found = pieces.new_empty(sum(of))
+        dist.all_to_all_single(found, pieces, of, to)
+        return found
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.size > 1:

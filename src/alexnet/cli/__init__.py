@@ -35,6 +35,7 @@ from alexnet.cli.base import (
     shared,
     which_option,
 )  # fmt: skip
+from alexnet.networks.traffic import WAYS
 
 if TYPE_CHECKING:
     from alexnet.data.held_out import HeldOut
@@ -109,17 +110,24 @@ def demo(out: str | None, device: str) -> int:
 
 @commands.command()
 @click.argument("model", default="alexnet2012", metavar="[MODEL|VARIANT]")
+@click.option("--parallel", "way", type=click.Choice(WAYS), help="Instead, what processes that train it together send.")
+@click.option("--processes", type=click.IntRange(2), help="With --parallel.  [default: 8; of towers, 2]")
 @model_options("model")
 @json_option
 @shared
-def info(model: str, as_json: bool) -> int:
+def info(model: str, way: str | None, processes: int | None, as_json: bool) -> int:
     """Print a network's layers: kernel, output shape, parameters and multiply-adds."""
+    from alexnet.inference import talk
     from alexnet.inference.info import describe, table
 
     output = Output(as_json)
     facts = describe(model)
-    output.say(table(facts))
-    output.end(facts.as_json())
+    found = facts.as_json()
+    if way or processes:
+        talking = talk.describe(facts, way or "data", processes or 0)
+        found["parallel"] = talking.facts
+    output.say(talking.text if way or processes else table(facts))
+    output.end(found)
     return 0
 
 

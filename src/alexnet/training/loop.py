@@ -99,12 +99,12 @@ def _memory_in_words(run: Run) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise too_little(run.model, run.recipe.batch_size, run.precision, run.world.device) from None
+        raise too_little(run.division.part, run.recipe.batch_size, run.precision, run.world.device) from None
 
 
 def _loop(run: Run, say: Say, quiet: bool) -> float:
     """Train from the run's position to its last step; the pace in images/s, evaluation and saving left out."""
-    recipe, position = run.recipe, run.position
+    recipe, position, readers = run.recipe, run.position, run.division.readers
     total, done = run.images(run.last_step), run.images(position.step)
     images, seconds = 0, 0.0
     with Progress("training", total, done=done, quiet=quiet) as progress:
@@ -113,7 +113,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
             positions = order(recipe.seed, epoch, len(run.pictures), recipe.neighbours)
             start_of_epoch = epoch * run.steps_per_epoch
             first, end = position.step - start_of_epoch, run.last_step - start_of_epoch
-            for batch in batches(run.pictures, positions, recipe.batch_size, run.world, first, end, recipe.neighbours):
+            for batch in batches(run.pictures, positions, recipe.batch_size, readers, first, end, recipe.neighbours):
                 _step(run, batch, epoch)
                 images += batch.size
                 if position.step % recipe.log_every == 0 or position.step == run.last_step:
@@ -140,16 +140,22 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
 def _step(run: Run, batch: Batch, epoch: int) -> None:
     """One update: this process' rows forward and backward, gradients summed over the processes, the 2012 rule."""
     recipe, world, position = run.recipe, run.world, run.position
+    batch = run.division.agreed(batch)
+    mine = run.division.counted(batch)
     rates = optimizer.rates(recipe, position.step / run.steps_per_epoch, run.plateau)
     run.rule.set_rates(rates)
     run.rate = rates.get("last.weight", rates["weight"])
     # One sum over the processes, on the CPU: whether to stop, and how many pictures could be read. All agree.
-    run.control = world.sum(torch.tensor([*run.stop.counts(), len(batch.labels)]))
-    mine, everyone = len(batch.labels), max(1, int(run.control[-1]))
+    run.control = world.sum(torch.tensor([*run.stop.counts(), mine]))
+    everyone = max(1, int(run.control[-1]))
 
     images, labels, rows = _augmented(run, batch, epoch)
     key = (recipe.seed, epoch, position.step, augment.DROPOUT)
-    masks = augment.dropout_masks(run.model.dropouts, batch.size, rows, key, world.device)
+
+    def draw(rows: np.ndarray) -> dict[str, Tensor]:
+        return augment.dropout_masks(run.model.dropouts, batch.size, rows, key, world.device)
+
+    masks = run.division.masks(draw, rows)
 
     def work(images: Tensor, labels: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
         return _update(run, images, labels, masks, mine, everyone)
@@ -161,17 +167,16 @@ def _step(run: Run, batch: Batch, epoch: int) -> None:
 
 def _update(run: Run, images: Tensor, labels: Tensor, masks: Mapping[str, Tensor], mine: int, everyone: int) -> Tensor:
     """Forward, backward and update with `mine` pictures of `everyone`'s: their loss, errors and number."""
-    with torch.autocast(run.world.device.type, run.precision, enabled=run.precision != torch.float32):
-        logits = run.net(images, masks)
-    logits, smoothing = logits.float(), run.recipe.label_smoothing
-    # A process without pictures has one of weight zero, so that all take part.
-    loss = F.cross_entropy(logits, labels, run.class_weights, reduction="sum", label_smoothing=smoothing)
-    loss = loss * (1.0 if mine else 0.0)
-    # Processes' gradients are averaged: × size makes that their sum, ÷ everyone the mean over the whole batch.
-    (loss * (run.world.size / everyone)).backward()
+
+    def loss_of(logits: Tensor, at: slice) -> Tensor:
+        weights, smoothing = run.class_weights, run.recipe.label_smoothing
+        # A process without pictures has one of weight zero, so that all take part.
+        return F.cross_entropy(logits, labels[at], weights, reduction="sum", label_smoothing=smoothing) * bool(mine)
+
+    loss, logits = run.division.learn(images, masks, loss_of, everyone)
     run.rule()
-    wrong = (logits.detach()[:mine].argmax(1) != labels[:mine]).sum()
-    return torch.stack([loss.detach(), wrong, torch.full_like(wrong, mine)])
+    wrong = (logits[:mine].argmax(1) != labels[:mine]).sum()
+    return torch.stack([loss, wrong, torch.full_like(wrong, mine)])
 
 
 def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -284,6 +289,8 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
 def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
     save(run)
+    if sent := run.division.sent():
+        say(sent)
     kept = keep_best(run, say) if run.recipe.stop_after else None
     result = _measure(run, torch.float32, quiet)
     if result is None:

@@ -80,6 +80,8 @@ class Recipe:
     momentum: float = _key(0.9, "share of the last update in the next (§5)", high=1, below=True)
     weight_decay: float = _key(0.0005, "of weights; biases have none (code)")
 
+    lars: float = _key(0.0, "trust coefficient of LARS: each layer has its own rate, for large batches; 0: none")
+
     bias_decay: bool = _key(False, "whether biases have the weight decay too, as elsewhere than in 2012")
     label_smoothing: float = _key(
         0.0, "share of the label's probability that goes to all classes alike", high=1, below=True
@@ -129,6 +131,10 @@ class Recipe:
     precision: str = _key(
         "auto", "of the arithmetic; weights are float32 in all", "auto", "float32", "tf32", "bfloat16"
     )
+    parallel: str = _key(
+        "data", "processes divide the pictures; or two towers, as in 2012; or fc layers' units too, 2014",
+        "data", "towers", "hybrid", free=True,
+    )  # fmt: skip
     compile: bool = _key(False, "torch.compile the network", free=True)
     deterministic: bool = _key(False, "only algorithms that repeat bit for bit, also on a GPU")
     workers: int = _key(0, "threads that decode; 0: one a core", high=1024, free=True, option="--workers")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,11 @@ from alexnet.engines import loading
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import variant as find_variant
-from alexnet.training import checkpoint, optimizer
+from alexnet.training import checkpoint, optimizer, parallel
 from alexnet.training import recipe as recipes
 from alexnet.training.captured import Captured, Update, update_rule, whole_step
+from alexnet.training.lars import Lars
+from alexnet.training.parallel.division import Division
 from alexnet.training.probing import FeatureRows, Tail
 from alexnet.training.recipe import Recipe
 from alexnet.training.starting import begin, class_weights
@@ -71,7 +73,7 @@ class Run:
     found: Statistics
     preprocess: Preprocess
     model: AlexNet
-    net: nn.Module  # the model as it is called: compiled, and wrapped for several processes
+    division: Division  # of the model among the processes
     update: torch.optim.Optimizer
     rule: optimizer.Rule | Update  # that makes its steps
     precision: torch.dtype
@@ -91,12 +93,17 @@ class Run:
         """Whether the last layer is trained alone, on features."""
         return isinstance(self.pictures, FeatureRows)
 
+    def whole(self) -> AlexNet:
+        """The model with what all processes' parts have learnt; all of them call it."""
+        self.division.together()
+        return self.model
+
     @property
     def evaluated(self) -> tuple[nn.Module, Preprocess]:
         """What is evaluated, and the preprocessing that it needs."""
         if isinstance(self.pictures, FeatureRows):
-            return self.net, self.pictures.as_they_are
-        return self.model, self.preprocess
+            return self.division.net, self.pictures.as_they_are
+        return self.whole(), self.preprocess
 
     @property
     def steps_per_epoch(self) -> int:
@@ -208,6 +215,8 @@ def prepare(
     precision = _on_device(recipe, world, say)
     model, old = _begun(recipe, state, len(found_data.classes))
     pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
+    if told := parallel.check(recipe, model, world):
+        say(told)
     if world.first:
         _claim(folder, recipe)
     found = _statistics(recipe, state, pictures, old, found_data, world, quiet)
@@ -225,21 +234,28 @@ def prepare(
         pictures, held_out = (
             FeatureRows(p, model, trained.below, preprocess, folder, quiet) for p in (pictures, held_out)
         )
-    net = world.wrap(cast(nn.Module, torch.compile(trained)) if recipe.compile else trained)
-    update = optimizer.build(model, recipe)
+    division = parallel.divide(recipe, model, trained, world, precision)
+    update = optimizer.build(division.part, recipe)
     if state is not None:
-        update.load_state_dict(state["optimizer"])
+        division.load(update, state["optimizer"])
     classes, labels_of = len(found_data.classes), pictures.split.labels
     weights = class_weights(labels_of, classes).to(world.device) if recipe.class_weights else None
     rates = {group["name"]: group["lr"] for group in update.param_groups}
-    alone = world.size == 1 and not recipe.compile and trained is model
+    alone = world.size == 1 and not recipe.compile and trained is model and not recipe.lars
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
-        net, update, update_rule(update, world.device) or optimizer.Rule(update), precision, position, plateau,
+        division, update, _rule(recipe, update, division), precision, position, plateau,
         Metrics(folder / run_files.METRICS, position.step, write=world.first),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
         captured=whole_step(world.device, say) if alone else None,
     )  # fmt: skip
+
+
+def _rule(recipe: Recipe, update: torch.optim.Optimizer, division: Division) -> optimizer.Rule | Update:
+    """What makes the optimiser's steps: LARS, one pass a parameter where there is a GPU, or the optimiser itself."""
+    if recipe.lars:
+        return Lars(update, recipe.lars, division.part, division.total)
+    return update_rule(update, division.world.device) or optimizer.Rule(update)
 
 
 def _on_device(recipe: Recipe, world: World, say: Say) -> torch.dtype:
@@ -339,16 +355,17 @@ def _check_same_data(state: dict[str, Any], data: Data) -> None:
 
 def save(run: Run, best: bool = False) -> None:
     """Best weights, last weights, then the state, which alone decides where a resumed run goes on."""
+    model, rule_state = run.whole(), run.division.state(run.update)
     if not run.world.first:
         return
     origin = f"trained on {run.data.path}, {run.position.step:,} steps"
     trained = {"step": run.position.step, "digest": run.digest, **asdict(recipe_held_out(run.recipe))}
-    weights = classifier.weights_bytes(run.model, run.preprocess, run.data.classes, origin, trained)
+    weights = classifier.weights_bytes(model, run.preprocess, run.data.classes, origin, trained)
     for name in [run_files.BEST] * best + [run_files.LAST]:
         write_whole(run.folder / name, lambda file: file.write(weights))
     state = {
         "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
-        "model": run.model.state_dict(), "optimizer": run.update.state_dict(),
+        "model": model.state_dict(), "optimizer": rule_state,
         "mean": run.found.mean, "colour_std": run.found.colour_std, "colour_axes": run.found.colour_axes,
         "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
         "counts": counts(run.data), "digest": run.digest,

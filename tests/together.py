@@ -1,0 +1,97 @@
+"""Several processes that work together in a test: as threads of this one, which is quick, or real ones."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alexnet.base.distributed import World
+
+LIMIT = 300  # seconds
+
+
+@dataclass
+class Meeting:
+    """Where the threads of one world put what the others need."""
+
+    size: int
+    places: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.places, self.barrier = [None] * self.size, threading.Barrier(self.size, timeout=LIMIT)
+
+    def all(self, rank: int, mine: Any) -> list[Any]:
+        self.places[rank] = mine
+        self.barrier.wait()
+        found = list(self.places)
+        self.barrier.wait()
+        return found
+
+
+@dataclass(frozen=True)
+class Thread(World):
+    """A world whose processes are threads: the same answers without torch.distributed."""
+
+    meeting: Meeting
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor.copy_(torch.stack([x.clone() for x in self.meeting.all(self.rank, tensor.clone())]).sum(0))
+
+    def exchange(self, pieces: Tensor, to: list[int], of: list[int]) -> Tensor:
+        assert len(pieces) == sum(to)
+        sent = self.meeting.all(self.rank, pieces.split(to))
+        found = torch.cat([parts[self.rank] for parts in sent])
+        assert [len(parts[self.rank]) for parts in sent] == of
+        return found
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """As it is: who tests it averages gradients."""
+        return model
+
+
+def threads(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(world, *arguments)` gives in each of so many worlds, in order of rank."""
+    meeting = Meeting(size)
+
+    def call(rank: int) -> Any:
+        try:
+            return function(Thread(rank, size, torch.device("cpu"), meeting), *arguments)
+        except BaseException:
+            meeting.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        calls = [pool.submit(call, rank) for rank in range(size)]
+        errors = [error for one in calls if (error := one.exception())]
+        for error in errors:
+            if not isinstance(error, threading.BrokenBarrierError):
+                raise error
+        return [one.result() for one in calls]
+
+
+def processes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(*arguments)` gives in so many processes, as torchrun would start them, in order of rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    context = get_context("forkserver")  # which loads torch once for all of them
+    context.set_forkserver_preload(["alexnet.training.loop", "torch._dynamo"])
+    with ProcessPoolExecutor(size, context) as pool:
+        calls = [pool.submit(_call, rank, size, port, function, arguments) for rank in range(size)]
+        return [call.result(LIMIT) for call in calls]
+
+
+def _call(rank: int, size: int, port: str, function: Callable[..., Any], arguments: tuple) -> Any:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    return function(*arguments)
