@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import struct
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -18,7 +20,6 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.cli import moving as command
 from alexnet.inference import prediction
 from alexnet.inference.moving import answering, reading
 from alexnet.inference.moving.annotating import annotated
@@ -339,6 +340,18 @@ def test_a_video_that_is_cut_short_is_classified_as_far_as_it_goes_and_said(alex
     assert f"{path} " in err
 
 
+def test_a_cameras_frames_are_classified_as_they_come(alexnet, tiny_run, monkeypatch, tmp_path):
+    """FFmpeg's test pattern stands for the camera; it comes without waiting for anybody."""
+    monkeypatch.setitem(reading.CAMERAS, sys.platform, ("lavfi", "testsrc2=rate=20:duration=2:size=96x72"))
+    status, out, err = alexnet("predict", tiny_run, "camera:0", "--output", tmp_path / "a.jsonl")
+    assert status == 0, err
+    said = re.search(r"camera:0: ([\d,]+) of 40 frames dropped to keep up", out)
+    numbers = [json.loads(line)["frame"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert len(set(numbers)) + int(said[1]) == 40
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == 39  # the newest is never the one that is dropped
+
+
 def test_a_camera_that_is_not_there_is_one_sentence(refused, tiny_run):
     assert "camera:97 cannot be opened" in refused("predict", tiny_run, "camera:97")
     assert "camera: needs a number" in refused("predict", tiny_run, "camera:")
@@ -359,8 +372,6 @@ def test_options_of_moving_pictures_on_others_are_refused(refused, tiny_run, cli
 
 
 def test_without_its_package_one_sentence_names_the_extra(refused, tiny_run, clip, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "av", None)
     assert "pip install 'alexnet[video]'" in refused("predict", tiny_run, clip)
 
@@ -386,5 +397,3 @@ def test_what_is_moving_is_told_by_its_name():
         assert reading.is_moving(name)
     for name in ("a.png", "photos/", "-", "camera.jpg", "http.tar"):
         assert not reading.is_moving(name)
-    assert Fraction(RATE).limit_denominator(1001) == RATE
-    assert command.Moving().given == []
