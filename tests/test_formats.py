@@ -638,3 +638,32 @@ def test_weights_beside_an_onnx_file_are_read_within_its_folder_alone(tmp_path, 
         (folder / "other.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(AlexNetError, match="in a file outside its folder"):
             formats.read(folder / "other.onnx")
+
+
+def test_a_file_in_the_folder_of_weights_is_all_that_a_format_takes(alexnet, refused, tmp_path, monkeypatch):
+    from alexnet import weights as folder
+    from alexnet.base import entries
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "backwards.py").write_text(
+        "from alexnet.weights import native\n"
+        "from alexnet.weights.registry import Reader, Writer\n"
+        "def write(weights, file):\n"
+        "    file.write_bytes(native.to_bytes(weights)[::-1])\n"
+        "    return [file]\n"
+        "def read(file, hints):\n"
+        "    plain = file.with_suffix('.plain')\n"
+        "    plain.write_bytes(file.read_bytes()[::-1])\n"
+        "    return native.read(plain, hints)\n"
+        "def recognises(head, file):\n"
+        "    return file.suffix == '.backwards'\n"
+        "READER = Reader(5, '.backwards', 'from the end', recognises, read)\n"
+        "WRITER = Writer(60, '.backwards', 'from the end', write)\n"
+    )
+    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path / "mine")])
+    monkeypatch.setattr(entries, "_FOUND", {})
+    assert "from the end" in alexnet("convert", "--formats")[1]
+    file = tmp_path / "net.backwards"
+    assert alexnet("convert", "tiny", file)[0] == 0
+    assert alexnet("compare", file, "tiny")[0] == 0
+    assert ".backwards" in refused("info", __file__)

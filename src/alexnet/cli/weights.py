@@ -9,6 +9,14 @@ import click
 from alexnet.cli.base import Output, commands, device_option, json_option, model_options, shared
 
 
+def _formats(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked:
+        from alexnet.weights.registry import listed
+
+        click.echo(listed())
+        context.exit()
+
+
 @commands.command()
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
@@ -16,12 +24,13 @@ from alexnet.cli.base import Output, commands, device_option, json_option, model
 @click.option("--preprocessing", is_flag=True, help="Put crop, mean and scale inside an .onnx, which then takes bytes.")
 @click.option("--int8", "eight_bits", is_flag=True, help="Round weights to 8 bits: a quarter of a .safetensors' size.")
 @model_options("source")
+@click.option("--formats", is_flag=True, is_eager=True, expose_value=False, callback=_formats, help="List the formats.")
 @json_option
 @shared
 def convert(
     source: str, target: str, side: int | None, preprocessing: bool, eight_bits: bool, as_json: bool
 ) -> int:  # fmt: skip
-    """Write the MODEL SRC as DST: .safetensors, .pth (torchvision), .caffemodel, .onnx, or a folder for Hugging Face.
+    """Write the MODEL SRC as DST, in the format that DST's ending names; --formats lists them all.
 
     Weights stay as they are, to the bit, but for --int8.
     """

@@ -25,6 +25,7 @@ from alexnet.weights import caffe_transform
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe_transform import Transform
+from alexnet.weights.registry import Reader
 
 MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (docs/facts.md 10)
 STORED = 256  # the side of the pictures that Caffe crops (docs/facts.md 10)
@@ -410,3 +411,6 @@ def npy_array(opened: Any, size: int) -> np.ndarray:
 def reversed_channels(tensor: Tensor, axis: int) -> Tensor:
     """RGB for BGR and the other way round; other numbers of channels stay."""
     return tensor.flip(axis) if tensor.shape[axis] == 3 else tensor
+
+
+READER = Reader(60, ".caffemodel", "Caffe's, in its old and new messages", recognises, read, {"mean": ("Caffe",)})

@@ -15,6 +15,7 @@ from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, note
 from alexnet.weights.caffe import PARAMETERS, WEIGHTED, Layer, layers, reversed_channels
+from alexnet.weights.registry import Writer
 
 ENUMS = {"norm_region": ("ACROSS_CHANNELS", "WITHIN_CHANNEL"), "pool": ("MAX", "AVE")}
 
@@ -117,3 +118,6 @@ def _text(name: str, found: Iterable[Layer], shape: tuple[int, ...]) -> str:
         )
         lines += [f"  {PARAMETERS[layer.type][0]} {{ {given} }}"] * bool(given) + ["}"]
     return "\n".join(lines) + "\n"
+
+
+WRITER = Writer(30, ".caffemodel", "Caffe's, with .prototxt and mean beside it", write, beside=beside)

@@ -25,6 +25,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import given_mean
+from alexnet.weights.registry import Reader
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
 MOST_INPUTS = 16
@@ -223,3 +224,9 @@ def _recognised(file: Path, stages: list[Stage], records: list[dict[str, Any]]) 
         f"{', '.join(_title(stage) for stage in stages)}, {norms[v.LRN]} cross-map and {norms[v.WithinMapNorm]} "
         "within-map norms; name one with --variant (alexnet convert) if it is meant to be the same."
     )
+
+
+READER = Reader(
+    20, "a checkpoint of cuda-convnet", "of 2011 to 2014: a pickle of Python 2", recognises, read,
+    {"mean": ("cuda-convnet",)},
+)  # fmt: skip

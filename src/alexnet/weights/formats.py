@@ -5,9 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from alexnet.base import text
@@ -16,8 +14,11 @@ from alexnet.base.hints import IMAGEFOLDER, NUMERIC, Hints
 from alexnet.data import labels
 from alexnet.weights import base
 from alexnet.weights.base import Weights
+from alexnet.weights.registry import Reader, readers, writers
 
 NOTHING = Hints()
+OPTIONS = {"preprocessing": "--preprocessing", "eight_bits": "--int8"}  # of writers, on the command line
+SOME = ("mean", "key", "order")  # hints that are for some formats alone
 DAMAGE = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError, RecursionError,
     RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -31,12 +32,6 @@ OTHERS = {  # what people's files of weights turn out to be, by their first byte
     b"layer": "is a description of a Caffe net (.prototxt), without its weights (.caffemodel)",
     b"name:": "is a description of a Caffe net (.prototxt), without its weights (.caffemodel)",
 }
-# Hints that are for some formats alone, by how the origin begins that their readers give.
-NEEDED = {
-    "mean": ("Caffe", "cuda-convnet", ".npy", "ONNX:", "torchvision", "state_dict"),
-    "key": ("torchvision", "state_dict"),
-    "order": (".npy",),
-}
 
 
 def read(file: Path, hints: Hints = NOTHING) -> Weights:
@@ -44,14 +39,12 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
 
     `hints` are for what a format does not carry; what contradicts the file is refused.
     """
-    from alexnet.weights import caffe, convnet, native, npy, onnx, torch_file
-
     try:
         with open(file, "rb") as opened:
             head = opened.read(64)
     except OSError as error:
         raise AlexNetError(f"MODEL {file} cannot be read ({error.strerror}); give a file that you may read.") from None
-    for reader in (npy, convnet, torch_file, native, onnx, caffe):
+    for reader in readers():
         if len(head) >= 16 and reader.recognises(head, file):
             try:
                 found = base.checked(file, reader.read(file, hints))
@@ -64,11 +57,9 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
                 ) from None
             if hints.square:
                 found = replace(found, preprocess=replace(found.preprocess, square=hints.square))
-            return _named(file, _agreed(file, found, hints), hints.classes)
-    raise AlexNetError(
-        f"MODEL {file} {_what(head)}; give a run folder, or weights as .safetensors, .pth, .caffemodel, .onnx, .npy or "
-        "a checkpoint of cuda-convnet."
-    )
+            return _named(file, _agreed(file, found, hints, reader), hints.classes)
+    *others, last = sorted((one.words for one in readers()), key=lambda words: not words.startswith("."))
+    raise AlexNetError(f"MODEL {file} {_what(head)}; give a run folder, or weights as {', '.join(others)} or {last}.")
 
 
 def _what(head: bytes) -> str:
@@ -78,13 +69,12 @@ def _what(head: bytes) -> str:
     return "is not a whole file of AlexNet weights (its first bytes are those of no known format)"
 
 
-def _agreed(file: Path, found: Weights, hints: Hints) -> Weights:
+def _agreed(file: Path, found: Weights, hints: Hints, reader: Reader) -> Weights:
     """The weights, unless a hint says otherwise than the file, or what no file of its kind needs."""
     if hints.variant and hints.variant != found.variant:
         raise AlexNetError(f"MODEL {file} is of {found.variant}, and --variant says {hints.variant}; leave it out.")
-    of = found.origin
-    for key, kinds in NEEDED.items():
-        if getattr(hints, key) and not of.startswith(kinds):
+    for key in SOME:
+        if getattr(hints, key) and not found.origin.startswith(reader.hints.get(key, ())):
             words = "carries its own mean" if key == "mean" else f"is no file that --{key} is for"
             raise AlexNetError(f"MODEL {file} {words}; leave --{key} out.")
     return found
@@ -116,25 +106,19 @@ def write(weights: Weights, file: Path, preprocessing: bool = False, eight_bits:
 
     `preprocessing` puts crop, mean and scale inside an .onnx; `eight_bits` rounds weights to int8 in a .safetensors.
     """
-    from alexnet.weights import caffe_writer, huggingface, native, onnx_writer, torchvision
-
-    writers: dict[str, Callable[[Weights, Path], list[Path]]] = {
-        ".safetensors": partial(native.write, eight_bits=eight_bits),
-        ".pth": torchvision.write,
-        ".caffemodel": caffe_writer.write,
-        ".onnx": partial(onnx_writer.write, preprocessing=preprocessing),
-        "": huggingface.write,
-    }
-    if file.suffix not in writers:
+    known = writers()
+    if file.suffix not in known:
         raise AlexNetError(
-            f"{file} has no ending that names a format; give one of {', '.join(filter(None, writers))}, or none for a "
+            f"{file} has no ending that names a format; give one of {', '.join(filter(None, known))}, or none for a "
             "folder as Hugging Face has models."
         )
-    if preprocessing and file.suffix != ".onnx":
-        raise AlexNetError(f"--preprocessing is for .onnx files; {file.name} is none.")
-    if eight_bits and file.suffix != ".safetensors":
-        raise AlexNetError(f"--int8 is for .safetensors files; {file.name} is none.")
-    for path in [file, *(caffe_writer.beside(file) if file.suffix == ".caffemodel" else ())]:
+    chosen = known[file.suffix]
+    switches = {"preprocessing": preprocessing, "eight_bits": eight_bits}
+    for option, given in switches.items():
+        if given and option not in chosen.options:
+            endings = " and ".join(suffix for suffix, one in known.items() if option in one.options)
+            raise AlexNetError(f"{OPTIONS[option]} is for {endings} files; {file.name} is none.")
+    for path in [file, *chosen.beside(file)]:
         if path.exists() and not (path.is_dir() and not file.suffix):
             raise AlexNetError(f"{path} exists already; give another name, or move it away.")
-    return writers[file.suffix](weights, file)
+    return chosen.write(weights, file, **{option: switches[option] for option in chosen.options})

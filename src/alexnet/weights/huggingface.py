@@ -12,6 +12,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights import native
 from alexnet.weights.base import Weights, note
+from alexnet.weights.registry import Writer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -59,3 +60,6 @@ def write(weights: Weights, folder: Path, replace: bool = False) -> list[Path]:
     native.write(weights, file)
     write_whole(config, lambda out: out.write(json.dumps(facts, indent=2).encode()))
     return [file, config]
+
+
+WRITER = Writer(50, "", "as Hugging Face has models: config.json beside model.safetensors", write)

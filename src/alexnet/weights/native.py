@@ -31,6 +31,7 @@ from alexnet.weights.base import (
     taken,
     with_mean,
 )
+from alexnet.weights.registry import Reader, Writer
 
 KEY = "alexnet"  # of the header's metadata; one alone, because safetensors writes several in any order
 DTYPES = {
@@ -149,3 +150,10 @@ def to_bytes(weights: Weights, eight_bits: bool = False) -> bytes:
     if eight_bits:
         tensors = int8.narrowed(tensors)
     return save(tensors, {KEY: json.dumps(with_mean(weights))})
+
+
+READER = Reader(
+    40, ".safetensors", "this project's own, and other programs' by the names of the tensors", recognises, read,
+    state.HINTS,
+)  # fmt: skip
+WRITER = Writer(10, ".safetensors", "this project's own, with all that belongs to the weights", write, ("eight_bits",))

@@ -28,6 +28,7 @@ from alexnet.networks import variants as v
 from alexnet.networks.shapes import weight_shapes
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe import find_mean, npy_array, square
+from alexnet.weights.registry import Reader
 
 MAGIC = b"\x93NUMPY"
 FLAT = re.compile(r"(.+?)[._/](w|weight|weights|kernel|b|bias|biases)(?::0)?", re.IGNORECASE)
@@ -185,3 +186,9 @@ def _pair(file: Path, name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
         return restricted_pickle.numbers(value[0]), restricted_pickle.numbers(value[1])
     except TypeError as error:
         raise AlexNetError(f"MODEL {file} has no [weights, biases] of numbers for {name} ({error}).") from None
+
+
+READER = Reader(
+    10, ".npy", "Caffe's weights as converters leave them: {layer: [weights, biases]}", recognises, read,
+    {"mean": (".npy",), "order": (".npy",)},
+)  # fmt: skip

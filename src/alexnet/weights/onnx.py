@@ -25,6 +25,7 @@ from alexnet.weights import caffe, state
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, image, parsed
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
+from alexnet.weights.registry import Reader
 
 MOST_DIMENSIONS = 32
 DOUBLE = 11  # of TensorProto.DataType
@@ -368,3 +369,9 @@ def _recognised(file: Path, steps: list[Node], tensors: dict[str, np.ndarray], s
         f"MODEL {file} is none of the networks known here (it computes {got}, for pictures of {side or 'any'} pixels); "
         "give an export of torchvision's alexnet, of bvlcalexnet, or of this project."
     )
+
+
+READER = Reader(
+    50, ".onnx", "this project's, exports of torchvision's alexnet, the zoo's bvlcalexnet", recognises, read,
+    {"mean": ("ONNX:",)},
+)  # fmt: skip

@@ -18,6 +18,7 @@ from alexnet.networks import variants as v
 from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, facts
+from alexnet.weights.registry import Writer
 
 OPSET, IR_VERSION = 17, 8
 FLOAT, UINT8, INT64, FLOAT16 = 1, 2, 7, 10  # of TensorProto.DataType
@@ -215,3 +216,6 @@ def _local(
     y = graph.add("Transpose", [graph.add("MatMul", [x, w], f"{name}_product")], f"{name}_maps", perm=[1, 2, 0])
     maps = graph.tensor(f"{name}_maps_shape", np.array([0, filters, height, width]))
     return graph.add("Add", [graph.add("Reshape", [y, maps], f"{name}_square"), weights[1]], name)
+
+
+WRITER = Writer(40, ".onnx", "a graph of standard operators", write, ("preprocessing",))

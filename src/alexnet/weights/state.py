@@ -41,6 +41,8 @@ MODULES = {
     "fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6",
 }  # fmt: skip
 KEYS = {f"{name}.{kind}": f"{module}.{kind}" for name, module in MODULES.items() for kind in ("weight", "bias")}
+# Hints that the files read here take, by how their origin begins.
+HINTS = {"mean": ("torchvision", "state_dict"), "key": ("torchvision", "state_dict")}
 KEY = "alexnet"  # of this project's facts, beside the weights
 WITHIN = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]

@@ -23,6 +23,7 @@ from alexnet.base.hints import Hints
 from alexnet.base.restricted_pickle import Calls, Inert
 from alexnet.weights import state
 from alexnet.weights.base import Lazy, Weights
+from alexnet.weights.registry import Reader
 
 ZIP, OLD = b"PK\x03\x04", b"\x80\x02\x8a\x0a"
 DTYPES = {
@@ -242,3 +243,9 @@ def _take(storage: Storage, dtype: torch.dtype, offset: int, shape: tuple[int, .
 
 def _short(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+READER = Reader(
+    30, ".pth", "of torch.save (.pt, .ckpt, .bin too): torchvision's alexnet, however it is wrapped", recognises,
+    read, state.HINTS,
+)  # fmt: skip

@@ -12,6 +12,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
 from alexnet.data import labels
 from alexnet.weights.base import Weights, facts, note
+from alexnet.weights.registry import Writer
 from alexnet.weights.state import KEY, KEYS, preprocess
 
 
@@ -43,3 +44,6 @@ def write(weights: Weights, file: Path) -> list[Path]:
         )
     write_whole(file, lambda out: torch.save(whole, out))
     return [file]
+
+
+WRITER = Writer(20, ".pth", "torchvision's alexnet: a state_dict", write)
