@@ -5,7 +5,8 @@
 Of each class of DATA the first so many training pictures are learned from and the first --test test pictures asked.
 Both trainings pass equally many pictures (PASSES), with the recipe `finetune`; from scratch all layers have its full
 rate, and the probe has its recipe. Nothing is chosen by the test pictures: the last weights count. One seed; networks
-are kept in OUT/work, so that it goes on where it was stopped. OUT gets runs.jsonl, figure.png and README.md.
+are kept in OUT/work, so that it goes on where it was stopped; what runs.jsonl has is not measured again. OUT gets
+runs.jsonl, figure.png and README.md.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def draw(lines: list[dict], path: Path) -> None:
         axes.set(xscale="log", xlabel="training pictures a class", title=name)
         axes.set_xticks(list(PASSES), [f"{each:,}" for each in PASSES])
         axes.minorticks_off()
+        axes.set_xlim(7, 1400)
         axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test error, % (bar: 95 %)")
@@ -134,17 +136,20 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    lines: list[dict] = []
+    file, lines = asked.out / "runs.jsonl", []
+    before = [json.loads(one) for one in file.read_text("utf-8").splitlines()] if file.exists() else []
     for each in asked.each:
         for place in asked.data:
             if each > np.bincount(find(place).split("train").labels).min():
                 print(f"{place} has not {each} pictures of every class: left out")
                 continue
             for way in WAYS:
-                lines.append(line(asked.model, place, way, each, asked.out, asked.test, asked.device))
+                made = [asked.model, Path(place).name, way, each]
+                known = [one for one in before if [one[key] for key in ("model", "data", "way", "each")] == made]
+                lines += known or [line(asked.model, place, way, each, asked.out, asked.test, asked.device)]
                 print(f"{place}, {each} a class, {way}: {100 * lines[-1]['top1_error']:.1f} %", flush=True)
                 lines.sort(key=lambda one: (one["data"], one["each"], list(WAYS).index(one["way"])))
-                (asked.out / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+                file.write_text("".join(json.dumps(one) + "\n" for one in lines))
                 draw(lines, asked.out / "figure.png")
                 (asked.out / "README.md").write_text(page(lines, asked.model))
 
