@@ -268,6 +268,12 @@ def test_the_update_in_one_pass_is_the_optimisers_at_rates_that_change_stop_and_
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("other", [{}, {"nesterov": True}, {"maximize": True}, {"momentum": 0.0, "dampening": 0.5}])
+def test_a_rule_other_than_that_of_2012_is_left_to_the_optimiser(other):
+    sgd = torch.optim.SGD([torch.zeros(2, requires_grad=True)], **{"lr": 0.1, "momentum": 0.9, **other})
+    assert (captured.update_rule(sgd, DEVICE) is None) == bool(other)
+
+
 @pytest.mark.slow
 def test_training_by_the_passes_is_plain_training_also_after_a_stop(folders, tmp_path, monkeypatch):
     monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))

@@ -112,8 +112,12 @@ class Captured:
 
 
 def update_rule(update: torch.optim.Optimizer, device: torch.device) -> Update | None:
-    """What updates the parameters in fewer passes than the optimiser itself; None where nothing does."""
-    return Update(update, device) if gpu.here(device) else None
+    """What updates the parameters in fewer passes than the optimiser itself; None where nothing does.
+
+    SGD by another rule than that of 2012 does its own steps.
+    """
+    other = any(group[key] for group in update.param_groups for key in ("nesterov", "dampening", "maximize"))
+    return Update(update, device) if gpu.here(device) and not other else None
 
 
 def whole_step(device: torch.device, say: Callable[[str], object]) -> Captured | None:
