@@ -12,9 +12,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from alexnet.data import checking
-from alexnet.data.checking import check, text
+from alexnet.data.checking import check
 from alexnet.data.packs.reading import HEADER
 from alexnet.data.packs.writing import pack
+from alexnet.data.problems import text
 from conftest import coloured, encoded, write_folders
 
 CUT = encoded(coloured("red", 900, (200, 150)), "JPEG")

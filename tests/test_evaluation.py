@@ -19,7 +19,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.cli import run
 from alexnet.data.layouts.registry import Data, find
 from alexnet.data.preprocess import Preprocess
-from alexnet.inference.confusion import Tally
+from alexnet.inference.confusion import Tally, answers
 from alexnet.inference.ensemble import fit_weights, search
 from alexnet.inference.evaluation import count
 from alexnet.networks.model import seeded_build
@@ -207,20 +207,20 @@ def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained,
 
 def test_precision_recall_and_f1_are_those_of_scikit_learn(tmp_path):
     source = np.random.default_rng(0)
-    labels, answers = source.integers(0, 6, 90), source.integers(0, 6, 90)
+    labels, given = source.integers(0, 6, 90), source.integers(0, 6, 90)
     labels[labels == 5] = 0  # no picture of class 5,
-    answers[answers == 4] = 1  # and nothing taken for class 4
-    scores = torch.nn.functional.one_hot(torch.from_numpy(answers), 6).float() * 3
+    given[given == 4] = 1  # and nothing taken for class 4
+    scores = torch.nn.functional.one_hot(torch.from_numpy(given), 6).float() * 3
     tally = Tally([f"class {n}" for n in range(6)])
-    tally.add(scores.log_softmax(1), torch.from_numpy(labels), np.arange(90))
+    tally.add(answers(scores.log_softmax(1), torch.from_numpy(labels), np.arange(90)))
     tally.write_classes(tmp_path / "c.csv")
     rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
-    known = precision_recall_fscore_support(labels, answers, labels=range(6), zero_division=np.nan)
+    known = precision_recall_fscore_support(labels, given, labels=range(6), zero_division=np.nan)
     for row, precision, recall, f1, images in zip(rows, *known, strict=True):
         values = [float(row[key]) if row[key] else math.nan for key in ("precision", "recall", "f1")]
         assert values == pytest.approx([precision, recall, f1], nan_ok=True)
         assert int(row["images"]) == images
-    assert [int(row["answers"]) for row in rows] == np.bincount(answers, minlength=6).tolist()
+    assert [int(row["answers"]) for row in rows] == np.bincount(given, minlength=6).tolist()
     assert (rows[4]["precision"], rows[5]["recall"]) == ("", "")
 
 
@@ -229,7 +229,7 @@ def test_of_very_many_classes_all_is_counted_but_pairs(tmp_path):
     with pytest.raises(AlexNetError, match="a confusion matrix of 20,000 classes is too large"):
         Tally(names, pairs=True)
     tally = Tally(names, pictures=True)
-    tally.add(torch.randn(3, 20_000).log_softmax(1), torch.tensor([5, 6, 19_999]), np.arange(3))
+    tally.add(answers(torch.randn(3, 20_000).log_softmax(1), torch.tensor([5, 6, 19_999]), np.arange(3)))
     tally.write_classes(tmp_path / "c.csv")
     tally.write_pictures(tmp_path / "p.csv", str)
     rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))

@@ -25,7 +25,7 @@ from alexnet.cli import run as run_command
 from alexnet.data import loader
 from alexnet.data.layouts.registry import find
 from alexnet.data.loader import Pictures, batches, order, statistics
-from alexnet.data.packs import shards, writing
+from alexnet.data.packs import job, shards, writing
 from alexnet.data.packs.reading import HEADER, STATE, checksum, verify
 from alexnet.data.packs.writing import pack
 from alexnet.data.statistics import Sums
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
     """Files of 8 pictures of 32 x 32, in place of thousands."""
-    monkeypatch.setattr(writing, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 8 * 32 * 32 * 3})
+    monkeypatch.setattr(job, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 8 * 32 * 32 * 3})
     monkeypatch.setattr(writing, "CHUNK", 3 * 32 * 32 * 3)
     monkeypatch.setattr(writing, "LEAST", 3)
 
@@ -67,7 +67,7 @@ def packs(tmp_path_factory, folders) -> dict[str, Path]:
     """The coloured pictures of conftest in both encodings, 32 x 32, in several files each."""
     root = tmp_path_factory.mktemp("packs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 16 * 32 * 32 * 3})
+        patch.setattr(job, "SHARD", {"raw": 8 * 32 * 32 * 3, "jpeg": 16 * 32 * 32 * 3})
         for encoding in ("raw", "jpeg"):
             pack(folders, root / encoding, 32, encoding)
     return {encoding: root / encoding for encoding in ("raw", "jpeg")}
@@ -197,8 +197,8 @@ def test_a_growing_file_is_put_on_the_disk_as_it_grows(source, tmp_path, monkeyp
 
 PROGRAM = """
 import sys
-from alexnet.data.packs import writing
-writing.SHARD, writing.CHUNK, writing.LEAST = {"raw": 8 * 32 * 32 * 3}, 3 * 32 * 32 * 3, 3
+from alexnet.data.packs import job, writing
+job.SHARD, writing.CHUNK, writing.LEAST = {"raw": 8 * 32 * 32 * 3}, 3 * 32 * 32 * 3, 3
 writing.pack(sys.argv[1], sys.argv[2], 32, workers=2)
 """
 

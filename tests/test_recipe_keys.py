@@ -596,6 +596,15 @@ def workers(watch):
 
 
 @effect
+def timeout(watch, monkeypatch):
+    waits, start = [], loop.start
+    monkeypatch.setattr(loop, "start", lambda device, seconds: waits.append(seconds) or start(device, seconds))
+    watch()
+    watch("timeout=7.5")
+    assert waits == [600.0, 7.5]
+
+
+@effect
 def neighbours(watch):
     assert sorted(watch("neighbours=4").orders[0]) == list(range(8))
     assert watch("neighbours=4").orders[0] != watch().orders[0]

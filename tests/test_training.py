@@ -24,7 +24,7 @@ from alexnet.training import checkpoint, loop
 from alexnet.training import recipe as recipes
 from alexnet.training.loop import train
 from alexnet.training.recipe import resolve
-from alexnet.training.run import open_run
+from alexnet.training.restarts import open_run
 from conftest import DEVICE, TINY, coloured, write_folders
 
 pytestmark = pytest.mark.device

@@ -6,16 +6,40 @@ A `World` of one process makes the same calls, which then do nothing, so that no
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from platform import node
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet.base.device import choose_device
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, Interrupted
+
+TIMEOUT = 600.0  # seconds that a process waits for another
+
+
+class _Warmed(nn.Module):
+    """A model which, called without input, passes once through its parameters.
+
+    DDP forms the buckets that it sums anew after the first pass, in the order of that one. A run that goes on would
+    sum its first step in another order than a run left alone, and three numbers' sum depends on the order.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *given: Any) -> Any:
+        if given:
+            return self.model(*given)
+        return torch.stack([(one * 0).sum() for one in self.parameters() if one.requires_grad]).sum()
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,55 @@ class World:
         dist.all_to_all_single(found, pieces, of, to)
         return found
 
+    def collect(self, value: Any) -> list[Any]:
+        """Every process' value, in order of rank, on the first; nothing on the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.first else None
+        dist.gather_object(value, values)
+        return values or []
+
+    def of_first(self, value: Any) -> Any:
+        """The first process' value, on all."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def table(self, row: list[int]) -> list[list[int]]:
+        """Every process' row of whole numbers, in order of rank."""
+        if self.size == 1:
+            return [row]
+        rows = [torch.zeros(len(row), dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(rows, torch.tensor(row, dtype=torch.int64))
+        return [one.tolist() for one in rows]
+
+    def agree(self, error: AlexNetError | None) -> None:
+        """Raise the error in every process where one of them has met it; all call this at the same place."""
+        if self.size == 1 and error is not None:
+            raise error
+        if not any(met for (met,) in self.table([error is not None])):
+            return
+        mine = {"error": str(error), "status": getattr(error, "status", 0), "host": node()} if error else {}
+        rank, first = next((rank, one) for rank, one in enumerate(self.gather(mine)) if one)
+        where = f"process {rank} of {self.size}, on {first['host']}: " if rank else ""
+        if first["status"]:
+            raise Interrupted(where + first["error"], first["status"])
+        raise AlexNetError(where + first["error"])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """An error within the block ends all processes alike; the block must not talk to them."""
+        try:
+            yield
+        except AlexNetError as error:
+            if self.size == 1:
+                raise
+            self.agree(error)
+        else:
+            self.agree(None)
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.size > 1:
@@ -70,16 +143,27 @@ class World:
                 )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        net = nn.parallel.DistributedDataParallel(_Warmed(model), device_ids=ids, gradient_as_bucket_view=True)
+        net().backward()
+        model.zero_grad()
+        return net
 
     def slice(self, count: int) -> range:
         """This process' share of `count` things: contiguous, sizes differing by one at most."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
 
+def alone(device: torch.device | None = None) -> World:
+    """A world of one process, whatever the environment says."""
+    return World(0, 1, device or torch.device("cpu"))
+
+
 @contextmanager
-def start(device: str = "auto") -> Iterator[World]:
-    """The world that torchrun describes in the environment, or a world of one process."""
+def start(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
+    """The world that torchrun describes in the environment, or a world of one process.
+
+    Who waits for another process for more than `timeout` seconds, or finds it gone, ends with a sentence.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(0, 1, choose_device(device))
@@ -100,11 +184,80 @@ def start(device: str = "auto") -> Iterator[World]:
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
+    try:
+        store = _store(rank, size, timeout)
+        limit = timedelta(seconds=timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    except (RuntimeError, ValueError) as error:
+        raise AlexNetError(
+            f"the {size} processes did not find each other within {timeout:g} s ({first_line(error)}); start all of "
+            "them, and see to it that MASTER_ADDR and MASTER_PORT lead to the first from every machine."
+        ) from None
     try:
         yield World(rank, size, chosen)
+    except RuntimeError as error:
+        if not any(word in str(error) for word in LOST):
+            raise
+        silent = "imed out" in str(error)
+        what = f"has not answered for {timeout:g} s" if silent else "has ended"
+        raise AlexNetError(
+            f"another of the {size} processes {what}; what was saved is whole: start all of them again to go on."
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _store(rank: int, size: int, timeout: float) -> dist.Store:
+    """Where the processes of this start find each other.
+
+    torchrun keeps one store over its restarts, and with it the addresses of processes that are gone. So the first
+    process names this start, and tells its name to each process that it sees, by what that one calls itself.
+    """
+    store, *_ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout)))
+    me, until = uuid.uuid4().hex, time.monotonic() + timeout
+    store.set(f"alexnet/here/{rank}", me)
+    if rank:
+        start = store.get(f"alexnet/start of/{me}").decode()
+        store.set(f"alexnet/{start}/{rank}", "")
+        return dist.PrefixStore(start, store)
+    missing, told = set(range(1, size)), set[bytes]()
+    while missing:
+        for other in sorted(missing):
+            here = f"alexnet/here/{other}"
+            if store.check([here]) and (name := store.get(here)) not in told:
+                store.set(f"alexnet/start of/{name.decode()}", me)
+                told.add(name)
+        missing -= {other for other in missing if store.check([f"alexnet/{me}/{other}"])}
+        if missing and time.monotonic() > until:
+            raise RuntimeError(f"{size - len(missing)} of {size} came")
+        time.sleep(0.01)
+    return dist.PrefixStore(me, store)
+
+
+# What torch's errors say where another process is gone or stuck.
+LOST = ("Connection closed", "Connection reset", "Broken pipe", "imed out", "gloo", "NCCL")
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def job() -> str:
+    """What tells the job of torchrun that this process belongs to from others, after restarts too; "" without one."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return name if name != "none" else f"none on {node()}, {os.getppid()}"  # where the user has given no --rdzv-id
+
+
+def started_again(recorded: str) -> bool:
+    """Whether torchrun has started that job's processes again, because one had ended or a machine came or went."""
+    if os.environ.get("TORCHELASTIC_RUN_ID") == "none" and not restarts():
+        return False  # another process of the same number
+    return bool(recorded) and recorded == job()
+
+
+def restarts() -> int:
+    """How often torchrun has started this job's processes again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def local_processes() -> int:

@@ -32,6 +32,7 @@ from alexnet.cli.base import (
     json_option,
     model_options,
     recipe_options,
+    resume_option,
     shared,
     which_option,
 )  # fmt: skip
@@ -199,6 +200,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
 @engine_option
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
+@resume_option
 @model_options("models")
 @json_option
 @device_option
@@ -206,7 +208,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
 def evaluate(
     models: tuple[str, ...], data: str, split: str, held: HeldOut | None, views: str, chosen: tuple[str, ...],
     fit_weights: bool, ties: str, pictures: str | None, per_class: str | None, confusion: str | None,
-    engine: str | None, batch_size: int, workers: int, as_json: bool, device: str,
+    engine: str | None, batch_size: int, workers: int, resume: bool, as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Print MODEL's top-1 and top-5 error and loss on DATA, in float32; several MODELs are an ensemble.
 
@@ -231,7 +233,7 @@ def evaluate(
     result = run_evaluation(
         models, data, split, batch_size=batch_size, workers=workers, device=device, views=int(views), weights=shares,
         ties=ties, say=output.say, quiet=False, per_class=per_class, confusion=confusion, engine=engine, held=held,
-        table=pictures,
+        table=pictures, resume=resume,
     )  # fmt: skip
     top5 = "" if result.top5_error is None else f"top-5 error {100 * result.top5_error:.2f} %, "
     output.say(

@@ -9,19 +9,21 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from alexnet.base import hints
-from alexnet.base.errors import did_you_mean
+from alexnet.base.errors import AlexNetError, did_you_mean
 from alexnet.base.text import encodable, printable
 from alexnet.base.version import __version__
 from alexnet.engines import ENGINES
 from alexnet.training import recipe as recipes
 
 if TYPE_CHECKING:
+    from alexnet.base.distributed import World
     from alexnet.data.sources import Sources
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -149,6 +151,25 @@ def _spread(words: list[str]) -> list[str]:
     return given + words[until:]
 
 
+@contextmanager
+def processes(keeps: bool = False) -> Iterator[World | None]:
+    """The processes that torchrun has started; None where there is one, without importing torch, unless it `keeps`
+    what is done."""
+    if not keeps and "TORCHELASTIC_RUN_ID" not in os.environ and os.environ.get("WORLD_SIZE", "1") == "1":
+        yield None
+        return
+    from alexnet.base.distributed import start
+
+    with start("cpu") as world:
+        yield world
+
+
+def by_one_process(what: str) -> None:
+    """Refuse more of them."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise AlexNetError(f"{what} by one process; start the command without torchrun.")
+
+
 def shared(command: Callable) -> Callable:
     """The options that every command has."""
     return click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")(command)
@@ -212,6 +233,9 @@ set_option = click.option(
 device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")
 engine_option = click.option(
     "--engine", type=click.Choice(ENGINES), help="What computes the answers.  [default: torch; of an export, its own]"
+)
+resume_option = click.option(
+    "--resume", is_flag=True, help="Keep what is done, and go on where such a command, or torchrun's, was killed."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object.")
 

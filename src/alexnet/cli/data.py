@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from alexnet.base.hints import SQUARES
-from alexnet.cli.base import Output, commands, json_option, shared
+from alexnet.cli.base import Output, commands, json_option, processes, resume_option, shared
 
 
 @commands.command()
@@ -13,18 +13,21 @@ from alexnet.cli.base import Output, commands, json_option, shared
 @click.option("--full", is_flag=True, help="Decode every picture and compare all of them; else a sample.")
 @click.option("--quick", is_flag=True, help="Do not read the whole of a pack to verify its checksums.")
 @click.option("--workers", default=0, type=click.IntRange(0), help="Threads that decode.  [default: one a core]")
+@resume_option
 @json_option
 @shared
-def check(data: str, full: bool, quick: bool, workers: int, as_json: bool) -> int:
+def check(data: str, full: bool, quick: bool, workers: int, resume: bool, as_json: bool) -> int:
     """Say what DATA is and what in it is broken or odd; exit status 1 where something is broken."""
-    from alexnet.data import checking
+    from alexnet.data import checking, problems
 
     output = Output(as_json)
-    report = checking.check(data, full, quick, workers, quiet=False)
-    for line in checking.text(report):
-        output.say(line)
-    output.end(report.facts())
-    return 1 if report.broken else 0
+    with processes(resume) as world:
+        report = checking.check(data, full, quick, workers, not output.first, world, resume)
+        for line in problems.text(report) if output.first else ():
+            output.say(line)
+        output.end(report.facts())
+        status = 1 if report.broken else 0
+        return world.of_first(status) if world else status
 
 
 @commands.command()
@@ -44,9 +47,11 @@ def pack(
     from alexnet.data.packs.writing import pack as run_packing
 
     output = Output(as_json)
-    result = run_packing(data, out, size, encoding, quality, workers, output.say, quiet=False, square=square)
-    counts = ", ".join(f"{name} {count:,} pictures" for name, count in result.pictures.items())
-    output.say(f"{out}: {counts}, {result.bytes / 1e9:,.2f} GB, {result.images_per_second:,.0f} images/s")
-    status = output.failures(result.failed)
-    output.end({**result.facts(), "failed": result.failed})
-    return status
+    with processes() as world:
+        quiet = not output.first
+        result = run_packing(data, out, size, encoding, quality, workers, output.say, quiet, square, world)
+        counts = ", ".join(f"{name} {count:,} pictures" for name, count in result.pictures.items())
+        output.say(f"{out}: {counts}, {result.bytes / 1e9:,.2f} GB, {result.images_per_second:,.0f} images/s")
+        status = output.failures(result.failed)
+        output.end({**result.facts(), "failed": result.failed})
+        return world.of_first(status) if world else status

@@ -14,11 +14,13 @@ from alexnet.base.text import printable
 from alexnet.cli import moving as films
 from alexnet.cli.base import (
     Output,
+    by_one_process,
     commands,
     device_option,
     engine_option,
     json_option,
     model_options,
+    resume_option,
     shared,
     weights_option,
 )  # fmt: skip
@@ -45,6 +47,7 @@ workers_option = click.option(
 @engine_option
 @batch_option
 @workers_option
+@resume_option
 @weights_option
 @model_options("model")
 @json_option
@@ -52,7 +55,7 @@ workers_option = click.option(
 @shared
 def predict(
     model: str, images: tuple[str, ...], topk: int, table: str | None, views: str, engine: str | None, batch_size: int,
-    workers: int, moving: films.Moving, as_json: bool, device: str,
+    workers: int, moving: films.Moving, resume: bool, as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Classify pictures: the most probable classes of each, with probabilities.
 
@@ -61,20 +64,19 @@ def predict(
     frames; then each frame has its classes, and the same smoothed over time.
     """
     from alexnet.base import tables
+    from alexnet.base.distributed import start
     from alexnet.data.sources import Sources
+    from alexnet.engines.loading import device_for
     from alexnet.inference import prediction
 
-    if table is not None:
-        tables.check_output("--output", Path(table), tables.SUFFIXES)
     output = Output(as_json)
     if films.asked(images, moving):
+        by_one_process("moving pictures are classified")
         return films.predict(model, device, engine, images, moving, topk, table, int(views), batch_size, output)
     failed: list[dict[str, str]] = []
-    sources = Sources(images)
-    found = prediction.stream(model, sources, topk, batch_size, device, int(views), workers, False, engine, output.say)
 
-    def told() -> Iterator[Prediction]:
-        for one in found:
+    def told(answers: Iterator[Prediction]) -> Iterator[Prediction]:
+        for one in answers:
             if one.error is not None:
                 failed.append(one.as_json())
                 continue
@@ -85,15 +87,24 @@ def predict(
                     output.say(f"  {100 * c.probability:6.2f} %  {printable(c.label)}")
             yield one
 
-    if table is not None:
-        prediction.write_table(Path(table), told())
-        output.say(f"{table}: {output.results:,} pictures")
-    else:
-        deque(told(), maxlen=0)
-    passed = output.passed(sources)
-    status = output.failures(failed)
-    output.end({"failed": failed, **passed}, listed=True)
-    return status
+    with start(device_for(engine, device)) as world:
+        with world.together():
+            if table is not None and world.first:
+                tables.check_output("--output", Path(table), tables.SUFFIXES)
+            sources = Sources(images)
+        quiet = not world.first
+        answers = prediction.stream(
+            model, sources, topk, batch_size, device, int(views), workers, quiet, engine, output.say, world, resume
+        )
+        if table is not None and world.first:
+            prediction.write_table(Path(table), told(answers))
+            output.say(f"{table}: {output.results:,} pictures")
+        else:
+            deque(told(answers), maxlen=0)
+        passed = output.passed(sources)
+        status = world.of_first(output.failures(failed))
+        output.end({"failed": failed, **passed}, listed=True)
+        return status
 
 
 @commands.command()
@@ -119,24 +130,27 @@ def features(
     A row a readable picture, in order. Parquet and HDF5 hold filename and a column or data set a layer; .npy and
     .safetensors have the names, one a line, in FILE.filenames.txt beside them.
     """
-    from alexnet.base.device import choose_device
+    from alexnet.base.distributed import start
     from alexnet.data.sources import Sources
     from alexnet.engines.loading import load
     from alexnet.inference import feature_files
 
     out = Output(as_json)
-    feature_files.check_output(Path(output), len(set(layers)))
-    classifier = load(model, choose_device(device))
-    sources = Sources(images)
-    result = feature_files.write_features(
-        classifier, sources, layers, Path(output), pool, batch_size, workers, resume, quiet=False
-    )
-    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in result.layers.items())
-    out.say(f"{output}: {result.pictures:,} pictures, {shapes}")
-    passed = out.passed(sources)
-    status = out.failures(result.failed)
-    out.end({**asdict(result), **passed})
-    return status
+    with start(device) as world:
+        with world.together():
+            if world.first:
+                feature_files.check_output(Path(output), len(set(layers)))
+            classifier = load(model, world.device)
+            sources = Sources(images)
+        result = feature_files.write_features(
+            classifier, sources, layers, Path(output), pool, batch_size, workers, resume, not world.first, world
+        )
+        shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in result.layers.items())
+        out.say(f"{output}: {result.pictures:,} pictures, {shapes}")
+        passed = out.passed(sources)
+        status = world.of_first(out.failures(result.failed))
+        out.end({**asdict(result), **passed})
+        return status
 
 
 @commands.command()
@@ -157,17 +171,24 @@ def index(
     as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Make INDEX, a new folder with the features of pictures, for alexnet similar."""
+    from alexnet.base.distributed import start
     from alexnet.data.sources import Sources
     from alexnet.inference.similarity import absolute, build_index
 
     output = Output(as_json)
-    sources = Sources(absolute(images))
-    made, failed = build_index(model, sources, index, layer, batch_size, device, workers, resume, quiet=False)
-    output.say(f"{index}: {len(made.filenames):,} pictures by {layer}; next: alexnet similar {index} PICTURE")
-    passed = output.passed(sources)
-    status = output.failures(failed)
-    output.end({"index": index, "layer": layer, "pictures": len(made.filenames), "failed": failed, **passed})
-    return status
+    with start(device) as world:
+        with world.together():
+            sources = Sources(absolute(images))
+        made, failed = build_index(
+            model, sources, index, layer, batch_size, device, workers, resume, not world.first, world
+        )
+        status = world.of_first(1 if failed else 0)
+        if world.first:
+            output.say(f"{index}: {len(made):,} pictures by {layer}; next: alexnet similar {index} PICTURE")
+            passed = output.passed(sources)
+            output.failures(failed)
+            output.end({"index": index, "layer": layer, "pictures": len(made), "failed": failed, **passed})
+        return status
 
 
 @commands.command()

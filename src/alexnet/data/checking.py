@@ -7,110 +7,57 @@ import io
 import os
 import threading
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import astuple, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
-from alexnet.base.text import printable
+from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import Data, Split
-from alexnet.data.faults import Fault, Note
+from alexnet.data.faults import Fault
 from alexnet.data.layouts.registry import find
 from alexnet.data.packs import reading
 from alexnet.data.pictures import Unreadable, decode
+from alexnet.data.problems import Problem, Report
+
+if TYPE_CHECKING:
+    from alexnet.base.distributed import World
+    from alexnet.base.journal import Journal
 
 SAMPLE = 256  # pictures of each split that are looked at without --full
 CHUNK = 64  # pictures a task
 MOST = 1000  # classes that a split lacks which are named
 
-REMEDIES = {
-    "structure": "what it touches is not looked at; mend it, then check again",
-    "unreadable": "get it again or delete it; it is left out of training and of every count",
-    "damaged": "copy the file again, or make the pack again",
-    "two classes": "delete the one that is wrong; a network cannot learn both",
-    "two splits": "delete one; errors on pictures that were trained on are too good",
-    "twice": "delete one; the picture counts twice",
-    "other format": "rename it; it is read by its contents, here and not everywhere",
-    "CMYK": "nothing; it is read as RGB, though some programs fail at it",
-    "unused bits": "save it with 8 bits, or scaled to all 16; as it is, it is read as almost black",
-    "metadata": "nothing; its pixels are whole, though some programs fail at it",
-    "not used": "nothing, if that is as it should be",
-    "one split only": "put pictures of the class into the other split",
-}
-BROKEN = ("structure", "unreadable", "damaged", "two classes")  # these give exit status 1; the others are odd
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something broken or odd: its kind is a key of REMEDIES, whose remedy it has unless it has one of its own."""
-
-    kind: str
-    split: str
-    file: str
-    fault: str
-    own: str = ""
-
-    @property
-    def remedy(self) -> str:
-        return self.own or REMEDIES[self.kind]
-
-    def facts(self) -> dict[str, str]:
-        """As plain data."""
-        return {"kind": self.kind, "split": self.split, "file": self.file, "fault": self.fault, "remedy": self.remedy}
-
-
-@dataclass
-class Report:
-    """What DATA is, what was looked at, and what is wrong."""
-
-    data: str
-    layout: str = ""
-    classes: int = 0
-    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    looked_at: int = 0  # pictures decoded
-    sizes: dict[str, list[int]] = field(default_factory=dict)  # width and height: least, median, most
-    kinds: dict[str, int] = field(default_factory=dict)  # such as JPEG RGB, of the pictures looked at
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def broken(self) -> bool:
-        """Whether anything is more than odd."""
-        return any(one.kind in BROKEN for one in self.problems)
-
-    def facts(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self) | {"problems": [one.facts() for one in self.problems]}
-
-    def tell(self, fault: Fault) -> None:
-        """List a fault of structure, or what is only odd."""
-        kind = "not used" if isinstance(fault, Note) else "structure"
-        self.problems.append(Problem(kind, "", fault.file, fault.what, fault.remedy))
-
 
 def check(
-    path: str | Path, full: bool = False, quick: bool = False, workers: int = 0, quiet: bool = True
+    path: str | Path, full: bool = False, quick: bool = False, workers: int = 0, quiet: bool = True,
+    world: World | None = None, resume: bool = False,
 ) -> Report:  # fmt: skip
     """Look at DATA: layout, counts and a sample; `full` decodes every picture. A pack is verified unless `quick`.
 
-    What is wrong with a layout is listed too; an error is raised only where the layout cannot be told.
+    What is wrong with a layout is listed too; an error is raised only where the layout cannot be told. Of several
+    processes in a `world` each looks at pictures in turns, and the first has the report; `resume` goes on where such a
+    check, or one with `resume`, was killed.
     """
     report, root = Report(str(path)), Path(path)
     packed = root.is_dir() and reading.is_pack(root)
     if packed and not quick:
-        _verify(report, root, quiet)
-        if report.problems:
+        _verify(report, root, quiet, world)
+        if world.of_first(report.problems) if world else report.problems:
             return report
     try:
-        data = find(path, quiet, report.tell)
+        with world.together() if world else nullcontext():
+            data = find(path, quiet, report.tell)
     except AlexNetError as error:
         if not packed:
             raise
@@ -131,45 +78,46 @@ def check(
             if missing[MOST:]:
                 what = f"{len(missing) - MOST:,} more classes without a picture in this split"
                 report.problems.append(Problem("one split only", name, data.classes[missing[MOST]], what))
-    _look(report, data, full, workers or os.cpu_count() or 1, quiet)
+    workers = workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    _look(report, data, full, workers, quiet, world, _journal(data, full, world, resume))
     return report
 
 
-def text(report: Report, shown: int = 20) -> Iterator[str]:
-    """Lines for people; of each kind of problem the first `shown`."""
-    if report.layout:
-        yield f"{report.data}: {report.layout}, {report.classes:,} classes"
-    for name, facts in report.splits.items():
-        each = f"{facts['fewest']:,}" + (f" to {facts['most']:,}" if facts["most"] != facts["fewest"] else "")
-        yield f"  {name}: {facts['pictures']:,} pictures ({facts['origin']}), {each} a class"
-    if report.looked_at:
-        (w0, w1, w2), (h0, h1, h2) = report.sizes["width"], report.sizes["height"]
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items())
-        size = f"{w0} to {w2} pixels wide ({w1} in the middle), {h0} to {h2} high ({h1})"
-        yield f"  {report.looked_at:,} looked at: {kinds}; {size}"
-    for kind, remedy in REMEDIES.items():
-        those = [one for one in report.problems if one.kind == kind]
-        if those:
-            yield f"{'broken' if kind in BROKEN else 'odd'}: {len(those):,} × {kind}; {remedy}"
-            for one in those[:shown]:
-                todo = f"; {one.own}" if one.own else ""
-                yield f"  {one.split + ': ' if one.split else ''}{printable(one.file)}: {printable(one.fault)}{todo}"
-            if len(those) > shown:
-                yield f"  and {len(those) - shown:,} more; --json names all"
-    yield "something is broken" if report.broken else "nothing is broken"
+def _journal(data: Data, full: bool, world: World | None, resume: bool) -> Journal | None:
+    """What keeps what was seen, where several processes look at the same DATA, or it was asked for."""
+    if world is None:
+        return None
+    from alexnet.base.journal import Journal, kept
+    from alexnet.data.packs.writing import fingerprint
+
+    source = fingerprint(data)
+    if world.size > 1:
+        same(world, DATA=source)
+    return Journal({"check": [source, full]}, world, resume) if kept(world, resume) else None
 
 
-def _verify(report: Report, root: Path, quiet: bool) -> None:
+def _verify(report: Report, root: Path, quiet: bool, world: World | None) -> None:
     """Compare every file of a pack with its length and its checksum."""
+    rank, ranks = (world.rank, world.size) if world else (0, 1)
     try:
-        total = sum(entry["bytes"] for entry in reading.read_header(root)["files"])
-        with Progress("verifying", total, "bytes", quiet=quiet) as progress:
-            for count, fault in reading.verify(root):
-                progress.update(count)
-                if fault:
-                    report.problems.append(Problem("damaged", "", fault["file"], fault["error"]))
+        files = reading.read_header(root)["files"]
+        total = sum(entry["bytes"] for entry in files)
     except AlexNetError as error:
         report.problems.append(Problem("damaged", "", reading.HEADER, str(error)))
+        return
+    with Progress("verifying", total, "bytes", quiet=quiet) as progress:
+
+        def work() -> Iterator[tuple[int, list[dict[str, str]]]]:
+            for entry in files[rank::ranks]:
+                faults = []
+                for count, fault in reading.verify(root, [entry]):
+                    progress.update(count)
+                    faults += [fault] if fault else []
+                yield entry["bytes"], faults
+
+        for number, (count, faults) in enumerate(in_turns(world, work())):
+            progress.update(count if number % ranks else 0)
+            report.problems += [Problem("damaged", "", fault["file"], fault["error"]) for fault in faults]
 
 
 @dataclass(frozen=True)
@@ -182,37 +130,94 @@ class _Seen:
     problems: tuple[tuple[str, ...], ...] = ()  # kind, fault, and a remedy where it has one of its own
 
 
-def _look(report: Report, data: Data, full: bool, workers: int, quiet: bool) -> None:
+def _look(
+    report: Report, data: Data, full: bool, workers: int, quiet: bool, world: World | None, journal: Journal | None
+) -> None:
     """Decode all or a sample, and find those that are broken, odd, or there twice."""
-    rows = {
-        name: np.arange(len(s))
-        if full or not len(s)
-        else np.unique(np.linspace(0, len(s) - 1, SAMPLE).round().astype(int))
-        for name, s in data.splits.items()
-    }
-    sizes: list[tuple[int, int]] = []
-    kinds: Counter[str] = Counter()
-    first: dict[bytes, tuple[str, int]] = {}
+    chunks = [
+        (name, rows[first : first + CHUNK])
+        for name, rows in _rows(data, full).items()
+        for first in range(0, len(rows), CHUNK)
+    ]
+    rank, ranks = (world.rank, world.size) if world else (0, 1)
+    done = journal.units if journal else 0
+    found = _Found(data)
     with (
         _own_warnings() as said,
         ThreadPoolExecutor(workers, thread_name_prefix="check") as pool,
-        Progress("checking", sum(map(len, rows.values())), quiet=quiet) as progress,
+        Progress("checking", sum(len(rows) for _, rows in chunks), quiet=quiet) as progress,
     ):
+
+        def work() -> Iterator[list[tuple]]:
+            own, waiting = iter(chunks[done + rank :: ranks]), deque[Future]()
+            while True:
+                for name, rows in islice(own, 1 if len(waiting) > workers else workers + 1):
+                    waiting.append(pool.submit(_see_all, data.splits[name], said, rows))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+
+        for number, seen in enumerate(in_turns(world, work(), journal=journal)):
+            name, rows = chunks[number]
+            for row, one in zip(rows, seen, strict=True):
+                found.add(name, row, _Seen(*one))
+            progress.update(len(rows))
+    if rank == 0:
+        found.tell(report)
+    if journal:
+        journal.done()
+
+
+def _rows(data: Data, full: bool) -> dict[str, Sequence[int]]:
+    """The pictures of each split that are looked at."""
+    whole: dict[str, Sequence[int]] = {name: range(len(split)) for name, split in data.splits.items()}
+    if full:
+        return whole
+    spread = {name: np.linspace(0, len(rows) - 1, SAMPLE).round().astype(int) for name, rows in whole.items() if rows}
+    return {name: np.unique(rows).tolist() for name, rows in spread.items()}
+
+
+class _Found:
+    """What was seen, in order, in 32 bytes a picture."""
+
+    def __init__(self, data: Data) -> None:
+        self.data, self.starts, start = data, dict[str, int](), 0
         for name, split in data.splits.items():
-            for start in range(0, len(rows[name]), CHUNK * workers):
-                some_rows = rows[name][start : start + CHUNK * workers].tolist()
-                for row, seen in zip(some_rows, pool.map(partial(_see, split, said), some_rows), strict=True):
-                    report.problems += [Problem(kind, name, _name(split, row), *what) for kind, *what in seen.problems]
-                    if seen.digest:
-                        sizes.append(seen.size)
-                        kinds[seen.kind] += 1
-                        other = first.setdefault(seen.digest, (name, row))
-                        if other != (name, row):
-                            report.problems.append(_twice(data, name, row, *other))
-                progress.update(len(some_rows))
-    report.looked_at, report.kinds = len(sizes), dict(kinds.most_common())
-    for axis, values in zip(("width", "height"), zip(*sizes, strict=True), strict=False):
-        report.sizes[axis] = [min(values), int(np.median(values)), max(values)]
+            self.starts[name], start = start, start + len(split)
+        self.kinds: Counter[str] = Counter()
+        self.problems: list[tuple[int, Problem]] = []
+        self.places, self.sizes, self.digests = array("q"), (array("I"), array("I")), bytearray()
+
+    def add(self, name: str, row: int, seen: _Seen) -> None:
+        """Count a picture."""
+        place, split = self.starts[name] + row, self.data.splits[name]
+        self.problems += [(place, Problem(kind, name, _name(split, row), *what)) for kind, *what in seen.problems]
+        if seen.digest:
+            self.places.append(place)
+            self.digests += seen.digest
+            self.kinds[seen.kind] += 1
+            for values, value in zip(self.sizes, seen.size, strict=True):
+                values.append(value)
+
+    def tell(self, report: Report) -> None:
+        """Put everything into the report, those that are there twice where the second was met."""
+        digests = np.frombuffer(bytes(self.digests), np.uint64).reshape(-1, 2)
+        order = np.lexsort(digests.T)  # stable: of equal ones the first comes first
+        equal = np.zeros(len(order), bool)
+        equal[1:] = (digests[order[1:]] == digests[order[:-1]]).all(1)
+        firsts = order[np.maximum.accumulate(np.where(equal, 0, np.arange(len(order))))]
+        for second, first in zip(order[equal].tolist(), firsts[equal].tolist(), strict=True):
+            one, other = self.places[second], self.places[first]
+            self.problems.append((one, _twice(self.data, *self._split(one), *self._split(other))))
+        report.problems += [problem for _, problem in sorted(self.problems, key=lambda placed: placed[0])]
+        report.looked_at, report.kinds = len(self.places), dict(self.kinds.most_common())
+        for axis, values in zip(("width", "height"), self.sizes, strict=True):
+            if values:
+                report.sizes[axis] = [min(values), int(np.median(values)), max(values)]
+
+    def _split(self, place: int) -> tuple[str, int]:
+        name = [name for name, start in self.starts.items() if start <= place and len(self.data.splits[name])][-1]
+        return name, place - self.starts[name]
 
 
 def _twice(data: Data, name: str, row: int, other_name: str, other: int) -> Problem:
@@ -221,6 +226,11 @@ def _twice(data: Data, name: str, row: int, other_name: str, other: int) -> Prob
     kind = "two classes" if label != other_label else "two splits" if name != other_name else "twice"
     what = f" as {label} and as {other_label}" if label != other_label else ""
     return Problem(kind, name, one.name(row), f"the same picture as {two.name(other)} of {other_name}{what}")
+
+
+def _see_all(split: Split, said: Callable[[], list[str]], rows: Sequence[int]) -> list[tuple]:
+    """As plain data, in the order of _Seen's fields."""
+    return [astuple(_see(split, said, row)) for row in rows]
 
 
 def _see(split: Split, said: Callable[[], list[str]], row: int) -> _Seen:

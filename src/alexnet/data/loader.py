@@ -46,14 +46,17 @@ class Batch:
 class Pictures:
     """A split at one size, as uint8 arrays, with the pictures that could not be read in `failed` by index.
 
-    A pack of that size is read as it is; anything else is decoded by threads, and kept where it fits into memory.
+    A pack of that size is read as it is; anything else is decoded by threads, and kept where it fits into memory unless
+    `keep` says that it is read once.
     """
 
     dtype = torch.uint8
     kept: np.ndarray | None = None
     _resident: Tensor | None = None
 
-    def __init__(self, split: Split, size: int, channels: int, workers: int = 0, square: Square = CROP) -> None:
+    def __init__(
+        self, split: Split, size: int, channels: int, workers: int = 0, square: Square = CROP, keep: bool = True
+    ) -> None:
         self.split, self.size, self.channels, self.square = split, size, channels, square
         self.workers = workers or max(1, (os.cpu_count() or 1) // local_processes())
         self.failed: dict[int, str] = {}
@@ -61,7 +64,7 @@ class Pictures:
         shape = (len(split), *self.shape)
         fits = fits_in_memory(int(np.prod(shape, dtype=np.int64)))
         as_it_is = self.store is not None and self.store.encoding == "raw"
-        self.kept = np.empty(shape, np.uint8) if fits and not as_it_is else None
+        self.kept = np.empty(shape, np.uint8) if keep and fits and not as_it_is else None
         self._have = np.zeros(len(split), bool)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from alexnet.data.faults import Fault, Note, encoding, is_pointer
 from alexnet.data.layouts import parquet, tars
 from alexnet.data.layouts.folders import LITTER, claims, walk
 from alexnet.data.pictures import Source, Unreadable, contents, is_source
+
+if TYPE_CHECKING:
+    from alexnet.base.distributed import World
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_HEADS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
@@ -58,6 +61,7 @@ class Sources:
             ) from None
         self.stdin = stdin
         self.passed = Passed()
+        self._several = isinstance(self.pictures, Sequence)  # which can be gone through more than once
         self.total = _total(self.pictures) if isinstance(self.pictures, Sequence) else None
 
     def __iter__(self) -> Iterator[Named]:
@@ -69,6 +73,24 @@ class Sources:
                 yield from _stdin(self.stdin or sys.stdin.buffer, self.passed)
             else:
                 yield from _named(one, self.passed)
+
+    def check_shared(self, world: World) -> None:
+        """Refuse stdin to several processes, which would each get a part of it."""
+        if world.size > 1 and "-" in self.places():
+            raise AlexNetError(
+                "- was given, and one process alone can read stdin; give names of files, folders or patterns under "
+                "torchrun."
+            )
+
+    def places(self) -> list[str]:
+        """The files, folders and patterns that were named, wherever they are looked for from."""
+        named = [os.fspath(one) for one in self.pictures if isinstance(one, str | os.PathLike)] if self._several else []
+        return [one if one == "-" else os.path.abspath(one) for one in named]
+
+
+def name_of(named: Named) -> str:
+    """What is said of a picture."""
+    return named[0]
 
 
 @dataclass

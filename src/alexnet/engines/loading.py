@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alexnet.base import hints, metrics
+from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
 from alexnet.base.run_files import BEST, LAST, METRICS
 from alexnet.engines import ENGINES
@@ -113,6 +114,12 @@ def device_for(engine: str | None, device: str) -> str:
     if device not in ("auto", "cpu"):
         raise AlexNetError(f"--engine {engine} computes on the CPU; leave out --device {device}, or --engine.")
     return "cpu"
+
+
+def check_engine(engine: str | None, world: World) -> None:
+    """Refuse a trial of engines in each of several processes: they would choose differently, and answer so."""
+    if engine == "auto" and world.size > 1:
+        raise AlexNetError("--engine auto is tried in one process; name torch, onnx or openvino under torchrun.")
 
 
 def attach(

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alexnet.base import tables
-from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
 from alexnet.base.text import printable
 
 MOST = 10_000  # classes of which every pair can be counted
 ANSWERS = 5  # of a picture, in its table
+SPOOL = 1 << 24  # bytes of them that are kept in memory
+
+
+class Answers(NamedTuple):
+    """Of a batch's pictures, on the CPU: rows and labels (n,), their labels' probabilities, the first answers and
+    theirs (n, 5)."""
+
+    rows: Tensor
+    labels: Tensor
+    own: Tensor
+    top: Tensor
+    values: Tensor
 
 
 class Tally:
@@ -34,28 +47,21 @@ class Tally:
         self.classes = classes
         self.counts = torch.zeros(4, len(classes), dtype=torch.int64)
         self.confusion = torch.zeros(len(classes), len(classes) if pairs else 0, dtype=torch.int64)
-        self._answers: list[tuple[Tensor, ...]] | None = [] if pictures else None
+        # Of every picture, so that they take no memory.
+        self._answers = tempfile.SpooledTemporaryFile(SPOOL) if pictures else None  # noqa: SIM115, lives as long
 
-    def add(self, log_probabilities: Tensor, labels: Tensor, rows: np.ndarray) -> None:
-        """Count a batch: (n, classes) and (n,), of the pictures `rows` of the split."""
-        values, top = (x.cpu() for x in log_probabilities.topk(min(ANSWERS, len(self.classes)), dim=1))
+    def add(self, answers: Answers) -> None:
+        """Count a batch."""
         if self._answers is not None:
-            own = log_probabilities.gather(1, labels[:, None])[:, 0].cpu()
-            self._answers.append((torch.from_numpy(rows), labels.cpu(), own.exp(), top, values.exp()))
-        labels, count = labels.cpu(), len(self.classes)
-        hit = top == labels[:, None]
+            for values in answers:
+                np.save(self._answers, values.numpy())
+        _, labels, _, top, _ = answers
+        hit, count = top == labels[:, None], len(self.classes)
         for line, some in zip(self.counts, (labels, top[:, 0], labels[hit[:, 0]], labels[hit.any(1)]), strict=True):
             line += torch.bincount(some, minlength=count)
         if self.confusion.numel():
             pairs = torch.bincount(labels * count + top[:, 0], minlength=count * count)
             self.confusion += pairs.reshape(count, count)
-
-    def gather(self, world: World) -> None:
-        """What every process has counted, in each."""
-        self.counts, self.confusion = world.sum(self.counts), world.sum(self.confusion)
-        if self._answers is not None:
-            parts = [part["answers"] for part in world.gather({"answers": self._answers})]
-            self._answers = [batch for part in parts for batch in part]
 
     def write_classes(self, file: Path) -> None:
         """A row a class: its pictures and answers, its errors, precision, recall and F1; empty where there is none."""
@@ -94,25 +100,39 @@ class Tally:
 
     def worst(self, count: int) -> list[tuple[int, int, int, float, float]]:
         """The mistakes that the network is surest of: row of the split, label, answer, its probability, the label's."""
-        if not self._answers:
-            return []
-        rows, labels, own, top, values = self._columns()
-        wrong = (top[:, 0] != labels).nonzero()[:, 0]
-        chosen = wrong[values[wrong, 0].sort(descending=True, stable=True).indices[:count]]
-        columns = (rows, labels, top[:, 0], values[:, 0], own)
-        return list(zip(*(column[chosen].tolist() for column in columns), strict=True))
+        found: list[tuple[int, int, int, float, float]] = []
+        for rows, labels, own, top, values in self._batches():
+            columns = (rows, labels, top[:, 0], values[:, 0], own)
+            wrong = top[:, 0] != labels
+            found += zip(*(column[wrong].tolist() for column in columns), strict=True)
+            found = sorted(found, key=lambda one: -one[3])[:count]
+        return found
 
-    def _columns(self) -> tuple[Tensor, ...]:
-        return tuple(torch.cat(column) for column in zip(*self._answers or (), strict=True))
+    def _batches(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """The answers, in order."""
+        if self._answers is None:
+            return
+        end = self._answers.seek(0, os.SEEK_END)
+        self._answers.seek(0)
+        while self._answers.tell() < end:
+            yield tuple(np.load(self._answers) for _ in Answers._fields)
+
+    def __del__(self) -> None:
+        if answers := getattr(self, "_answers", None):
+            answers.close()
 
     def _pictures(self, name: Callable[[int], str]) -> Iterator[Sequence[Any]]:
-        if not self._answers:
-            return
-        rows, labels, own, top, values = self._columns()
-        for i in rows.argsort().tolist():
-            five = zip(top[i].tolist(), values[i].tolist(), strict=True)
-            answers = [x for index, p in five for x in (self.classes[index], tables.seven(p))]
-            yield name(int(rows[i])), self.classes[labels[i]], tables.seven(own[i].item()), *answers
+        for batch in self._batches():
+            for row, label, probability, places, five in zip(*(column.tolist() for column in batch), strict=True):
+                answers = [x for i, p in zip(places, five, strict=True) for x in (self.classes[i], tables.seven(p))]
+                yield name(row), self.classes[label], tables.seven(probability), *answers
+
+
+def answers(log_probabilities: Tensor, labels: Tensor, rows: np.ndarray) -> Answers:
+    """What a batch is answered: (n, classes) and (n,), of the pictures `rows` of the split."""
+    values, top = (x.cpu() for x in log_probabilities.topk(min(ANSWERS, log_probabilities.shape[1]), dim=1))
+    own = log_probabilities.gather(1, labels[:, None])[:, 0].cpu()
+    return Answers(torch.from_numpy(rows), labels.cpu(), own.exp(), top, values.exp())
 
 
 def check_outputs(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,15 +16,18 @@ from torch import Tensor, nn
 
 from alexnet.base.distributed import World, start
 from alexnet.base.errors import AlexNetError
+from alexnet.base.journal import Journal, kept
 from alexnet.base.progress import Progress
+from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import split_word
-from alexnet.data.held_out import HeldOut, as_trained
+from alexnet.data.held_out import HeldOut, as_trained, digest
 from alexnet.data.layouts.registry import Data, find
 from alexnet.data.loader import Pictures, batches
 from alexnet.data.pictures import Square
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import attach, better, device_for, load
-from alexnet.inference.confusion import Tally, check_outputs
+from alexnet.engines.loading import attach, better, check_engine, device_for, load
+from alexnet.inference.confusion import Answers, Tally, answers, check_outputs
+from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.matching import columns, held_out_for, match_classes, with_names
 from alexnet.weights.classifier import Classifier, Engine
 
@@ -91,6 +94,12 @@ class Task:
         """This process' pictures by their keys, their labels, and the size of the whole batch."""
         yield from (batch[:3] for batch in _moved(self.pictures, batch_size, self.world))
 
+    def hashes(self) -> dict[str, str]:
+        """What tells its MODEL and its DATA from others."""
+        split, classes = self.pictures[0].split, self.classifiers[0].classes
+        labelled = Data("", "", classes, {"valid": split})
+        return {"MODEL": " ".join(map(fingerprint, self.classifiers)), "DATA": digest(labelled)}
+
 
 @contextmanager
 def opened(
@@ -105,40 +114,59 @@ def opened(
     engine: str | None = None,
     batch_size: int = 128,
     held: HeldOut | None = None,
+    keep: bool = True,
+    before: Callable[[], None] = lambda: None,
 ) -> Iterator[Task]:
     """The models and a split of DATA, with labels in the order of the first model's classes.
 
     What DATA holds out is what `held` says; without it, what the first model's training held out of the same DATA.
+    Pictures are kept where they fit into memory, unless `keep` says that they are read once. `before` is what the first
+    process looks at before all else.
     """
     models = [model] if isinstance(model, str | Path | Classifier) else list(model)
     with start(device_for(engine, device)) as world:
-        told = say if world.first else lambda text: None
-        classifiers = [
-            attach(one, engine, batch_size, told)
-            if isinstance(one, Classifier)
-            else load(one, world.device, engine, batch_size, told)
-            for one in models
-        ]
-        found = data if isinstance(data, Data) else find(data, quiet or not world.first, whole=split == "all")
-        if split != "all":
-            found = held_out_for(found, held, classifiers, told)
-        for line in _notes(models, classifiers, found, split):
-            told(line)
-        classifiers = [with_names(one, found) for one in classifiers]
-        classes = classifiers[0].classes
-        if not found.named and found.classes != classes:
-            told(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
-        members = [Member(one.model, one.preprocess, columns(one.classes, classes), one.engine) for one in classifiers]
-        labelled = match_classes(found, found.split(split), classes)
-        needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}
-        pictures = [Pictures(labelled, *one) for one in sorted(needed)]
-        for line in dict.fromkeys(line for one in pictures for line in one.notes()):
-            told(line)
+        with world.together():
+            if world.first:
+                before()
+            task = _opened(models, data, split, workers, say, quiet, engine, batch_size, held, world, keep)
+        if world.size > 1:
+            same(world, **task.hashes())
         try:
-            yield Task(world, classifiers, members, pictures)
+            yield task
         finally:
-            for one in pictures:
+            for one in task.pictures:
                 one.close()
+
+
+def _opened(
+    models: Sequence[str | Path | Classifier], data: str | Path | Data, split: str, workers: int,
+    say: Callable[[str], object], quiet: bool, engine: str | None, batch_size: int, held: HeldOut | None, world: World,
+    keep: bool,
+) -> Task:  # fmt: skip
+    told = say if world.first else lambda text: None
+    check_engine(engine, world)
+    classifiers = [
+        attach(one, engine, batch_size, told)
+        if isinstance(one, Classifier)
+        else load(one, world.device, engine, batch_size, told)
+        for one in models
+    ]
+    found = data if isinstance(data, Data) else find(data, quiet or not world.first, whole=split == "all")
+    if split != "all":
+        found = held_out_for(found, held, classifiers, told)
+    for line in _notes(models, classifiers, found, split):
+        told(line)
+    classifiers = [with_names(one, found) for one in classifiers]
+    classes = classifiers[0].classes
+    if not found.named and found.classes != classes:
+        told(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
+    members = [Member(one.model, one.preprocess, columns(one.classes, classes), one.engine) for one in classifiers]
+    labelled = match_classes(found, found.split(split), classes)
+    needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}
+    pictures = [Pictures(labelled, *one, keep=keep) for one in sorted(needed)]
+    for line in dict.fromkeys(line for one in pictures for line in one.notes()):
+        told(line)
+    return Task(world, classifiers, members, pictures)
 
 
 def _notes(models: Sequence[object], classifiers: Sequence[Classifier], data: Data, split: str) -> Iterator[str]:
@@ -193,6 +221,7 @@ def evaluate(
     engine: str | None = None,
     held: HeldOut | None = None,
     table: str | Path | None = None,
+    resume: bool = False,
 ) -> Evaluation:
     """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
 
@@ -201,26 +230,32 @@ def evaluate(
     `ties` in scores give the label to one class (`first`) or a share to each (`fraction`, docs/facts.md 2.9).
     `per_class`, `confusion` and `table` name files for errors by class, the confusion matrix and every picture's
     answers. `engine` is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default
-    those that the first model's training held out. Under torchrun each picture is still counted exactly once.
+    those that the first model's training held out. Under torchrun processes take batches in turns, and all is that of
+    one process; `resume` goes on where such an evaluation, or one with `resume`, was killed.
     """
     models = 1 if isinstance(model, str | Path | Classifier) else len(model)
     scoring = Scoring(views, weights, ties).checked(models)
-    check_outputs(per_class, confusion, table)
     with opened(
         model, data, split, workers=workers, device=device, say=say, quiet=quiet, engine=engine, batch_size=batch_size,
-        held=held,
+        held=held, keep=False, before=lambda: check_outputs(per_class, confusion, table),
     ) as task:  # fmt: skip
-        asked = per_class or confusion or table
+        world, asked = task.world, per_class or confusion or table
         tally = Tally(task.classifiers[0].classes, bool(confusion), bool(table)) if asked else None
-        quiet = quiet or not task.world.first
-        result = measure(task.members, task.pictures, batch_size, task.world, scoring=scoring, quiet=quiet, tally=tally)
-        if tally and task.world.first:
+        how = [batch_size, asdict(scoring), engine, bool(asked), str(world.device)]
+        journal = Journal({"evaluate": how, **task.hashes()}, world, resume) if kept(world, resume) else None
+        result = measure(
+            task.members, task.pictures, batch_size, world, scoring=scoring, quiet=quiet or not world.first,
+            tally=tally, journal=journal,
+        )  # fmt: skip
+        if tally and world.first:
             if per_class:
                 tally.write_classes(Path(per_class))
             if confusion:
                 tally.write_confusion(Path(confusion))
             if table:
                 tally.write_pictures(Path(table), task.pictures[0].split.name)
+        if journal:
+            journal.done()
     assert result is not None  # nothing asked it to stop
     return result
 
@@ -237,36 +272,58 @@ def measure(
     stopped: Callable[[], bool] = lambda: False,
     quiet: bool = True,
     tally: Tally | None = None,
+    journal: Journal | None = None,
 ) -> Evaluation | None:
     """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so.
 
+    Processes take whole batches in turns, so the result is that of one process, bit for bit.
     `pictures` holds the split once for every size, number of channels and square that a member needs.
     """
-    began, shares = time.monotonic(), scoring.shares(len(members))
-    # Pictures, wrong in the first place, not in the first five, loss; whether there are classes enough for top-5.
-    sums = torch.zeros(5, dtype=torch.float64)
-    parts: Tensor | float = 0.0  # stays on the device
+    began, many, halted = time.monotonic(), False, False
+    sums: Tensor | float = 0.0  # pictures, wrong in the first place, not in the first five, loss: stays on the device
+    failed: list[tuple[int, str]] = []
+
+    def stop() -> bool:
+        nonlocal halted
+        halted = stopped()
+        return halted
+
+    work = _scored(members, pictures, batch_size, world, autocast, scoring, tally is not None, journal)
     with _in_eval_mode(members), Progress("evaluating", len(pictures[0]), quiet=quiet) as progress:
-        for by_key, labels, size, rows in _moved(pictures, batch_size, world):
-            if stopped():
-                return None
-            if len(labels):
-                scores = log_probabilities(members, shares, by_key, scoring.views, autocast)
-                parts = parts + count(scores, labels, scoring.ties)
-                sums[4] = scores.shape[1] > PLACES
-                if tally:
-                    tally.add(scores, labels, rows)
-            progress.update(size)
-    sums[:4] += parts.cpu() if isinstance(parts, Tensor) else parts  # a process that had no picture sums zeros
-    images, wrong1, wrong5, loss, any_many = world.sum(sums).tolist()
-    if tally:
-        tally.gather(world)
+        for made in in_turns(world, work, stopped=stop, journal=journal):
+            failed += made["failed"]
+            if "sums" in made:
+                sums, many = sums + made["sums"], made["many"]
+            if tally and "answers" in made:
+                tally.add(Answers(*made["answers"]))
+            progress.update(made["size"])
+    if halted:
+        return None
+    counted = sums.tolist() if isinstance(sums, Tensor) else [0.0] * 4  # where no picture could be read
+    (images, wrong1, wrong5, loss), many, failed = world.of_first((counted, many, failed))
     if not images:
         raise AlexNetError(f"none of the {len(pictures[0]):,} pictures to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
-    failed = pictures[0].failures(world)
-    errors = wrong1 / images, wrong5 / images if any_many else None, loss / images
-    return Evaluation(int(images), *errors, seconds, images / seconds, failed)
+    name = pictures[0].split.name
+    broken = [{"file": name(i), "error": error} for i, error in sorted(failed)]
+    errors = wrong1 / images, wrong5 / images if many else None, loss / images
+    return Evaluation(int(images), *errors, seconds, images / seconds, broken)
+
+
+def _scored(
+    members: Sequence[Member], pictures: Sequence[Pictures], batch_size: int, world: World, autocast: torch.dtype,
+    scoring: Scoring, tallied: bool, journal: Journal | None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """This process' batches, each counted; as plain data, where that leaves the process."""
+    shares, leaves = scoring.shares(len(members)), world.size > 1 or journal is not None
+    for by_key, labels, size, rows, failed in _moved(pictures, batch_size, world, journal.units if journal else 0):
+        made: dict[str, Any] = {"size": size, "failed": failed}
+        if len(labels):
+            scores = log_probabilities(members, shares, by_key, scoring.views, autocast)
+            sums = count(scores, labels, scoring.ties)
+            made |= {"sums": sums.cpu() if leaves else sums, "many": scores.shape[1] > PLACES}
+            made |= {"answers": tuple(answers(scores, labels, rows))} if tallied else {}
+        yield made
 
 
 @contextmanager
@@ -282,16 +339,22 @@ def _in_eval_mode(members: Sequence[Member]) -> Iterator[None]:
 
 
 def _moved(
-    pictures: Sequence[Pictures], batch_size: int, world: World
-) -> Iterator[tuple[dict[Key, Tensor], Tensor, int, np.ndarray]]:
-    positions = np.arange(len(pictures[0]))
-    for number, several in enumerate(zip(*(batches(p, positions, batch_size, world) for p in pictures), strict=True)):
+    pictures: Sequence[Pictures], batch_size: int, world: World, first: int = 0
+) -> Iterator[tuple[dict[Key, Tensor], Tensor, int, np.ndarray, list[tuple[int, str]]]]:
+    """This process' batches from the batch `first` on, whole: pictures, labels, size, rows, and what is unreadable."""
+    numbers = np.arange(len(pictures[0])) // batch_size - first
+    positions = np.flatnonzero((numbers >= 0) & (numbers % world.size == world.rank))
+    alone = replace(world, rank=0, size=1)
+    for number, several in enumerate(zip(*(batches(p, positions, batch_size, alone) for p in pictures), strict=True)):
         by_key = {
             (b.pictures.shape[1:], p.square): b.pictures.to(world.device, non_blocking=True)
             for p, b in zip(pictures, several, strict=True)
         }
         labels = several[0].labels.to(world.device, non_blocking=True)
-        yield by_key, labels, several[0].size, number * batch_size + several[0].rows
+        whole = positions[number * batch_size : (number + 1) * batch_size]
+        rows = whole[several[0].rows]
+        failed = [(i, pictures[0].failed[i]) for i in np.setdiff1d(whole, rows).tolist()]
+        yield by_key, labels, several[0].size, rows, failed
 
 
 def log_probabilities(

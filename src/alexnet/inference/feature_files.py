@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
+from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import next_step, reserve, write_all, write_whole, writing
 from alexnet.base.text import encodable, printable
@@ -36,15 +37,25 @@ class Extracted:
 def write_features(
     classifier: Classifier, sources: Sources, layers: Sequence[str], output: Path, pool: Pool | None = None,
     batch_size: int = 64, workers: int = 0, resume: bool = False, quiet: bool = True,
+    world: World | None = None,
 ) -> Extracted:  # fmt: skip
-    """Write layers' features of every readable picture, in order, to a .npy, .parquet, .h5 or .safetensors file."""
-    names = check_layers(classifier.model, layers)
-    check_output(output, len(names))
-    found = gather(classifier, sources, names, folder_of(output), pool, batch_size, workers, resume, quiet)
-    failed = found.failed()
-    with next_step("free space and go on with --resume"):
-        FORMATS[output.suffix](found, output)
-    shutil.rmtree(found.folder)
+    """Write layers' features of every readable picture, in order, to a .npy, .parquet, .h5 or .safetensors file.
+
+    Of several processes in a `world` the first writes, and the others know of nothing written.
+    """
+    world = world or alone()
+    with world.together():
+        names = check_layers(classifier.model, layers)
+        if world.first:
+            check_output(output, len(names))
+    part = folder_of(output)
+    found = gather(classifier, sources, names, part, pool, batch_size, workers, resume, quiet, world=world)
+    failed: list[dict[str, str]] = []
+    if world.first:
+        failed = found.failed()
+        with next_step("free space and go on with --resume"):
+            FORMATS[output.suffix](found, output)
+        shutil.rmtree(found.folder)
     return Extracted(str(output), found.rows, {name: list(shape) for name, shape in found.shapes.items()}, failed)
 
 

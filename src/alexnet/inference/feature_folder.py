@@ -12,7 +12,8 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -21,15 +22,18 @@ from typing import Any
 
 import numpy as np
 
+from alexnet.base.distributed import World, alone, job, started_again
 from alexnet.base.errors import AlexNetError, CannotWrite, Interrupted
 from alexnet.base.files import writing
+from alexnet.base.turns import same
 from alexnet.data.sources import Named, Sources
-from alexnet.inference.features import Pool, feature_batches, row_shape
+from alexnet.inference.features import FeatureBatch, Pool, feature_batches, row_shape
 from alexnet.weights.classifier import Classifier
 
 NPY_HEADER = 256  # bytes; room for any shape, so that the number of rows can be set last
 COPY = 1 << 26  # bytes that are in memory while gathered rows are copied
 ABOUT, JOURNAL = "about.json", "pictures.jsonl"
+JOB = ".job"  # of torchrun, whose restarts go on
 
 
 @dataclass
@@ -72,20 +76,51 @@ class Gathered:
 def gather(
     classifier: Classifier, sources: Sources, layers: Sequence[str], folder: Path, pool: Pool | None = None,
     batch_size: int = 64, workers: int = 0, resume: bool = False, quiet: bool = True,
-    facts: dict[str, Any] | None = None,
+    facts: dict[str, Any] | None = None, world: World | None = None,
 ) -> Gathered:  # fmt: skip
-    """Fill the folder, or go on where it stopped; `facts` are noted beside what a resumed one must agree with."""
+    """Fill the folder, or go on where it stopped; `facts` are noted beside what a resumed one must agree with.
+
+    Of several processes the first alone has the folder; torchrun's restarts go on without `resume`.
+    """
     shapes = {name: row_shape(classifier.model, name, pool) for name in layers}
     about = {
         "model": fingerprint(classifier), "pool": pool, "batch size": batch_size,
         "layers": {name: list(shape) for name, shape in shapes.items()},
     }  # fmt: skip
-    found = _opened(folder, shapes, about, facts or {}, resume)
-    named = _after(found, iter(sources))
-    batches = feature_batches(classifier, named, layers, pool, batch_size, workers, sources.total, found.done, quiet)
+    world, found = world or alone(), Gathered(folder, shapes)
+    with world.together():
+        sources.check_shared(world)
+        if world.first:
+            found = _opened(folder, shapes, about, facts or {}, resume)
+    if world.size > 1:
+        same(world, MODEL=str(about["model"]))
+    found.done = world.of_first(found.done)
+    named = _after(found, iter(sources)) if world.first else islice(sources, found.done, None)
+    batches = feature_batches(
+        classifier, named, layers, pool, batch_size, workers, sources.total, found.done, quiet, world
+    )
+    if not world.first:
+        deque(batches, maxlen=0)  # takes part
+        return found
+    _write(found, batches)
+    if not found.rows:
+        failed = found.failed()
+        shutil.rmtree(folder)
+        first = f": {failed[0]['file']}: {failed[0]['error']}" if failed else ""
+        raise AlexNetError(f"none of the {len(failed):,} pictures can be read{first}; check them.")
+    for name, shape in shapes.items():
+        with writing(found.file(name)), open(found.file(name), "r+b") as opened:
+            opened.write(_npy_header((found.rows, *shape)))
+    (folder / JOB).unlink(missing_ok=True)
+    return found
+
+
+def _write(found: Gathered, batches: Iterable[FeatureBatch]) -> None:
+    """Append batches to the layers' files, then to the journal."""
+    folder = found.folder
     with ExitStack() as stack:
         try:
-            files = {name: stack.enter_context(open(found.file(name), "ab")) for name in layers}
+            files = {name: stack.enter_context(open(found.file(name), "ab")) for name in found.shapes}
             journal = stack.enter_context(open(folder / JOURNAL, "a", encoding="utf-8"))
             for batch in batches:
                 for name, file in files.items():
@@ -104,15 +139,6 @@ def gather(
                 folder, error.strerror or str(error),
                 f"{found.done:,} pictures are done: free space and go on with --resume",
             ) from None  # fmt: skip
-    if not found.rows:
-        failed = found.failed()
-        shutil.rmtree(folder)
-        first = f": {failed[0]['file']}: {failed[0]['error']}" if failed else ""
-        raise AlexNetError(f"none of the {len(failed):,} pictures can be read{first}; check them.")
-    for name, shape in shapes.items():
-        with writing(found.file(name)), open(found.file(name), "r+b") as opened:
-            opened.write(_npy_header((found.rows, *shape)))
-    return found
 
 
 def _opened(folder: Path, shapes: dict[str, tuple[int, ...]], about: dict, facts: dict, resume: bool) -> Gathered:
@@ -125,11 +151,13 @@ def _opened(folder: Path, shapes: dict[str, tuple[int, ...]], about: dict, facts
                 found.file(name).write_bytes(_npy_header((0, *shapes[name])))
             (folder / JOURNAL).touch()
             (folder / ABOUT).write_text(json.dumps(about | facts), "utf-8")
+            if job():
+                (folder / JOB).write_text(job(), "utf-8")
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise CannotWrite(folder, error.strerror or str(error)) from None
         return found
-    if not resume:
+    if not resume and not started_again((folder / JOB).read_text("utf-8") if (folder / JOB).exists() else ""):
         raise AlexNetError(f"{folder} holds features that are not whole; add --resume to go on, or delete it.")
     try:
         was = json.loads((folder / ABOUT).read_text("utf-8"))
@@ -138,25 +166,25 @@ def _opened(folder: Path, shapes: dict[str, tuple[int, ...]], about: dict, facts
                 raise AlexNetError(
                     f"--resume: {folder} was begun with {key} {was[key]}, not {value}; give the same, or delete it."
                 )
-        lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+        (folder / JOURNAL).stat()
         sizes = {name: found.file(name).stat().st_size - NPY_HEADER for name in shapes}
     except (OSError, ValueError, KeyError) as error:
         raise AlexNetError(f"--resume: {folder} is not whole ({error}); delete it and begin anew.") from None
-    _cut(found, lines, sizes, about["batch size"])
+    _cut(found, sizes, about["batch size"])
     return found
 
 
-def _cut(found: Gathered, lines: list[bytes], sizes: dict[str, int], batch_size: int) -> None:
+def _cut(found: Gathered, sizes: dict[str, int], batch_size: int) -> None:
     """Leave whole batches only: those in the journal whose rows are in every file."""
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
     room = min(size // (4 * math.prod(found.shapes[name])) for name, size in sizes.items())
-    for first in range(0, len(lines) - batch_size + 1, batch_size):
-        rows = sum(json.loads(line)[1] is None for line in lines[first : first + batch_size])
-        if found.rows + rows > room:
-            break
-        found.done, found.rows = first + batch_size, found.rows + rows
-    os.truncate(found.folder / JOURNAL, sum(map(len, lines[: found.done])))
+    kept = 0  # bytes of the journal
+    with open(found.folder / JOURNAL, "rb") as file:
+        while len(lines := list(islice(file, batch_size))) == batch_size and lines[-1].endswith(b"\n"):
+            rows = sum(json.loads(line)[1] is None for line in lines)
+            if found.rows + rows > room:
+                break
+            found.done, found.rows, kept = found.done + batch_size, found.rows + rows, kept + sum(map(len, lines))
+    os.truncate(found.folder / JOURNAL, kept)
     for name, shape in found.shapes.items():
         os.truncate(found.file(name), NPY_HEADER + 4 * math.prod(shape) * found.rows)
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from alexnet.base.device import choose_device
+from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError, nearest
 from alexnet.base.progress import Progress
+from alexnet.base.turns import Dealt, in_turns
 from alexnet.data.pictures import Source
-from alexnet.data.sources import Named, Sources
+from alexnet.data.sources import Named, Sources, name_of
 from alexnet.data.stream import named_batches
 from alexnet.engines.loading import load
 from alexnet.networks.model import AlexNet
@@ -42,7 +44,7 @@ class FeatureBatch:
     names: list[str]
     errors: list[str | None]
     values: dict[str, np.ndarray]
-    pixels: Tensor  # uint8 (n, C, S, S), as the network's preprocessing was given them
+    pixels: Tensor | None  # uint8 (n, C, S, S), as the network's preprocessing was given them; none from elsewhere
 
 
 def features(
@@ -82,17 +84,26 @@ def _singly(batch: FeatureBatch) -> Iterator[Features]:
 
 def feature_batches(
     classifier: Classifier, named: Iterable[Named], layers: Sequence[str], pool: Pool | None, batch_size: int,
-    workers: int = 0, total: int | None = None, done: int = 0, quiet: bool = True,
+    workers: int = 0, total: int | None = None, done: int = 0, quiet: bool = True, world: World | None = None,
 ) -> Iterator[FeatureBatch]:  # fmt: skip
-    """`features` by batches; `total` and `done` are for the progress that is shown."""
-    preprocess = classifier.preprocess
-    batches = named_batches(named, preprocess.stored, preprocess.channels, batch_size, workers, preprocess.squared)
-    with Progress("features", total, "pictures", done=done, quiet=quiet) as progress:
+    """`features` by batches; `total` and `done` are for the progress that is shown.
+
+    Of several processes in a `world` each takes batches in turns, and the first gives all.
+    """
+    preprocess, world = classifier.preprocess, world or alone()
+    dealt = Dealt(named, batch_size, world, name_of)
+    batches = named_batches(dealt, preprocess.stored, preprocess.channels, batch_size, workers, preprocess.squared)
+
+    def work() -> Iterator[FeatureBatch]:
         for batch in batches:
             crops = preprocess.central(batch.pixels.to(classifier.device, non_blocking=True))
             values = outputs(classifier.model, preprocess.normalise(crops), layers, pool)
-            yield FeatureBatch(batch.names, batch.errors, values, batch.pixels)
-            progress.update(len(batch))
+            yield FeatureBatch(batch.names, batch.errors, values, batch.pixels if world.size == 1 else None)
+
+    with Progress("features", total, "pictures", done=done, quiet=quiet) as progress:
+        for made in in_turns(world, work(), dealt):
+            yield made
+            progress.update(len(made.names))
 
 
 @torch.inference_mode()

@@ -12,14 +12,18 @@ from torch import Tensor
 
 from alexnet.base import tables
 from alexnet.base.device import choose_device
+from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError
+from alexnet.base.journal import Journal, kept
 from alexnet.base.progress import Progress
+from alexnet.base.turns import Dealt, in_turns, same
 from alexnet.data import labels
 from alexnet.data.pictures import Source
-from alexnet.data.sources import Sources
+from alexnet.data.sources import Sources, name_of
 from alexnet.data.stream import named_batches
-from alexnet.engines.loading import attach, device_for, load
+from alexnet.engines.loading import attach, check_engine, device_for, load
 from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
+from alexnet.inference.feature_folder import fingerprint
 from alexnet.weights.classifier import Classifier
 
 GROUP = 4  # pictures
@@ -83,6 +87,8 @@ def stream(
     quiet: bool = True,
     engine: str | None = None,
     say: Callable[[str], object] = lambda text: None,
+    world: World | None = None,
+    resume: bool = False,
 ) -> Iterator[Prediction]:
     """The `topk` most probable classes of each picture, one by one in order, in float32.
 
@@ -90,30 +96,55 @@ def stream(
     arrays (H, W[, 3]), one or an iterable of any length; a few batches are held at a time. One that cannot be read
     gives a Prediction with `error` and no classes. `views` is 1, the central crop, or 10, the paper's ten, whose
     probabilities are averaged. `engine` is auto, torch (default), onnx or openvino; `say` gets why auto chose what.
+    Of several processes in a `world` each takes batches in turns, and the first gives all answers; `resume` goes on
+    where such a stream, or one with `resume`, was killed.
     """
     if topk < 1:
         raise AlexNetError(f"topk was given {topk}; it takes 1 or more.")
     if views not in VIEWS:
         raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
-    if isinstance(model, Classifier):
-        classifier = attach(model, engine, batch_size, say)
-    else:
-        classifier = load(model, choose_device(device_for(engine, device)), engine, batch_size, say)
-    sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
-    return _stream(classifier, sources, topk, batch_size, views, workers, quiet)
+    called = world is None  # by a program, whose processes are its own affair
+    world = world or alone()
+    with world.together():
+        check_engine(engine, world)
+        if isinstance(model, Classifier):
+            classifier = attach(model, engine, batch_size, say)
+        else:
+            where = choose_device(device_for(engine, device)) if called else world.device
+            classifier = load(model, where, engine, batch_size, say)
+        sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
+        sources.check_shared(world)
+    if world.size > 1:
+        same(world, MODEL=fingerprint(classifier))
+    journal = None
+    if not called and kept(world, resume):
+        asked = [fingerprint(classifier), topk, batch_size, views, engine, str(world.device), sources.places()]
+        journal = Journal({"predict": asked}, world, resume)
+    return _stream(classifier, sources, topk, batch_size, views, workers, quiet, world, journal)
 
 
 def _stream(
-    classifier: Classifier, sources: Sources, topk: int, batch_size: int, views: int, workers: int, quiet: bool
-) -> Iterator[Prediction]:
+    classifier: Classifier, sources: Sources, topk: int, batch_size: int, views: int, workers: int, quiet: bool,
+    world: World, journal: Journal | None,
+) -> Iterator[Prediction]:  # fmt: skip
     used = classifier.preprocess
-    batches = named_batches(sources, used.stored, used.channels, batch_size, workers, used.squared)
-    with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
+    done = (journal.units, journal.mark) if journal else ()
+    dealt = Dealt(sources, batch_size, world, name_of, *done)
+    batches = named_batches(dealt, used.stored, used.channels, batch_size, workers, used.squared)
+
+    def work() -> Iterator[tuple]:
         for batch in batches:
-            tops = iter(classify(classifier, batch.pixels, topk, views) if len(batch.pixels) else ())
-            for name, error in zip(batch.names, batch.errors, strict=True):
+            best = _best(_found(classifier, batch.pixels, views), topk) if len(batch.pixels) else ()
+            yield batch.names, batch.errors, *best
+
+    with Progress("predicting", sources.total, "pictures", quiet=quiet) as progress:
+        for names, errors, *best in in_turns(world, work(), dealt, journal=journal):
+            tops = iter(_named(classifier, *best) if best else ())
+            for name, error in zip(names, errors, strict=True):
                 yield Prediction(name, next(tops) if error is None else [], error)
-            progress.update(len(batch))
+            progress.update(len(names))
+    if journal:
+        journal.done()
 
 
 def classify(classifier: Classifier, pixels: Tensor, topk: int, views: int = 1) -> list[list[ClassProbability]]:
@@ -122,8 +153,12 @@ def classify(classifier: Classifier, pixels: Tensor, topk: int, views: int = 1) 
     They are filled up to a multiple of GROUP, as matrix products take other paths for fewer rows and then round
     otherwise: a picture's answer is the same to the bit, whatever is asked with it.
     """
+    return ranked(classifier, _found(classifier, pixels, views), topk)
+
+
+def _found(classifier: Classifier, pixels: Tensor, views: int) -> Tensor:
     filled = torch.cat([pixels, pixels[-1:].expand(-len(pixels) % GROUP, -1, -1, -1)])
-    return ranked(classifier, probabilities(classifier, filled, views)[: len(pixels)], topk)
+    return probabilities(classifier, filled, views)[: len(pixels)]
 
 
 @torch.inference_mode()
@@ -136,14 +171,23 @@ def probabilities(classifier: Classifier, pixels: Tensor, views: int = 1) -> Ten
 
 def ranked(classifier: Classifier, found: Tensor, topk: int) -> list[list[ClassProbability]]:
     """The `topk` most probable classes of each row of (n, classes), best first."""
+    return _named(classifier, *_best(found, topk))
+
+
+def _best(found: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """Indices and probabilities of each row's first classes, (n, topk), on the CPU."""
     best = found.topk(min(topk, found.shape[1]), dim=1)
+    return best.indices.cpu(), best.values.cpu()
+
+
+def _named(classifier: Classifier, indices: Tensor, values: Tensor) -> list[list[ClassProbability]]:
     ids = labels.wordnet(classifier.classes)
     return [
         [
             ClassProbability(classifier.classes[i], i, p, rank, ids[i])
-            for rank, (i, p) in enumerate(zip(indices, values, strict=True), 1)
+            for rank, (i, p) in enumerate(zip(*row, strict=True), 1)
         ]
-        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        for row in zip(indices.tolist(), values.tolist(), strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from alexnet.base import hints
 from alexnet.base.device import choose_device
+from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import writing
 from alexnet.data.pictures import Source
@@ -58,28 +60,40 @@ class Index:
     fingerprint: str
     layer: str
     images: list[str]
-    filenames: list[str]
     found: Gathered
+
+    def __len__(self) -> int:
+        return len(self.found.array(self.layer))
+
+    @cached_property
+    def filenames(self) -> list[str]:
+        return list(self.found.filenames())
 
 
 def build_index(
     model: str | Path, images: Sequence[str] | Sources, out: str | Path, layer: str = "fc7", batch_size: int = 64,
-    device: str = "auto", workers: int = 0, resume: bool = False, quiet: bool = True,
+    device: str = "auto", workers: int = 0, resume: bool = False, quiet: bool = True, world: World | None = None,
 ) -> tuple[Index, list[dict[str, str]]]:  # fmt: skip
-    """Write the index of pictures into the new folder `out`; also gives the pictures that could not be read."""
-    folder = Path(out)
-    if folder.exists():
-        raise AlexNetError(f"INDEX {out} exists; delete it, or give another name.")
-    if not folder.absolute().parent.is_dir():
-        raise AlexNetError(f"INDEX {out}: there is no folder {folder.parent}; make it, or give another place.")
-    classifier = load(model, choose_device(device))
-    (layer,) = check_layers(classifier.model, [layer])
-    named = hints.absolute(model)
-    sources = images if isinstance(images, Sources) else Sources(absolute(images))
+    """Write the index of pictures into the new folder `out`; also gives the pictures that could not be read.
+
+    Of several processes in a `world` the first writes, and the others' index cannot be read.
+    """
+    folder, world = Path(out), world or alone(choose_device(device))
+    with world.together():
+        if world.first and folder.exists():
+            raise AlexNetError(f"INDEX {out} exists; delete it, or give another name.")
+        if world.first and not folder.absolute().parent.is_dir():
+            raise AlexNetError(f"INDEX {out}: there is no folder {folder.parent}; make it, or give another place.")
+        classifier = load(model, world.device)
+        (layer,) = check_layers(classifier.model, [layer])
+        named = hints.absolute(model)
+        sources = images if isinstance(images, Sources) else Sources(absolute(images))
     places = [str(one) for one in sources.pictures]
     facts = {"index": 1, "layer": layer, "path": named, "images": places}
     part = folder.with_name(folder.name + ".part")
-    found = gather(classifier, sources, [layer], part, None, batch_size, workers, resume, quiet, facts)
+    found = gather(classifier, sources, [layer], part, None, batch_size, workers, resume, quiet, facts, world)
+    if not world.first:
+        return Index(folder, named, "", layer, places, found), []
     failed = found.failed()
     with writing(folder):
         os.replace(part, folder)
@@ -98,10 +112,9 @@ def open_index(path: str | Path) -> Index:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         layer = about["layer"]
         found = Gathered(folder, {layer: tuple(about["layers"][layer])})
-        filenames = list(found.filenames())
-        if len(found.array(layer)) != len(filenames):
+        if len(found.array(layer)) != sum(1 for _ in found.filenames()):
             raise ValueError("features and names differ in number")
-        return Index(folder, about["path"], about["model"], layer, about["images"], filenames, found)
+        return Index(folder, about["path"], about["model"], layer, about["images"], found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlexNetError(
             f"INDEX {path} is not an index ({error}); give a folder that alexnet index has made."

@@ -26,6 +26,7 @@ from alexnet.data.loader import Batch, batches
 from alexnet.networks.shapes import layer_facts
 from alexnet.training import loop
 from alexnet.training import recipe as recipes
+from alexnet.training.restarts import Claim
 from alexnet.training.run import Run, Say, prepare
 
 CLASSES = 1000
@@ -86,7 +87,7 @@ def prepared(
     recipe = recipes.resolve(sets=["log_every=1000000", *sets])
     with start(device) as world, tempfile.TemporaryDirectory() as folder:
         data = made_up(pictures or 4 * recipe.batch_size, recipe.channels)
-        run = prepare(Path(folder), recipe, None, data, world, say, quiet=True)
+        run = prepare(Path(folder), recipe, None, data, world, say, True, Claim(Path(folder)))
         run.pictures.kept = None  # as with a data set that does not fit into memory: each picture is decoded
         try:
             yield run

@@ -33,7 +33,8 @@ from alexnet.inference.evaluation import Evaluation, Member, measure
 from alexnet.training import optimizer
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
-from alexnet.training.run import Run, Say, keep_best, open_run, prepare, save
+from alexnet.training.restarts import Claim, Say, open_run, time_limit
+from alexnet.training.run import Run, keep_best, prepare, save
 
 FEW = 10  # classes, fewer than which a loss near guessing says nothing
 
@@ -68,15 +69,20 @@ def train(
 ) -> Trained:
     """Train on DATA into the run folder `out`; `recipe` is a name, a TOML file or a Recipe, `sets` are key=value.
 
-    `resume` goes on where the run in `out` stopped. Raises Interrupted after Ctrl-C or SIGTERM, the run being saved.
+    `resume` goes on where the run in `out` stopped, as do the processes that torchrun starts again. Raises Interrupted
+    after Ctrl-C or SIGTERM, the run being saved.
     """
-    with start(device) as world:
+    folder, sets = Path(out), list(sets)
+    with start(device, time_limit(folder, recipe, sets)) as world, Claim(folder) as claim:
         if not world.first:
             say, quiet = lambda text: None, True
         began = time.monotonic()
-        folder = Path(out)
-        chosen, state = open_run(folder, recipe, list(sets), resume, world, say)
-        run = prepare(folder, chosen, state, data, world, say, quiet)
+        with world.together():
+            if world.first and (line := claim.look(world)):
+                say(line)
+        resume = resume or world.of_first(claim.again)
+        chosen, state = open_run(folder, recipe, sets, resume, world, say)
+        run = prepare(folder, chosen, state, data, world, say, quiet, claim)
         try:
             with run.stop:  # from here on there is something to save
                 with tf32(chosen.precision == "tf32"), _memory_in_words(run):

@@ -140,6 +140,9 @@ class Recipe:
     workers: int = _key(0, "threads that decode; 0: one a core", high=1024, free=True, option="--workers")
     neighbours: int = _key(1, "pictures of a pack read from the disk together; 1: each by itself", low=1)
     checkpoint_every: int = _key(0, "steps between checkpoints; 0: one at the end of each epoch", free=True)
+    timeout: float = _key(
+        600.0, "seconds that a process waits for another before it ends", above=True, high=1e6, free=True
+    )
     log_every: int = _key(20, "steps between lines of metrics.jsonl", low=1, free=True)
 
 

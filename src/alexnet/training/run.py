@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from alexnet.base import run_files
 from alexnet.base.device import choose_precision, describe, make_deterministic
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import clear_parts, write_whole
+from alexnet.base.files import write_whole
 from alexnet.base.metrics import Metrics
 from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
-from alexnet.base.text import printable
+from alexnet.base.turns import same
 from alexnet.data import labels
 from alexnet.data.dataset import some
 from alexnet.data.held_out import counts, digest, divided, recipe_held_out
@@ -39,10 +38,9 @@ from alexnet.training.lars import Lars
 from alexnet.training.parallel.division import Division
 from alexnet.training.probing import FeatureRows, Tail
 from alexnet.training.recipe import Recipe
+from alexnet.training.restarts import Claim, Say
 from alexnet.training.starting import begin, class_weights
 from alexnet.weights import classifier
-
-Say = Callable[[str], object]
 
 
 @dataclass
@@ -137,88 +135,29 @@ class Run:
         return epochs * len(self.pictures) + rest * self.recipe.batch_size
 
 
-def open_run(
-    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, world: World, say: Say
-) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
-    held = [name for name in (*run_files.NAMES,) if (folder / name).exists()]
-    if printable(str(folder)) != str(folder):  # safetensors opens no other
-        raise AlexNetError(f"--out {printable(str(folder))} is not plain text in UTF-8; give another name.")
-    if folder.exists() and not folder.is_dir():
-        raise AlexNetError(f"--out {folder} is a file; give a folder, new or empty.")
-    if held and not resume:
-        raise AlexNetError(
-            f"--out {folder} already holds a run ({', '.join(held)}); add --resume to go on, or give another folder."
-        )
-    file = folder / run_files.RECIPE
-    state = checkpoint.read_state(folder / run_files.STATE) if (folder / run_files.STATE).exists() else None
-    recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
-    if recorded is not None:
-        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
-    else:
-        chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
-        chosen = recipes.override(chosen, recipes.parse_sets(sets))
-        if chosen.rate_below != 1 and not chosen.weights:
-            raise AlexNetError(
-                f"the recipe trains the layers below the last at {chosen.rate_below:g} of its rate, which needs a "
-                "trained network, and none was given: use alexnet finetune MODEL DATA, or add --set weights=MODEL."
-            )
-        if resume:
-            say(f"{folder} holds no run yet: starting anew")
-    if state is None and recorded is not None:
-        say(f"{folder} holds a run that stopped before its first checkpoint: starting it anew")
-    world.barrier()  # every process has looked before the first one writes
-    return chosen, state
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the run's folder and note the resolved recipe in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AlexNetError(
-            f"cannot make the folder {folder} ({error.strerror}); give one that you may write."
-        ) from None
-    clear_parts(folder)
-    write_whole(folder / run_files.RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
-
-
-def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) -> Recipe:
-    """The recorded recipe with what may change; any other difference is an error that names it."""
-    asked = recorded
-    if recipe is not None:
-        asked = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
-    values = recipes.parse_sets(sets)
-    asked = recipes.override(asked, values)
-    given = asdict(asked)
-    for key, value in asdict(recorded).items():
-        if key not in recipes.FREE_ON_RESUME and given[key] != value:
-            raise AlexNetError(
-                f"--resume: the run was started with {key} = {value}, now {key} = {given[key]} was given; leave "
-                "it out, or start another run."
-            )
-    free = recipes.FREE_ON_RESUME & (set(values) if recipe is None else set(given))
-    return recipes.override(recorded, {key: given[key] for key in free})
-
-
 def prepare(
     folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, world: World, say: Say, quiet: bool,
+    claim: Claim,
 ) -> Run:  # fmt: skip
     """Data, statistics, network and optimiser, new or as they were when the run stopped.
 
     What does not fit is refused before anything is written, and before the first long work.
     """
-    found_data = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
-    say(found_data.summary())
-    if state is not None:
-        _check_same_data(state, found_data)
-    precision = _on_device(recipe, world, say)
-    model, old = _begun(recipe, state, len(found_data.classes))
-    pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
-    if told := parallel.check(recipe, model, world):
-        say(told)
-    if world.first:
-        _claim(folder, recipe)
+    with world.together():
+        found_data = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
+        say(found_data.summary())
+        if state is not None:
+            _check_same_data(state, found_data)
+        precision = _on_device(recipe, world, say)
+        model, old = _begun(recipe, state, len(found_data.classes))
+        pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
+        if told := parallel.check(recipe, model, world):
+            say(told)
+    if world.size > 1:
+        same(world, DATA=digest(found_data))
+    with world.together():
+        if world.first:
+            claim.begin(recipe, world)
     found = _statistics(recipe, state, pictures, old, found_data, world, quiet)
     position, plateau = Position(), optimizer.Plateau()
     if state is not None:

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,10 @@ def check_length(root: Path, entry: dict[str, Any]) -> None:
         )
 
 
-def verify(root: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Read everything: bytes just read, and after each file that is not as it was made, its name and what is wrong."""
-    for entry in read_header(root)["files"]:
+def verify(root: Path, entries: Iterable[dict[str, Any]] | None = None) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Read all files, or those `entries` of the header: bytes just read, and after each file that is not as it was
+    made, its name and what is wrong."""
+    for entry in read_header(root)["files"] if entries is None else entries:
         digest = hashlib.sha256()
         try:
             check_length(root, entry)

@@ -12,15 +12,13 @@ import json
 import os
 import shutil
 import time
-import tokenize
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -29,17 +27,20 @@ from alexnet.base.errors import AlexNetError, Interrupted
 from alexnet.base.files import next_step, write_whole
 from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
+from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import Data, Split
 from alexnet.data.layouts.registry import find
+from alexnet.data.packs.job import Job, Made, go_on, note
 from alexnet.data.packs.reading import FORMAT, HEADER, STATE, VERSION, checksum
 from alexnet.data.packs.shards import ShardWriter
 from alexnet.data.pictures import Square, Unreadable, check_square, decode
 from alexnet.data.statistics import Sums
 
+if TYPE_CHECKING:
+    from alexnet.base.distributed import World
+
 ENCODINGS = ("raw", "jpeg")
 SIZE, QUALITY = 256, 85
-SHARD = {"raw": 1 << 29, "jpeg": 1 << 31}  # bytes of decoded pictures in one file
-MOST = 1 << 14  # pictures of the source that one file is made from, however small they are
 CHUNK, LEAST = 1 << 21, 4  # a task: so many bytes of decoded pictures, and so many pictures at least
 LOOKED_AT = 10_000  # files whose size and time tell whether the source is still the same
 SPARE = 1 << 26  # bytes that stay free on the disk
@@ -61,33 +62,6 @@ class Packed:
         return {key: value for key, value in asdict(self).items() if key != "failed"}
 
 
-@dataclass
-class _Job:
-    """What is being made, and how far it is; `done` counts finished files of pictures over all splits."""
-
-    folder: Path
-    data: Data
-    side: int
-    encoding: str
-    quality: int
-    sums: Sums
-    square: Square
-    files: list[dict[str, Any]] = field(default_factory=list)
-    shards: dict[str, list[int]] = field(default_factory=dict)
-    left_out: list[dict[str, Any]] = field(default_factory=list)
-    ends: dict[str, list[np.ndarray]] = field(default_factory=dict)
-
-    @property
-    def per_file(self) -> int:
-        """Pictures of the source that one file is made from: a power of two."""
-        return min(MOST, 1 << max(0, (SHARD[self.encoding] // (self.side * self.side * 3)).bit_length() - 1))
-
-    def settings(self) -> dict[str, Any]:
-        """What must be the same to go on; `square` only where it is not crop, as before there was a choice."""
-        settings = {"size": self.side, "encoding": self.encoding, "quality": self.quality, "version": VERSION}
-        return settings if self.square.how == "crop" else {**settings, "square": self.square.how}
-
-
 @next_step("free space, then the same command goes on")
 def pack(
     data: str | Path | Data,
@@ -99,41 +73,63 @@ def pack(
     say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,
     square: str | None = None,
+    world: World | None = None,
 ) -> Packed:
     """Pack DATA into the folder `out`, pictures of `size` x `size`; an unfinished pack goes on.
 
     `square` is how a picture becomes a square: crop (default), squash or torchvision (data/pictures.py).
 
-    `encoding` is raw, or jpeg of `quality` 1 to 100. Unreadable pictures are left out and are in `failed`.
+    `encoding` is raw, or jpeg of `quality` 1 to 100. Unreadable pictures are left out and are in `failed`. Of several
+    processes in a `world` each makes files in turns, in a folder that all share; the first knows what it came to.
     """
-    if encoding not in ENCODINGS:
-        raise AlexNetError(f"encoding was given '{encoding}'; it takes {' or '.join(ENCODINGS)}.")
     began = time.monotonic()
     folder = Path(out)
-    _check_folder(folder)
-    found = data if isinstance(data, Data) else find(data, quiet)
-    say(found.summary())
-    job = _Job(
-        folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size),
-        Square(_square(found, check_square(square) if square else None)),
-    )  # fmt: skip
-    source = fingerprint(found)
-    if (folder / STATE).exists():
-        _go_on(job, source)
-    total = sum(len(split) for split in found.splits.values())
-    done = sum(min(job.per_file * len(job.shards.get(n, [])), len(s)) for n, s in found.splits.items())
-    _check_space(job, total - done)
+    with world.together() if world else nullcontext():
+        job, source = _begin(data, folder, size, encoding, quality, square, say, quiet, world)
+    if world and world.size > 1:
+        same(world, DATA=source)
+        job.shards = world.of_first(job.shards)
+    total = sum(len(split) for split in job.data.splits.values())
+    done = job.pictures_done
     if done:
         say(f"going on: {done:,} of {total:,} pictures are packed")
-    _make_folder(folder)
-    pace = _fill(job, source, workers or os.cpu_count() or 1, total, done, quiet)
+    threads = workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    pace = _fill(job, source, threads, total, done, quiet, world)
+    if world and not world.first:
+        return Packed(str(folder), {}, 0, time.monotonic() - began, pace)
     if not job.sums.counts[0]:
-        raise AlexNetError(f"none of the pictures of {found.path} can be read; alexnet check tells what is wrong.")
+        raise AlexNetError(f"none of the pictures of {job.data.path} can be read; alexnet check tells what is wrong.")
     _finish(job)
     failed = [{"file": one["file"], "error": one["error"]} for one in job.left_out]
     pictures = {name: sum(shards) for name, shards in job.shards.items()}
     size_on_disk = sum(entry["bytes"] for entry in job.files)
     return Packed(str(folder), pictures, size_on_disk, time.monotonic() - began, pace, failed)
+
+
+def _begin(
+    data: str | Path | Data, folder: Path, size: int, encoding: str, quality: int, square: str | None,
+    say: Callable[[str], object], quiet: bool, world: World | None,
+) -> tuple[Job, str]:  # fmt: skip
+    """The job, as an interrupted one was left, with its folder, and what tells its source from others."""
+    if encoding not in ENCODINGS:
+        raise AlexNetError(f"encoding was given '{encoding}'; it takes {' or '.join(ENCODINGS)}.")
+    first = world is None or world.first
+    if first:
+        _check_folder(folder)
+    found = data if isinstance(data, Data) else find(data, quiet)
+    say(found.summary())
+    job = Job(
+        folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size),
+        Square(_square(found, check_square(square) if square else None)),
+    )  # fmt: skip
+    source = fingerprint(found)
+    if not first:
+        return job, source
+    if (folder / STATE).exists():
+        go_on(job, source)
+    _check_space(job, sum(len(split) for split in found.splits.values()) - job.pictures_done)
+    _make_folder(folder)
+    return job, source
 
 
 def _make_folder(folder: Path) -> None:
@@ -145,17 +141,21 @@ def _make_folder(folder: Path) -> None:
         ) from None
 
 
-def _fill(job: _Job, source: str, threads: int, total: int, done: int, quiet: bool) -> float:
-    """Make every file that is not made yet, noting each; pictures a second."""
+def _fill(job: Job, source: str, threads: int, total: int, done: int, quiet: bool, world: World | None) -> float:
+    """Make every file that is not made yet, in turns with the other processes, noting each; pictures a second."""
+    rank, ranks = (world.rank, world.size) if world else (0, 1)
     with (
         Progress("packing", total, done=done, quiet=quiet) as progress,
         ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool,
         StopRequest() as stop,
     ):
-        for name, split in job.data.splits.items():
-            for number in range(len(job.shards.setdefault(name, [])), -(-len(split) // job.per_file)):
-                _make_file(job, name, number, pool, threads, progress, stop)
-                _note(job, source)
+        left = job.files_left()[rank::ranks]
+        own = (_make_file(job, name, number, pool, threads, progress, stop) for name, number in left)
+        for number, made in enumerate(in_turns(world, own)):
+            if number % ranks:
+                progress.update(made.pictures)
+            job.take(made)
+            note(job, source)
         return progress.rate
 
 
@@ -203,7 +203,7 @@ def _check_folder(folder: Path) -> None:
             raise AlexNetError(f"PACK {folder} holds other files ({others[0]}); give a folder that is new or empty.")
 
 
-def _check_space(job: _Job, pictures: int) -> None:
+def _check_space(job: Job, pictures: int) -> None:
     """Refuse a raw pack that cannot fit, before hours of work."""
     there = next(p for p in (job.folder, *job.folder.absolute().parents) if p.exists())
     needed = pictures * job.side * job.side * 3 if job.encoding == "raw" else 0
@@ -213,51 +213,6 @@ def _check_space(job: _Job, pictures: int) -> None:
             f"PACK {job.folder} will take {needed / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free there; free "
             "space, give another disk, or a smaller --size, or --encoding jpeg, a tenth of it."
         )
-
-
-def _go_on(job: _Job, source: str) -> None:
-    """Take up what an interrupted run has left; other settings or another source are an error that says so."""
-    try:
-        with open(job.folder / STATE, "rb") as file, np.load(file, allow_pickle=False) as state:
-            facts = json.loads(state["facts"].tobytes())
-            arrays = {name: state[name] for name in state.files}
-        _take_up(job, facts, arrays, source)
-    except UNFIT as error:
-        raise AlexNetError(f"{job.folder / STATE} is damaged ({error}); delete {job.folder} and pack anew.") from None
-
-
-UNFIT = (
-    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError, RecursionError, MemoryError,
-    NotImplementedError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-
-
-def _take_up(job: _Job, facts: dict[str, Any], arrays: dict[str, np.ndarray], source: str) -> None:
-    if facts["settings"] != job.settings():
-        was = ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
-        raise AlexNetError(f"PACK {job.folder} was begun with {was}; give the same to go on, or another folder.")
-    if facts["source"] != source:
-        raise AlexNetError(
-            f"DATA {job.data.path} has changed since packing into {job.folder} began; delete that folder and pack anew."
-        )
-    for entry in facts["files"]:
-        path = job.folder / Path(entry["name"]).name
-        if not path.exists() or path.stat().st_size != entry["bytes"]:
-            raise AlexNetError(f"{path} is not as it was left; delete {job.folder} and pack anew.")
-    job.files, job.shards, job.left_out = facts["files"], facts["shards"], facts["left_out"]
-    job.sums.fill(arrays["sums"])
-    job.ends = {name: [arrays[f"ends-{name}"]] for name in job.shards if f"ends-{name}" in arrays}
-
-
-def _note(job: _Job, source: str) -> None:
-    """Write all that is needed to go on."""
-    facts = {
-        "settings": job.settings(), "source": source, "files": job.files, "shards": job.shards,
-        "left_out": job.left_out,
-    }  # fmt: skip
-    arrays: dict[str, Any] = {f"ends-{name}": np.concatenate(ends) for name, ends in job.ends.items()}
-    arrays |= {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8), "sums": job.sums.vector()}
-    write_whole(job.folder / STATE, lambda file: np.savez(file, **arrays))
 
 
 # -- the work -----------------------------------------------------------------------------------------------------
@@ -298,9 +253,9 @@ class _Spare:
 
 
 def _make_file(
-    job: _Job, name: str, number: int, pool: ThreadPoolExecutor, threads: int, progress: Progress, stop: StopRequest
-) -> None:
-    """One file of pictures, from its part of a split: decoded in chunks, written in order, counted when it is whole."""
+    job: Job, name: str, number: int, pool: ThreadPoolExecutor, threads: int, progress: Progress, stop: StopRequest
+) -> Made:
+    """One file of pictures, from its part of a split: decoded in chunks, written in order."""
     split = job.data.splits[name]
     rows = np.arange(number * job.per_file, min((number + 1) * job.per_file, len(split)))
     file = ShardWriter(job.folder / f"{name}-{number:05}.npy", job.encoding, job.side, len(rows))
@@ -327,13 +282,10 @@ def _make_file(
     except BaseException:
         file.discard()
         raise
-    job.files.append(entry)
-    job.shards[name].append(len(file.sizes))
-    for sums in spare.sums:
-        job.sums.merge(sums)
-    job.left_out += left_out
-    if job.encoding == "jpeg":
-        job.ends.setdefault(name, []).append(np.cumsum(file.sizes, dtype=np.int64))
+    sums = Sums(job.side) if spare.sums else None
+    for some in spare.sums:
+        cast(Sums, sums).merge(some)
+    return Made(name, entry, file.sizes, left_out, sums)
 
 
 def _in_order(
@@ -353,7 +305,7 @@ def _in_order(
             future.cancel()
 
 
-def _chunk(job: _Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) -> _Chunk:
+def _chunk(job: Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) -> _Chunk:
     memory, good, failed = spare.take_pixels(), 0, {}
     for row in rows.tolist():
         source = None
@@ -383,7 +335,7 @@ def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _finish(job: _Job) -> None:
+def _finish(job: Job) -> None:
     """Labels, names, mean and header; with the header it is a pack."""
     known = job.sums.known()
     contents, splits = {"mean.npy": _npy(known.mean)}, {}

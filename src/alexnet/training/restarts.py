@@ -1,0 +1,162 @@
+"""A run's folder: one run writes it at a time; --resume, and a job of torchrun that starts again, go on with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from platform import node
+from typing import Any, Self
+
+import filelock
+
+from alexnet.base.distributed import TIMEOUT, World, job, restarts, started_again
+from alexnet.base.errors import AlexNetError
+from alexnet.base.files import clear_parts, write_whole
+from alexnet.base.run_files import NAMES, RECIPE, STATE
+from alexnet.base.text import printable
+from alexnet.base.turns import same
+from alexnet.training import checkpoint
+from alexnet.training import recipe as recipes
+from alexnet.training.recipe import Recipe
+
+Say = Callable[[str], object]
+LOCK, WRITER = ".lock", ".writer.json"
+PATIENCE = 90.0  # seconds in which the system of a killed process gives its lock back, on other machines too
+
+
+class Claim:
+    """The right to write a run's folder, which the first process takes; it ends with the process, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.again = False  # whether torchrun has started this run's own job again
+        self._lock = filelock.FileLock(folder / LOCK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def look(self, world: World) -> str:
+        """Take a folder that holds a run; what to say of a restart, "" where there is none."""
+        before = self._writer()
+        self.again = started_again(before.get("job", ""))
+        if any((self.folder / name).exists() for name in NAMES):
+            self.take()
+        if not (self.again or restarts()):
+            return ""
+        count = f" (restart {restarts()} of {os.environ['TORCHELASTIC_MAX_RESTARTS']})" if restarts() else ""
+        others = f" (before: {before['processes']})" if self.again and before["processes"] != world.size else ""
+        then = ": the run goes on from its last checkpoint" if self.again else ""
+        return f"torchrun has started the processes again{count}, {world.size} now{others}{then}"
+
+    def take(self) -> None:
+        """Be the one who writes; refuse a folder that another run is writing."""
+        try:
+            self._lock.acquire(timeout=PATIENCE if self.again else 0)
+        except filelock.Timeout:
+            who = self._writer()
+            where = f", process {who['process']} on {who['host']}" if who else ""
+            raise AlexNetError(
+                f"--out {self.folder} is being written by another run{where}; wait until that has ended, or give "
+                "another folder."
+            ) from None
+
+    def begin(self, recipe: Recipe, world: World) -> None:
+        """Make the run's folder and note in it who writes it, and the resolved recipe."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AlexNetError(
+                f"cannot make the folder {self.folder} ({error.strerror}); give one that you may write."
+            ) from None
+        self.take()
+        clear_parts(self.folder)
+        facts = {"process": os.getpid(), "host": node(), "processes": world.size, "job": job()}
+        write_whole(self.folder / WRITER, lambda file: file.write(json.dumps(facts).encode()))
+        write_whole(self.folder / RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
+
+    def _writer(self) -> dict:
+        try:
+            return json.loads((self.folder / WRITER).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+def time_limit(folder: Path, recipe: str | Recipe | None, sets: Sequence[str]) -> float:
+    """Seconds that a process waits for another: what was given, or what the run in the folder was started with."""
+    values = recipes.parse_sets(sets)
+    if recipe is None and (folder / RECIPE).exists():
+        try:
+            recorded = tomllib.loads((folder / RECIPE).read_text("utf-8"))
+        except (OSError, ValueError):  # which is told where the run is opened
+            recorded = {}
+        values = {"timeout": recorded.get("timeout", TIMEOUT)} | values
+    chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe or "author_2012")
+    return recipes.override(chosen, {key: values[key] for key in ("timeout",) if key in values}).timeout
+
+
+def open_run(
+    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, world: World, say: Say
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
+    with world.together():  # every process has looked before the first one writes
+        chosen, state = _open(folder, recipe, sets, resume, say)
+    if world.size > 1:
+        same(world, RUN=str(state and state["step"]))
+    return chosen, state
+
+
+def _open(
+    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, say: Say
+) -> tuple[Recipe, dict[str, Any] | None]:
+    held = [name for name in (*NAMES,) if (folder / name).exists()]
+    if printable(str(folder)) != str(folder):  # safetensors opens no other
+        raise AlexNetError(f"--out {printable(str(folder))} is not plain text in UTF-8; give another name.")
+    if folder.exists() and not folder.is_dir():
+        raise AlexNetError(f"--out {folder} is a file; give a folder, new or empty.")
+    if held and not resume:
+        raise AlexNetError(
+            f"--out {folder} already holds a run ({', '.join(held)}); add --resume to go on, or give another folder."
+        )
+    file = folder / RECIPE
+    state = checkpoint.read_state(folder / STATE) if (folder / STATE).exists() else None
+    recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
+    if recorded is not None:
+        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
+    else:
+        chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
+        chosen = recipes.override(chosen, recipes.parse_sets(sets))
+        if chosen.rate_below != 1 and not chosen.weights:
+            raise AlexNetError(
+                f"the recipe trains the layers below the last at {chosen.rate_below:g} of its rate, which needs a "
+                "trained network, and none was given: use alexnet finetune MODEL DATA, or add --set weights=MODEL."
+            )
+        if resume:
+            say(f"{folder} holds no run yet: starting anew")
+    if state is None and recorded is not None:
+        say(f"{folder} holds a run that stopped before its first checkpoint: starting it anew")
+    return chosen, state
+
+
+def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) -> Recipe:
+    """The recorded recipe with what may change; any other difference is an error that names it."""
+    asked = recorded
+    if recipe is not None:
+        asked = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
+    values = recipes.parse_sets(sets)
+    asked = recipes.override(asked, values)
+    given = asdict(asked)
+    for key, value in asdict(recorded).items():
+        if key not in recipes.FREE_ON_RESUME and given[key] != value:
+            raise AlexNetError(
+                f"--resume: the run was started with {key} = {value}, now {key} = {given[key]} was given; leave "
+                "it out, or start another run."
+            )
+    free = recipes.FREE_ON_RESUME & (set(values) if recipe is None else set(given))
+    return recipes.override(recorded, {key: given[key] for key in free})

@@ -1,0 +1,199 @@
+"""Runs whose processes torchrun starts again: whose folder it is, what is said, and the same end after any kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import pytest
+
+from alexnet.base.errors import AlexNetError
+from alexnet.base.metrics import read
+from alexnet.base.run_files import BEST, LAST, METRICS, STATE
+from alexnet.training import loop
+from alexnet.training.checkpoint import read_state
+from alexnet.training.loop import train
+from alexnet.training.restarts import LOCK, WRITER
+from conftest import write_folders
+from test_processes import ENVIRONMENT, SETS, losses, wait_for_step
+
+pytestmark = pytest.mark.cpu
+
+
+class Killed(BaseException):
+    """What ends a process without asking it."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_folders(tmp_path_factory.mktemp("restarts") / "data", 8)
+
+
+@pytest.fixture
+def run(data, tmp_path, monkeypatch):
+    """Train as a worker of a job of torchrun, which dies at a step; what it said."""
+
+    def go(job: str | None, restarts: int = 0, dies: int = 0, **options) -> list[str]:
+        said: list[str] = []
+        with monkeypatch.context() as patch:
+            if job is not None:
+                patch.setenv("TORCHELASTIC_RUN_ID", job)
+                patch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+                patch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+            step = loop._step
+
+            def dying(run, *given) -> None:
+                step(run, *given)
+                if dies and run.position.step == dies:
+                    raise Killed
+
+            patch.setattr(loop, "_step", dying)
+            sets = [*SETS[1::2], "checkpoint_every=2"]
+            train(data, tmp_path / options.pop("out", "run"), sets=sets, say=said.append, **options)
+        return said
+
+    return go
+
+
+def test_a_worker_that_is_started_again_goes_on_and_ends_as_a_run_left_alone(run, tmp_path):
+    run(None, out="whole")
+    with pytest.raises(Killed):
+        run("a job", dies=5)
+    assert len(losses(tmp_path / "run")) == 4  # the fifth was not yet noted
+    said = run("a job", restarts=1)
+    line = "torchrun has started the processes again (restart 1 of 3), 1 now: the run goes on from its last checkpoint"
+    assert said[0] == line
+    assert [one for one in said if "torchrun" in one] == [line]
+    assert "going on at step 4" in "\n".join(said)
+    for name in (LAST, BEST):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_machine_that_comes_or_goes_counts_as_no_restart_and_is_said(run, tmp_path):
+    with pytest.raises(Killed):
+        run("a job", dies=3)
+    file = tmp_path / "run" / WRITER
+    file.write_text(json.dumps({**json.loads(file.read_text()), "processes": 3}))
+    said = run("a job")
+    assert said[0] == (
+        "torchrun has started the processes again, 1 now (before: 3): the run goes on from its last checkpoint"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "restarts"),
+    [("a job", "another", 1), ("none", "none", 0), (None, "a job", 2), ("a job", None, 0)],
+)  # fmt: skip
+def test_another_jobs_run_is_left_alone_without_resume(run, tmp_path, first, second, restarts):
+    with pytest.raises(Killed):
+        run(first, dies=3)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(AlexNetError, match="already holds a run"):
+        run(second, restarts)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_job_without_a_name_is_known_by_its_process_after_a_restart(run, tmp_path):
+    with pytest.raises(Killed):
+        run("none", dies=3)
+    assert "restart 1 of 3" in run("none", restarts=1)[0]
+
+
+def test_a_second_writer_is_refused_while_the_first_one_lives(run, tmp_path):
+    with pytest.raises(Killed):
+        run(None, dies=3)
+    with filelock.FileLock(tmp_path / "run" / LOCK):
+        with pytest.raises(AlexNetError, match=r"is being written by another run, process \d+ on .+; wait until"):
+            run(None, resume=True)
+        assert read_state(tmp_path / "run" / STATE)["step"] == 2
+    run(None, resume=True)
+
+
+# -- real processes ---------------------------------------------------------------------------------------------------
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started and that live."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            state, number = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue
+        if number == str(parent) and state != "Z" and folder.name.isdigit():
+            found.append(int(folder.name))
+    return found
+
+
+def workers(run: Path) -> list[int]:
+    """The processes of a run: the one that writes, and those with the same parent."""
+    try:
+        writer = json.loads((run / WRITER).read_text())["process"]
+        parent = int(Path(f"/proc/{writer}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return []
+    return children(parent)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="there is no /proc to find the workers in")
+@pytest.mark.parametrize("processes", [2, 3])
+def test_killed_at_random_ten_times_a_run_ends_as_one_left_alone(data, tmp_path, processes):
+    """kill -9 of any worker at any moment; of three processes too every bit is the same."""
+    kills, dice = 10, random.Random(processes)
+    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=20", "--set", "max_steps=54"]
+
+    def start(out: Path) -> subprocess.Popen:
+        words = [str(Path(__file__).with_name("elastic.py")), processes, kills, "train", data, "--out", out, *sets]
+        environment = {**ENVIRONMENT, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        return subprocess.Popen([sys.executable, *map(str, words)], env=environment, stdout=subprocess.PIPE, text=True)
+
+    whole = start(tmp_path / "whole")
+    whole.communicate(timeout=300)
+    assert whole.returncode == 0
+    process, run = start(tmp_path / "run"), tmp_path / "run"
+    for number in range(kills):
+        wait_for_step(run, dice.randint(1, 4) + 5 * number, process)
+        time.sleep(dice.uniform(0, 0.3))
+        os.kill(dice.choice(workers(run)), signal.SIGKILL)
+        while workers(run) and process.poll() is None:  # until torchrun has ended the others
+            time.sleep(0.02)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert out.count("torchrun has started the processes again") == kills
+    for name in (LAST, BEST):
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    kinds = [[(line["kind"], line["step"]) for line in read(one / METRICS)] for one in (run, tmp_path / "whole")]
+    assert kinds[0] == kinds[1]
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_ends_the_others_after_the_time_limit(data, tmp_path):
+    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random(os.getpid()).randint(20_000, 60_000))}
+    words = [sys.executable, "-m", "alexnet", "train", str(data), "--out", str(tmp_path / "run"), *SETS]
+    words += ["--set", "timeout=4", "--set", "epochs=500", "--set", "max_steps=400"]
+    two = [
+        subprocess.Popen(
+            words, env={**ENVIRONMENT, **ports, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    wait_for_step(tmp_path / "run", 2, two[0])
+    two[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    _, err = two[0].communicate(timeout=60)
+    two[1].kill()
+    two[1].communicate()
+    assert two[0].returncode == 2
+    assert time.monotonic() - began < 30
+    assert "another of the 2 processes has not answered for 4 s" in err.strip().splitlines()[-1]

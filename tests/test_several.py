@@ -1,0 +1,140 @@
+"""Commands by two and three processes: every file and every line is that of one process, byte for byte."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import coloured, write_folders
+from several import Said, several
+
+pytestmark = pytest.mark.cpu
+
+SMALL = 8 * 32 * 32 * 3  # bytes of a pack's file
+PATCHES = {
+    "alexnet.data.packs.job.SHARD": {"raw": SMALL, "jpeg": SMALL},
+    "alexnet.data.checking.CHUNK": 4,
+}  # fmt: skip
+
+
+THREE = ("evaluate", "csv", "two", "check", "jpeg")  # commands that three processes do too
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """train/ and val/ with 51 + 15 pictures, of which two cannot be read and some are there twice, and more/."""
+    root = tmp_path_factory.mktemp("data")
+    write_folders(root / "set" / "train", 17)
+    write_folders(root / "set" / "val", 5, first=100)
+    train = root / "set" / "train"
+    (train / "red" / "3.png").write_bytes(b"")
+    (root / "set" / "val" / "blue" / "104.png").write_text("no picture")
+    shutil.copy(train / "red" / "5.png", train / "red" / "50.png")
+    shutil.copy(train / "red" / "6.png", train / "green" / "60.png")
+    shutil.copy(train / "blue" / "7.png", root / "set" / "val" / "blue" / "105.png")
+    (root / "more").mkdir()
+    with tarfile.open(root / "more" / "some.tar", "w") as archive:
+        for number in range(7):
+            coloured("green", 300 + number).save(root / "one.png")
+            archive.add(root / "one.png", f"in/{number}.png")
+    for rank in range(2):
+        write_folders(root / f"machine{rank}", 2 + rank)
+    (root / "machine0" / "red" / "1.png").unlink()
+    write_folders(root / "only0", 1)
+    return root
+
+
+def commands(data: Path, model: Path, out: Path) -> dict[str, list[Any]]:
+    """A table of commands, whose outputs are in `out`."""
+    out.mkdir()
+    seen, four = [data / "set" / "train", data / "more" / "some.tar", data / "none.png"], ["--batch-size", "4"]
+    tables = [x for name in ("pictures", "per-class", "confusion") for x in (f"--{name}", out / f"{name}.csv")]
+    table = {
+        "evaluate": ["evaluate", model, data / "set", "--split", "all", "--json", *four, *tables],
+        "views": ["evaluate", model, data / "set", "--views", "10", "--ties", "fraction", *four],
+        "predict": ["predict", model, *seen, *four, "--json"],
+        "text": ["predict", model, *seen, "--topk", "2", *four],
+        "csv": ["predict", model, *seen, *four, "--output", out / "predicted.csv"],
+        "features": ["features", model, *seen, *four, "--layer", "conv5", "--output", out / "f.npy", "--json"],
+        "two": ["features", model, *seen, *four, "--layer", "fc7", "--layer", "fc8", "--output", out / "g.safetensors"],
+        "index": ["index", model, *seen, out / "index", *four],
+        "check": ["check", data / "set", "--full", "--json"],
+        "sample": ["check", data / "set"],
+        "raw": ["pack", data / "set", out / "raw", "--size", "32", "--json"],
+        "jpeg": ["pack", data / "set", out / "jpeg", "--size", "32", "--encoding", "jpeg"],
+        "verify": ["check", out / "raw", "--full", "--json"],
+        "exists": ["pack", data / "set", out / "raw"],
+        "no model": ["evaluate", data / "nothing", data / "set"],
+        "no folder": ["features", model, data / "set", "--output", data / "nothing" / "f.npy"],
+    }
+    return {name: [*map(str, words)] for name, words in table.items()}
+
+
+@pytest.fixture(scope="module")
+def made(data, tiny_run, tmp_path_factory) -> dict[int, tuple[Path, dict[str, list[Said]]]]:
+    """What one, two and three processes make, and what they say."""
+    root = tmp_path_factory.mktemp("several")
+    jobs = {size: commands(data, tiny_run, root / f"out{size}") for size in (1, 2, 3)}
+    jobs[3] = {name: jobs[3][name] for name in THREE}
+    jobs[2] |= {
+        "elsewhere": ["predict", tiny_run, data / "machineRANK"],
+        "unseen": ["predict", tiny_run, data / "set" / "val", data / "machineRANK" / "red" / "1.png"],
+        "other data": ["evaluate", tiny_run, data / "machineRANK", "--split", "all"],
+        "no such data": ["check", data / "onlyRANK", "--full"],
+        "stdin": ["predict", tiny_run, "-"],
+        "auto": ["evaluate", tiny_run, data / "set", "--engine", "auto"],
+    }
+    said = several(root, jobs, PATCHES)
+    return {size: (root / f"out{size}", said[size]) for size in said}
+
+
+def plain(text: str, out: Path) -> str:
+    """Without times, and with the same names of folders."""
+    text = re.sub(r'("seconds"|"images_per_second"): [\d.e+-]+', r"\1", text)
+    return re.sub(r"[\d,]+ images/s", "images/s", text).replace(str(out), "OUT").replace(str(out.parent), "OUT")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_file_is_that_of_one_process_byte_for_byte(made, size):
+    one, several = files(made[1][0]), files(made[size][0])
+    assert len(several) > 15
+    assert size == 3 or list(one) == list(several)
+    assert [name for name in several if one[name] != several[name]] == []
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_first_process_says_what_one_would_and_the_others_nothing(made, size):
+    for name in made[size][1].keys() & made[1][1].keys():
+        (one,), (first, *others) = made[1][1][name], made[size][1][name]
+        assert [said.status for said in (first, *others)] == [one.status] * size, (name, first.err)
+        assert plain(first.out, made[size][0]) == plain(one.out, made[1][0]), name
+        assert plain(first.err, made[size][0]) == plain(one.err, made[1][0]), name
+        assert [(said.out, said.err) for said in others] == [("", "")] * len(others), name
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("elsewhere", "process 1 of 2 has found other pictures than the first, or in another order; give every"),
+        ("unseen", "process 1 of 2 has found other pictures"),
+        ("other data", "process 1 of 2 sees another DATA than the first; give every machine the same files"),
+        ("no such data", "process 1 of 2, on "),
+        ("stdin", "one process alone can read stdin; give names of files, folders or patterns under torchrun"),
+        ("auto", "--engine auto is tried in one process; name torch, onnx or openvino under torchrun"),
+    ],
+)  # fmt: skip
+def test_what_machines_see_differently_is_one_sentence_and_one_status(made, name, wanted):
+    first, other = made[2][1][name]
+    assert (first.status, other.status) == (2, 2)
+    assert wanted in first.err.strip().splitlines()[-1]
+    assert "Traceback" not in first.err + other.err
+    assert other.err == ""
