@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 
 import alexnet as package
+from alexnet.data.layouts.registry import find
 from alexnet.engines.loading import attach
 from alexnet.inference.similarity import build_index, similar
 from alexnet.serving import gate
 from alexnet.serving.batching import Batcher
+from alexnet.serving.examples import DIGITS, PHOTOGRAPHS
 from alexnet.serving.fetching import allowed
 from alexnet.serving.limits import Limits
 from alexnet.serving.models import Models, Served, disagreement, opened
@@ -61,7 +63,7 @@ def service(models, folders):
 @pytest.mark.parametrize("views", [1, 10])
 def test_a_picture_in_any_batch_gets_the_answer_of_predict_alone_to_the_bit(models, engine, views):
     needs(*{None: (), "onnx": ("onnxruntime",), "openvino": ("openvino",)}[engine])
-    one = models.all[0]
+    one = models.all[1]
     served = Models([replace(one, classifier=attach(one.classifier, engine))])
     given = pictures(13)
     alone = [
@@ -309,6 +311,20 @@ def test_no_answer_names_a_place_on_this_machine(service, tiny_run, index, folde
 
 
 # -- what programs and browsers are told ------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_pictures_to_begin_with_are_those_of_scikit_learn(service):
+    from sklearn.datasets import load_sample_image
+
+    digits = find("digits").whole
+    for name, digit in DIGITS.items():
+        found = Image.open(io.BytesIO(service.get("/page/examples", params={"name": name}).content))
+        first = digits.read(int(np.flatnonzero(digits.labels == digit)[0]))
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(first))
+    for name in PHOTOGRAPHS:
+        found = Image.open(io.BytesIO(service.get("/page/examples", params={"name": name}).content))
+        np.testing.assert_array_equal(np.asarray(found), load_sample_image(name))
 
 
 def test_the_description_is_openapi_and_answers_are_as_it_says(service):

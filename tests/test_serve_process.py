@@ -154,6 +154,7 @@ def test_a_second_server_on_the_same_port_is_one_sentence(server, refused):
     assert f"port {port} of 127.0.0.1 is in use" in refused("serve", "tiny", "--port", port)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_told_to_stop_answers_what_it_was_asked():
     with process("tiny", "--batch-size", 2, "--delay", 50) as (started, _, port), ThreadPoolExecutor(24) as many:
         expected = ask(port)
