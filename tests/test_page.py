@@ -15,6 +15,8 @@ from serving import process
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+# A camera that is none, for a picture from it.
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"]
 DONE = "[role=tabpanel]:not([hidden])[aria-busy=false]"
 VIEWS = ("Classify", "Inside", "Why", "Near", "Where", "Compare", "Train")
 
@@ -36,7 +38,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        found = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield found
         found.close()
 
@@ -211,6 +213,15 @@ def test_a_picture_can_be_chosen_and_pasted(page):
     )
     given.evaluate("(event) => document.body.dispatchEvent(event)")
     page.wait_for_selector("h2:has-text('pasted.png')")
+
+
+def test_a_picture_is_taken_with_the_camera(page):
+    page.context.grant_permissions(["camera"])
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_role("button", name="Take the picture").click()
+    page.wait_for_selector("h2:has-text('camera')")
+    page.wait_for_selector("#answer li")
+    assert page.locator("#camera").is_hidden()
 
 
 def test_the_page_for_programs_lists_all(page, address):

@@ -14,19 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import alexnet as package
+from alexnet.base.run_files import METRICS
 from alexnet.data.layouts.registry import find
+from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import attach
+from alexnet.inference.inside.heat import METHODS
 from alexnet.inference.similarity import build_index, similar
+from alexnet.networks.model import AlexNet
+from alexnet.networks.variants import VARIANTS
 from alexnet.serving import gate
 from alexnet.serving.batching import Batcher
 from alexnet.serving.examples import DIGITS, PHOTOGRAPHS
 from alexnet.serving.fetching import allowed
 from alexnet.serving.limits import Limits
 from alexnet.serving.models import Models, Served, disagreement, opened
+from alexnet.weights.classifier import Classifier
 from conftest import coloured, encoded, needs
+from narrow import narrow, redraw
 from serving import STATIC, client
 
 
@@ -108,6 +116,12 @@ def test_bytes_and_forms_with_several_files_are_taken_and_what_is_broken_is_name
 
 
 BOMB = encoded(Image.new("1", (30_000, 30_000)), optimize=True)
+FORM = (
+    b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\n\r\nx\r\n' % n for n in range(12)
+    )
+    + b"--x--\r\n"
+)
 REFUSED = {
     # what it is: address, what is sent, status, words of the sentence
     "no picture": ("/predict", b"hello", 422, "not a picture"),
@@ -126,6 +140,13 @@ REFUSED = {
     "topk of a word": ("/predict?topk=all", b"0", 422, "a whole number from 1"),
     "an unknown layer": ("/features?layer=conv9", b"0", 422, "has no layer 'conv9'; the nearest are"),
     "two layers as npy": ("/features?layer=fc6&layer=fc7&format=npy", b"0", 422, "holds one layer"),
+    "an answer of a million values": (
+        "/features?layer=" + "&layer=".join(["conv1", "conv2", "conv3"]),
+        ("multipart/form-data; boundary=x", FORM),
+        413,
+        "would be too large",
+    ),
+    "two pictures as npy": ("/features?format=npy", ("multipart/form-data; boundary=x", FORM), 413, "about 1 at once"),
     "an unknown pool": ("/features?pool=min", b"0", 422, "it takes mean, max"),
     "no index": ("/similar", b"0", 422, "alexnet index makes"),
     "a class that is none": ("/page/heat?class=200", pictures(1)[0], 422, "from 0 to 199"),
@@ -308,6 +329,52 @@ def test_no_answer_names_a_place_on_this_machine(service, tiny_run, index, folde
     for text in [*texts, failed.text]:
         for place in (tiny_run, index, folders, Path(package.__file__).parent, Path.home() / ""):
             assert str(place).rstrip("/") + "/" not in text
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_followed_line_by_line_and_from_its_beginning_when_it_went_back(models, tmp_path):
+    lines = [json.dumps({"kind": "step", "step": n, "epoch": n / 10, "loss": 1.0}) for n in range(30)]
+    followed = Models([replace(models.all[0], run=tmp_path)])
+    with client(followed) as service:
+
+        def seen(after: int) -> tuple[list[int], int, bool]:
+            found = service.get("/page/run", params={"after": after}).json()
+            return [one["step"] for one in found["lines"]], found["next"], found["finished"]
+
+        (tmp_path / METRICS).write_text("\n".join(lines[:10]) + '\n{"kind": "st')  # the last is being written
+        assert seen(0) == (list(range(10)), 10, False)
+        (tmp_path / METRICS).write_text("\n".join(lines[:12]) + "\n")
+        assert seen(10) == ([10, 11], 12, False)
+        (tmp_path / METRICS).write_text("\n".join(lines[:5]) + '\n{"kind": "final", "step": 5}\n')
+        assert seen(12) == ([0, 1, 2, 3, 4, 5], 6, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "channels"), [("alexnet2012", 1), *((name, 3) for name in VARIANTS)])
+def test_every_network_is_shown_in_every_view(name, channels):
+    variant = narrow(name)
+    model = AlexNet(variant, 7, channels, variant.input)
+    redraw(model)
+    mean = torch.full((channels, 1, 1), 110.0)
+    preprocess = Preprocess(variant.stored, variant.input, "RGB" if channels == 3 else "L", (64.0,), mean)
+    classifier = Classifier(model.eval(), preprocess, [f"class {n}" for n in range(7)])
+    (picture,) = pictures(1)
+    with client(Models([Served("one", classifier), Served("other", classifier)])) as service:
+        (one, _) = service.get("/page/models").json()["models"]
+        drawn = service.get("/page/network.svg").text
+        for layer in one["layers"]:
+            assert f'data-layer="{layer["name"]}"' in drawn
+            answer = service.post("/page/maps", params={"layer": layer["name"]}, content=picture)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["shape"][0] == layer["maps"]
+            if layer["filters"]:
+                assert service.get("/page/filters", params={"layer": layer["name"]}).status_code == 200
+        for path in ("steps", "views", *(f"heat?method={one}" for one in METHODS), "compare?other=1"):
+            answer = service.post(f"/page/{path}", content=picture)
+            assert answer.status_code == 200, (path, answer.text)
+        assert service.post("/page/where", content=picture).status_code in (200, 422)
 
 
 # -- what programs and browsers are told ------------------------------------------------------------------------

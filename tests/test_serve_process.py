@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from conftest import coloured, encoded
 from serving import process
@@ -134,6 +136,30 @@ def waiting(port: int) -> int:
 def empty(port: int) -> bool:
     """Whether nothing waits any more, now or soon."""
     return any(waiting(port) == 0 or time.sleep(0.05) for _ in range(100))
+
+
+@pytest.mark.slow
+def test_a_client_that_does_not_take_its_answer_is_ended(server):
+    _, port = server
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + encoded(
+        Image.new("L", (9, 9))
+    )
+    form = (part + b"\r\n") * 15 + b"--x--\r\n"
+    head = (
+        "POST /features?layer=conv1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        f"Content-Length: {len(form)}\r\n\r\n"
+    )
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(head.encode() + form)
+        time.sleep(6 * TIMEOUT)
+        answer = b""
+        while part := client.recv(1 << 20):
+            answer += part
+    top, _, content = answer.partition(b"\r\n\r\n")
+    assert len(content) < int(re.search(rb"content-length: (\d+)", top)[1])
+    assert ask(port)[0] == 200
 
 
 def test_what_is_no_http_ends_its_own_connection_alone(server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -19,7 +20,7 @@ from alexnet.base.run_files import METRICS
 from alexnet.data.pictures import decode
 from alexnet.engines import choosing
 from alexnet.engines.loading import device_for, load
-from alexnet.inference.features import check_layers, outputs
+from alexnet.inference.features import check_layers, outputs, row_shape
 from alexnet.inference.prediction import ClassProbability, classify
 from alexnet.inference.similarity import Index, fingerprint, nearest, open_index
 from alexnet.serving.limits import Refused
@@ -56,6 +57,10 @@ class Served:
             return [{name: values[row] for name, values in found.items()} for row in range(len(squares))]
 
         return compute
+
+    def values(self, names: Sequence[str], pool: Any = None) -> int:
+        """How many values the layers give for a picture."""
+        return sum(math.prod(row_shape(self.classifier.model, name, pool)) for name in names)
 
     def nearest(self, most: int, distance: Any) -> Callable[[Sequence[np.ndarray]], list[list[tuple[int, float]]]]:
         """Rows of the index and their distances, nearest first, as `alexnet similar` finds them."""

@@ -28,6 +28,7 @@ from alexnet.serving.limits import Limits, Refused, Room, body, check_pixels
 from alexnet.serving.models import Models, Served
 
 MOST_PARTS = 64  # pictures of one request
+MOST_VALUES = 1_000_000  # features in one answer, which are 20 MB of JSON
 Compute = Callable[[Sequence[Any]], Sequence[Any]]
 
 
@@ -83,8 +84,8 @@ class Service:
             np.save(file, values[names[0]])
             return file.getvalue()
 
-        key = ("features", *names, pool)
-        return await self._answer(request, model, key, model.layers(names, pool), npy if form == "npy" else told)
+        key, most = ("features", *names, pool), 1 if form == "npy" else MOST_VALUES // model.values(names, pool)
+        return await self._answer(request, model, key, model.layers(names, pool), npy if form == "npy" else told, most)
 
     async def similar(self, request: Request) -> Response:
         """The pictures of the index that are nearest to each picture."""
@@ -113,10 +114,16 @@ class Service:
     # -- what they share ---------------------------------------------------------------------------------------
 
     async def _answer(
-        self, request: Request, model: Served, key: tuple, compute: Compute, told: Callable[[Any], Any]
-    ) -> Response:
+        self, request: Request, model: Served, key: tuple, compute: Compute, told: Callable[[Any], Any],
+        most: int = MOST_PARTS,
+    ) -> Response:  # fmt: skip
         with self.room.entered() as entry:
             named = await self.pictures(request, entry)
+            if len(named) > most:
+                raise Refused(
+                    413, f"the answer to {len(named)} pictures would be too large; ask about {max(1, most)} at once, "
+                    "for fewer layers, or with pool."
+                )  # fmt: skip
             entry.count(len(named))
             asked = [self.one(model, key, compute, picture) for _, picture in named]
             try:
@@ -126,18 +133,7 @@ class Service:
                 raise Refused(
                     503, f"there was no answer within {self.limits.seconds:g} seconds; try again when less is asked."
                 ) from None
-        results, failed, status = [], [], 200
-        for (name, _), one in zip(named, found, strict=True):
-            if isinstance(one, Refused):
-                failed.append({"file": name, "error": one.sentence})
-                status = one.status
-            elif isinstance(said := told(one), bytes):
-                return Response(said, media_type="application/x-npy")
-            else:
-                results.append({"file": name, **said})
-        if not results:
-            raise Refused(status, _sentence(failed[0]))
-        return answer({"model": model.name, "results": results, "failed": failed})
+        return await asyncio.get_running_loop().run_in_executor(self.decoders, _told, model, named, found, told)
 
     async def one(self, model: Served, key: tuple, compute: Compute, picture: bytes) -> Any:
         """What a batch makes of one picture, or why it is refused."""
@@ -172,6 +168,24 @@ class Service:
         if not found:
             raise Refused(422, "the request has no picture; send its bytes, or a form with files.")
         return found
+
+
+def _told(
+    model: Served, named: Sequence[tuple[str, bytes]], found: Sequence[Any], told: Callable[[Any], Any]
+) -> Response:
+    """The answer about every picture; where none could be read, what is wrong with the first."""
+    results, failed, status = [], [], 200
+    for (name, _), one in zip(named, found, strict=True):
+        if isinstance(one, Refused):
+            failed.append({"file": name, "error": one.sentence})
+            status = one.status
+        elif isinstance(said := told(one), bytes):
+            return Response(said, media_type="application/x-npy")
+        else:
+            results.append({"file": name, **said})
+    if not results:
+        raise Refused(status, _sentence(failed[0]))
+    return answer({"model": model.name, "results": results, "failed": failed})
 
 
 async def _of_form(request: Request, sent: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
