@@ -153,6 +153,26 @@ def test_a_run_shows_its_curves_its_confusions_and_its_mistakes(page):
     all_shown(page)
 
 
+def test_curves_follow_a_run_that_goes_on_until_it_is_finished(page):
+    asked = []
+
+    def answer(route) -> None:
+        number = len(asked)
+        asked.append(re.search(r"after=(\d+)", route.request.url)[1])
+        line = {"kind": "epoch", "epoch": number + 1, "train_loss": 2 / (number + 1), "valid_top1_error": 0.5}
+        told = {"lines": [line], "after": number, "next": number + 1, "every": 1, "finished": number == 2}
+        route.fulfill(json=told)
+
+    page.route("**/page/run?*", answer)
+    page.get_by_label("Model").select_option(index=1)
+    open_view(page, "Train")
+    assert "goes on" in page.inner_text("#status")
+    page.wait_for_selector("#curves tbody tr:nth-child(3)", timeout=30_000)
+    page.wait_for_selector("#status:has-text('finished')")
+    assert asked == ["0", "1", "2"]
+    assert "training loss now 0.6667" in page.locator("svg.curves").first.get_attribute("aria-label")
+
+
 def test_the_keyboard_alone_reaches_every_view_and_layer(page):
     page.locator("#examples button").first.focus()
     page.keyboard.press("Enter")
