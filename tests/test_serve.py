@@ -347,6 +347,9 @@ def test_a_run_is_followed_line_by_line_and_from_its_beginning_when_it_went_back
         assert seen(0) == (list(range(10)), 10, False)
         (tmp_path / METRICS).write_text("\n".join(lines[:12]) + "\n")
         assert seen(10) == ([10, 11], 12, False)
+        (tmp_path / METRICS).write_text('{"kind": "epoch", "epoch": 1, "valid_loss": NaN}\n')
+        (odd,) = json.loads(service.get("/page/run").text, parse_constant=pytest.fail)["lines"]
+        assert odd["valid_loss"] is None
         (tmp_path / METRICS).write_text("\n".join(lines[:5]) + '\n{"kind": "final", "step": 5}\n')
         assert seen(12) == ([0, 1, 2, 3, 4, 5], 6, True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -247,5 +248,7 @@ def _plain(facts: Any) -> Any:
     if isinstance(facts, dict):
         return {_plain(key): _plain(value) for key, value in facts.items()}
     if isinstance(facts, list | tuple):
-        return [_plain(one) for one in facts] if not facts or not isinstance(facts[0], float) else facts
+        return [_plain(one) for one in facts]
+    if isinstance(facts, float):
+        return facts if math.isfinite(facts) else None  # JSON has no other numbers
     return encodable(facts) if isinstance(facts, str) else facts

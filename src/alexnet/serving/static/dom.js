@@ -19,6 +19,7 @@ export const whole = (value) => value.toLocaleString("en");
 export const percent = (share, digits = 2) => `${(100 * share).toFixed(digits)} %`;
 
 export function short(value) {
+  if (!Number.isFinite(value)) return "";
   if (value === 0) return "0";
   const size = Math.abs(value);
   return size >= 1e5 || size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
