@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from safetensors.torch import load_file
 from alexnet import evaluate, load
 from alexnet.base import run_files
 from alexnet.base.distributed import World
-from alexnet.base.errors import AlexNetError, Diverged, Interrupted
+from alexnet.base.errors import AlexNetError, CannotWrite, Diverged, Interrupted
 from alexnet.base.metrics import read
 from alexnet.data.layouts.registry import find
 from alexnet.reproduction.running import part
 from alexnet.training import checkpoint, loop
 from alexnet.training import recipe as recipes
+from alexnet.training.checkpoint import read_state
 from alexnet.training.loop import train
 from alexnet.training.recipe import resolve
 from alexnet.training.restarts import open_run
@@ -332,3 +334,39 @@ def test_the_final_error_is_that_of_evaluate(tmp_path, folders, tiny_run):
     result = evaluate(tiny_run, folders)
     assert (final["top1_error"], final["images"]) == (result.top1_error, result.images)
     assert json.loads(json.dumps(result.facts())) == result.facts()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_as_it_was_then(folders, tmp_path, monkeypatch):
+    sets, steps, real, real_step = [*TINY, "max_steps=8"], [], checkpoint.write_state, loop._step
+
+    def slow(path, state):
+        deadline = time.monotonic() + 60
+        while len(steps) < 8 and time.monotonic() < deadline:  # the first epoch has six
+            time.sleep(0.01)
+        real(path, state)
+        if state["step"] == 6:
+            kept.append((len(steps), read_state(path)))
+
+    def step(run, *given):
+        real_step(run, *given)
+        steps.append(run.position.step)
+
+    kept: list[tuple[int, dict]] = []
+    monkeypatch.setattr(checkpoint, "write_state", slow)
+    monkeypatch.setattr(loop, "_step", step)
+    train(folders, tmp_path / "run", sets=sets, device=str(DEVICE))
+    monkeypatch.undo()
+    train(folders, tmp_path / "alone", sets=[*TINY, "max_steps=6"], device=str(DEVICE))
+    ((made, state),) = kept
+    assert made == 8
+    alone = read_state(tmp_path / "alone" / run_files.STATE)
+    assert all(torch.equal(x, alone["model"][name]) for name, x in state["model"].items())
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_its_sentence(folders, tmp_path, monkeypatch):
+    def full(path, state):
+        raise CannotWrite(path, "no space")
+
+    monkeypatch.setattr(checkpoint, "write_state", full)
+    with pytest.raises(CannotWrite, match="no space"):
+        train(folders, tmp_path / "run", sets=list(TINY), device=str(DEVICE))

@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch.utils._pytree import tree_map
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
 from alexnet.weights.base import first_line
+
+
+class Saver:
+    """Writes in a thread of its own, one save after another, so that training goes on meanwhile.
+
+    What went wrong in it is raised by the next call, or where it is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._last: Future[None] | None = None
+
+    def __call__(self, write: Callable[[], None]) -> None:
+        """Begin a save, when the one before is done."""
+        self.wait()
+        self._last = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Return when the last save is whole."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if kind is None:  # else that error is the first, and is told
+                raise
+        finally:
+            self._pool.shutdown()
+
+
+def copied(values: Any) -> Any:
+    """The values with every tensor in them as a copy in the CPU's memory, which training does not change."""
+    return tree_map(lambda x: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x, values)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def train(
         chosen, state = open_run(folder, recipe, sets, resume, world, say)
         run = prepare(folder, chosen, state, data, world, say, quiet, claim)
         try:
-            with run.stop:  # from here on there is something to save
+            with run.saver, run.stop:  # from here on there is something to save
                 with tf32(chosen.precision == "tf32"), _memory_in_words(run):
                     pace = _loop(run, say, quiet)
                 result = _finish(run, say, quiet)
@@ -213,6 +213,7 @@ def _log(run: Run, progress: Progress) -> None:
     bad = (~torch.isfinite(sums[:, 0])).nonzero().flatten()
     if len(bad):
         step = position.step - len(sums) + int(bad[0]) + 1
+        run.saver.wait()
         kept = "nothing was saved after that, the last checkpoint is whole"
         if not (run.folder / run_files.STATE).exists():
             kept = "there is no checkpoint yet"
@@ -287,6 +288,7 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
     """Save where the run is and leave with the signal's exit status."""
     _log(run, progress)
     save(run)
+    run.saver.wait()
     raise Interrupted(
         f"stopped at step {run.position.step}, saved in {run.folder}: go on with --resume", run.stop.status
     )
@@ -295,6 +297,7 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
 def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
     save(run)
+    run.saver.wait()
     if sent := run.division.sent():
         say(sent)
     kept = keep_best(run, say) if run.recipe.stop_after else None

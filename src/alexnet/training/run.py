@@ -40,7 +40,7 @@ from alexnet.training.probing import FeatureRows, Tail
 from alexnet.training.recipe import Recipe
 from alexnet.training.restarts import Claim, Say
 from alexnet.training.starting import begin, class_weights
-from alexnet.weights import classifier
+from alexnet.weights import classifier, native
 
 
 @dataclass
@@ -85,6 +85,7 @@ class Run:
     captured: Captured | None = None  # launches a step as a whole, where that can be done
     warned: bool = False  # that the loss is that of guessing
     digest: str = ""  # of the data
+    saver: checkpoint.Saver = field(default_factory=checkpoint.Saver)
 
     @property
     def probes(self) -> bool:
@@ -293,24 +294,33 @@ def _check_same_data(state: dict[str, Any], data: Data) -> None:
 
 
 def save(run: Run, best: bool = False) -> None:
-    """Best weights, last weights, then the state, which alone decides where a resumed run goes on."""
+    """Best weights, last weights, then the state, which alone decides where a resumed run goes on.
+
+    They are as they are now; `run.saver` writes them while training goes on.
+    """
     model, rule_state = run.whole(), run.division.state(run.update)
     if not run.world.first:
         return
     origin = f"trained on {run.data.path}, {run.position.step:,} steps"
     trained = {"step": run.position.step, "digest": run.digest, **asdict(recipe_held_out(run.recipe))}
-    weights = classifier.weights_bytes(model, run.preprocess, run.data.classes, origin, trained)
-    for name in [run_files.BEST] * best + [run_files.LAST]:
-        write_whole(run.folder / name, lambda file: file.write(weights))
-    state = {
+    state = checkpoint.copied({
         "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
         "model": model.state_dict(), "optimizer": rule_state,
         "mean": run.found.mean, "colour_std": run.found.colour_std, "colour_axes": run.found.colour_axes,
         "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
         "counts": counts(run.data), "digest": run.digest,
         "recipe": recipes.to_toml(run.recipe),
-    }  # fmt: skip
-    checkpoint.write_state(run.folder / run_files.STATE, state)
+    })  # fmt: skip
+    whole = classifier.Classifier(model, run.preprocess, run.data.classes, origin, trained=trained)
+    weights = replace(classifier.weights_of(whole), tensors=state["model"])
+
+    def write() -> None:
+        contents = native.to_bytes(weights)
+        for name in (run_files.BEST, run_files.LAST) if best else (run_files.LAST,):
+            write_whole(run.folder / name, lambda file: file.write(contents))
+        checkpoint.write_state(run.folder / run_files.STATE, state)
+
+    run.saver(write)
 
 
 def keep_best(run: Run, say: Say) -> int | None:
