@@ -88,7 +88,8 @@ def test_every_key_has_a_meaning_keeps_its_bounds_and_reads_back(key):
     edges = [known.low + known.above * little, min(known.high, 1e300) - known.below * little]
     beyond = [known.low - (0 if known.above else little), known.high if known.below else known.high + little]
     others = {bool: [not default], str: ['a é😀\x7f"\\b'], tuple: [(), (1.5, 1e22)]}
-    others[str] = {"augment": ["gray", "erase=0.5, gray"]}.get(key, others[str])  # names that stand in a list
+    listed = {"augment": ["gray", "erase=0.5, gray"], "sinks": ["mlflow, wandb"]}  # names that stand in a list
+    others[str] = listed.get(key, others[str])
     right = known.choices or others.get(kind) or [kind(x) for x in edges]
     wrong = ["?", [1]] if known.choices else {bool: [1], str: [1, "\udcff"], tuple: [1.0, (-1.0,)]}.get(kind, beyond)
     assert 10 <= len(known.meaning) <= 95

@@ -605,6 +605,23 @@ def timeout(watch, monkeypatch):
 
 
 @effect
+def sinks(watch, monkeypatch):
+    from alexnet.training import sinks
+
+    given = []
+    listed = sinks.Named(lambda *given: None, "", "json", "")
+    monkeypatch.setitem(sinks.SINKS, "mine", listed)
+    monkeypatch.setattr(sinks, "Guarded", lambda name, *rest: given.append(name) or Silent())
+    watch("sinks=mine")
+    assert given == ["mine"]
+
+
+class Silent:
+    def add(self, *given) -> None: ...
+    def close(self) -> None: ...
+
+
+@effect
 def neighbours(watch):
     assert sorted(watch("neighbours=4").orders[0]) == list(range(8))
     assert watch("neighbours=4").orders[0] != watch().orders[0]

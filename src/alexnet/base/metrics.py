@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from alexnet.base.files import write_whole, writing
+
+
+class Sink(Protocol):
+    """Where lines go besides the file."""
+
+    def add(self, kind: str, step: int, facts: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Metrics:
     """Appends lines; on opening it cuts what a stopped run had written after its checkpoint at step `after`."""
 
-    def __init__(self, path: Path, after: int, write: bool = True) -> None:
-        self.path, self.write = path, write
+    def __init__(self, path: Path, after: int, write: bool = True, sinks: Sequence[Sink] = ()) -> None:
+        self.path, self.write, self.sinks = path, write, sinks
         if not write:
             return
         kept = [line for line in read(path) if line["step"] <= after and line["kind"] != "final"] if after else []
@@ -24,6 +33,13 @@ class Metrics:
         if self.write:
             with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(_text({"kind": kind, "step": step, **facts}))
+            for sink in self.sinks:
+                sink.add(kind, step, facts)
+
+    def close(self) -> None:
+        """Let the sinks end what they hold."""
+        for sink in self.sinks:
+            sink.close()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

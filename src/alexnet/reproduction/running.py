@@ -45,7 +45,14 @@ NAMED = [  # keys that were in every folder's name, until names came to be of de
     "patience", "activation", "ties", "rate_below", "class_weights", "stop_after", "stop_error", "dropout", "crops",
     "crop_area", "chunk", "flips", "colour_noise", "precision", "compile", "deterministic", "neighbours",
 ]  # fmt: skip
-UNNAMED = {"weights", "workers", "log_every", "checkpoint_every", "square"}  # keys in none; the data are squares
+UNNAMED = {
+    "weights",
+    "workers",
+    "log_every",
+    "checkpoint_every",
+    "sinks",
+    "square",
+}  # keys in none; the data are squares
 
 
 class Busy(AlexNetError):

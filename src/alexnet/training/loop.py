@@ -89,6 +89,7 @@ def train(
                     pace = _loop(run, say, quiet)
                 result = _finish(run, say, quiet)
         finally:
+            run.metrics.close()
             run.pictures.close()
             run.held_out.close()
         failed = run.pictures.failures(world) + run.held_out.failures(world)

@@ -143,6 +143,7 @@ class Recipe:
     timeout: float = _key(
         600.0, "seconds that a process waits for another before it ends", above=True, high=1e6, free=True
     )
+    sinks: str = _key("", "where figures go besides metrics.jsonl, with commas: tensorboard …; empty: none", free=True)
     log_every: int = _key(20, "steps between lines of metrics.jsonl", low=1, free=True)
 
 
@@ -152,8 +153,14 @@ def _augmentations() -> tuple[Callable[[str], object], str]:
     return augmentations.named, augmentations.listed()
 
 
+def _sinks() -> tuple[Callable[[str], object], str]:
+    from alexnet.training import sinks
+
+    return sinks.named, sinks.listed()
+
+
 # Of keys that name what stands in a list elsewhere: what refuses a value, and what is taken, in words.
-_LISTS: dict[str, Callable[[], tuple[Callable[[str], object], str]]] = {"augment": _augmentations}
+_LISTS: dict[str, Callable[[], tuple[Callable[[str], object], str]]] = {"augment": _augmentations, "sinks": _sinks}
 
 _TYPES: dict[str, Any] = get_type_hints(Recipe)
 KEYS: dict[str, Key] = {field.name: field.metadata["key"] for field in dataclasses.fields(Recipe)}

@@ -31,7 +31,7 @@ from alexnet.engines import loading
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import variant as find_variant
-from alexnet.training import checkpoint, optimizer, parallel
+from alexnet.training import checkpoint, optimizer, parallel, sinks
 from alexnet.training import recipe as recipes
 from alexnet.training.captured import Captured, Update, update_rule, whole_step
 from alexnet.training.lars import Lars
@@ -185,7 +185,10 @@ def prepare(
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         division, update, _rule(recipe, update, division), precision, position, plateau,
-        Metrics(folder / run_files.METRICS, position.step, write=world.first),
+        Metrics(
+            folder / run_files.METRICS, position.step, world.first,
+            sinks.opened(recipe.sinks, folder, position.step, asdict(recipe), say) if world.first else (),
+        ),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
         captured=whole_step(world.device, say) if alone else None,
     )  # fmt: skip
@@ -200,6 +203,7 @@ def _rule(recipe: Recipe, update: torch.optim.Optimizer, division: Division) -> 
 
 def _on_device(recipe: Recipe, world: World, say: Say) -> torch.dtype:
     """The precision of training, with the device made ready for it."""
+    sinks.check(recipe.sinks)
     if recipe.deterministic:
         make_deterministic()
     precision, why = choose_precision(world.device, recipe.precision)
