@@ -142,6 +142,20 @@ def test_the_clock_stops_it_within_a_network_and_the_same_command_goes_on_to_the
     assert again == {"done": [], "left": []}
 
 
+def test_nothing_is_begun_after_the_time_where_a_network_has_outlived_it_by_its_last_step(place, tmp_path, two):
+    work = Everything(place, tmp_path, seeds=1, sets=SETS, device="cpu")
+    measured = everything.measure
+
+    def late(study):
+        outcome = measured(study)
+        work.over.set()  # as the clock does, whose signal the training has taken and had no step left to obey
+        return outcome
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(everything, "measure", late)
+        assert work.run() == {"done": ["headline, 1 seed"], "left": ["dropout, 1 seed"]}
+
+
 def test_what_another_process_is_at_work_on_is_left_to_it(place, tmp_path, monkeypatch, two):
     """The network that both claims share is held; of dropout's other arm this process takes care meanwhile."""
     fcntl = pytest.importorskip("fcntl")

@@ -78,8 +78,10 @@ class Everything:
         """Train, compare and write results; what was done, as facts."""
         missing, done = self.left(), []
         with self._others(), self._deadline():
-            while missing:
+            while missing and not self.over.is_set():  # which a network may have outlived by its last step
                 part = next((one for one in missing if self._done(one)), None)
+                if self.over.is_set() and part is None:
+                    break
                 if part is None:
                     time.sleep(PATIENCE)  # others are at work on all that is left
                     missing = self.left(missing)
@@ -93,6 +95,8 @@ class Everything:
     def _done(self, part: Part) -> bool:
         """Do it; False where another process is at work on a network of it."""
         study = self.study(part.claim, part.seeds)
+        if self.over.is_set():
+            return False
         try:
             outcome = measure(study)
         except Busy:

@@ -190,7 +190,7 @@ def _rates(study: Study, arm: Arm, target: float) -> tuple[dict[float, tuple[flo
 
 def _ended(one: Finished | None) -> float:
     """The training error of the last epoch, a fraction: of rates that all stay above the target, it finds the best."""
-    return one.epochs[-1]["train_top1_error"] if one else math.inf
+    return one.epochs[-1]["train_top1_error"] if one and one.epochs else math.inf
 
 
 def _when(crossed: float, one: Finished | None) -> str:
