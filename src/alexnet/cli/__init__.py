@@ -5,8 +5,10 @@ Exit status: 0 done; 1 done, but some inputs failed; 2 nothing done because of t
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
+import pkgutil
 import signal
 import sys
 from contextlib import suppress
@@ -15,14 +17,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from alexnet.base.errors import AlexNetError, Interrupted, is_out_of_memory
-from alexnet.cli import data as _data  # noqa: F401, these add their commands
-from alexnet.cli import finetuning as _finetuning  # noqa: F401
-from alexnet.cli import look as _look  # noqa: F401
-from alexnet.cli import pictures as _pictures  # noqa: F401
-from alexnet.cli import reproduction as _reproduction  # noqa: F401
-from alexnet.cli import serving as _serving  # noqa: F401
-from alexnet.cli import speed as _speed  # noqa: F401
-from alexnet.cli import weights as _weights  # noqa: F401
 from alexnet.cli.base import (
     Output,
     commands,
@@ -40,6 +34,9 @@ from alexnet.networks.traffic import WAYS
 
 if TYPE_CHECKING:
     from alexnet.data.held_out import HeldOut
+
+for _one in pkgutil.iter_modules(__path__):  # the files of this folder add their commands
+    importlib.import_module(f"{__name__}.{_one.name}")
 
 
 def main() -> NoReturn:

@@ -310,8 +310,7 @@ def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     if run.world.first:
         from alexnet.training import plots
 
-        plots.save_curves(run.folder, kept)
-        plots.save_filters(run.model, run.folder)
+        plots.save_all(run.folder, run.model, kept)
     say(f"{run.folder}: {run.position.step:,} steps, validation {result.words()} on {result.images:,} pictures")
     if kept is None and (told := loading.better(run.folder, {"step": run.position.step})):
         say(told)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from alexnet.base import metrics
 from alexnet.base.files import write_whole
@@ -33,18 +35,7 @@ def save_curves(folder: Path, kept: int | None = None) -> Path | None:
         label="training, by step",
     )
     if epochs:
-        at = [e["epoch"] for e in epochs]
-        left.plot(at, [e["train_loss"] for e in epochs], color="C0", label="training")
-        left.plot(at, [e["valid_loss"] for e in epochs], color="C1", label="validation")
-        right.plot(at, [100 * e["train_top1_error"] for e in epochs], color="C0", label="training top-1")
-        right.plot(at, [100 * e["valid_top1_error"] for e in epochs], color="C1", label="validation top-1")
-        if epochs[-1]["valid_top5_error"] is not None:
-            right.plot(at, [100 * e["valid_top5_error"] for e in epochs], color="C1", ls=":", label="validation top-5")
-        best = metrics.best(folder / METRICS)
-        assert best is not None  # there are epochs
-        epoch, label = (best["epoch"], "lowest") if kept is None else (kept, "weights kept")
-        error = next(100 * e["valid_top1_error"] for e in epochs if e["epoch"] == epoch)
-        right.plot([epoch], [error], "o", color="C1", label=f"{label}: epoch {epoch}, {error:.2f} %")
+        _by_epoch(left, right, epochs, kept)
     else:
         right.plot(
             [s["epoch"] for s in steps],
@@ -59,6 +50,21 @@ def save_curves(folder: Path, kept: int | None = None) -> Path | None:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
     return _save(figure, folder / "curves.png")
+
+
+def _by_epoch(left: Any, right: Any, epochs: list[dict[str, Any]], kept: int | None) -> None:
+    """Loss and errors by epoch, the chosen one marked."""
+    at = [e["epoch"] for e in epochs]
+    left.plot(at, [e["train_loss"] for e in epochs], color="C0", label="training")
+    left.plot(at, [e["valid_loss"] for e in epochs], color="C1", label="validation")
+    right.plot(at, [100 * e["train_top1_error"] for e in epochs], color="C0", label="training top-1")
+    right.plot(at, [100 * e["valid_top1_error"] for e in epochs], color="C1", label="validation top-1")
+    if epochs[-1]["valid_top5_error"] is not None:
+        right.plot(at, [100 * e["valid_top5_error"] for e in epochs], color="C1", ls=":", label="validation top-5")
+    best = min(epochs, key=lambda line: line["valid_top1_error"])
+    epoch, label = (best["epoch"], "lowest") if kept is None else (kept, "weights kept")
+    error = next(100 * e["valid_top1_error"] for e in epochs if e["epoch"] == epoch)
+    right.plot([epoch], [error], "o", color="C1", label=f"{label}: epoch {epoch}, {error:.2f} %")
 
 
 def save_filters(model: AlexNet, folder: Path) -> Path:
@@ -79,3 +85,16 @@ def save_filters(model: AlexNet, folder: Path) -> Path:
 def _save(figure, path: Path) -> Path:
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130))
     return path
+
+
+def save_all(folder: Path, model: AlexNet, kept: int | None) -> None:
+    """Every picture of a run that has ended."""
+    for draw in PICTURES.values():
+        draw(folder, model, kept)
+
+
+# A picture of a run: its file, and what draws it from the run's folder, its network and the epoch that is kept.
+PICTURES: dict[str, Callable[[Path, AlexNet, int | None], Path | None]] = {
+    "curves.png": lambda folder, model, kept: save_curves(folder, kept),
+    "filters.png": lambda folder, model, kept: save_filters(model, folder),
+}

@@ -6,8 +6,7 @@ Caffe: conv1's input channels and the mean are turned round, which changes no bi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights import caffe_transform
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, note
+from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes
+from alexnet.weights.caffe_mean import find_mean, read_blob, reversed_channels, square
 from alexnet.weights.caffe_transform import Transform
 from alexnet.weights.registry import Reader
 
-MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (docs/facts.md 10)
 STORED = 256  # the side of the pictures that Caffe crops (docs/facts.md 10)
 
 # Of each type of layer: the name and number of its parameters' field (old messages: the second number), and name,
@@ -95,6 +94,24 @@ class Layer:
         return f"{self.type}{f' ({facts})' if facts else ''}"
 
 
+def _across(add: Callable[..., str], record: v.LRN, at: str, maps: int) -> str:
+    """Normalisation across maps, in each tower by itself: slices, and their joint."""
+    name = record.name
+    # OpenCV takes no k, so it is drawn out of the power: (k + s)^-b = k^-b (1 + s/k)^-b.
+    alpha = record.alpha * (1 if record.divided else record.size) / record.k
+    numbers: dict[str, Any] = {"local_size": record.size, "alpha": alpha, "beta": record.beta}
+    if record.towers == 1:
+        at = add(name, "LRN", at, **numbers)
+    else:
+        parts = [f"{name}_{tower}" for tower in range(record.towers)]
+        points = [maps // record.towers * tower for tower in range(1, record.towers)]
+        add(f"{name}_slice", "Slice", at, [f"{part}_in" for part in parts], slice_point=points)
+        at = add(name, "Concat", [add(part, "LRN", f"{part}_in", **numbers) for part in parts])
+    if record.k != 1:
+        at = add(f"{name}_k", "Power", at, scale=record.k**-record.beta)
+    return at
+
+
 def layers(variant: v.Variant, scale: tuple[float, ...], channels: int, classes: int) -> list[Layer]:
     """The Caffe layers, without blobs, that compute what the variant computes; its names are kept."""
     found: list[Layer] = []
@@ -126,18 +143,7 @@ def layers(variant: v.Variant, scale: tuple[float, ...], channels: int, classes:
             case v.AvgPool():
                 at = add(name, "Pooling", at, pool=1, kernel_size=record.kernel, stride=record.stride)
             case v.LRN():
-                # OpenCV takes no k, so it is drawn out of the power: (k + s)^-b = k^-b (1 + s/k)^-b.
-                alpha = record.alpha * (1 if record.divided else record.size) / record.k
-                numbers: dict[str, Any] = {"local_size": record.size, "alpha": alpha, "beta": record.beta}
-                if record.towers == 1:
-                    at = add(name, "LRN", at, **numbers)
-                else:
-                    parts = [f"{name}_{tower}" for tower in range(record.towers)]
-                    points = [maps // record.towers * tower for tower in range(1, record.towers)]
-                    add(f"{name}_slice", "Slice", at, [f"{part}_in" for part in parts], slice_point=points)
-                    at = add(name, "Concat", [add(part, "LRN", f"{part}_in", **numbers) for part in parts])
-                if record.k != 1:
-                    at = add(f"{name}_k", "Power", at, scale=record.k**-record.beta)
+                at = _across(add, record, at, maps)
             case v.WithinMapNorm():
                 at = add(name, "LRN", at, local_size=record.size, alpha=record.alpha, beta=record.beta, norm_region=1)
             case v.Dropout():
@@ -189,7 +195,7 @@ def _read_layers(net: pb.Message) -> Iterator[Layer]:
                     layer.parameters[key] = given.integer(field_number, default)
             for key, other in (("kernel_size", 11), ("stride", 13), ("pad", 9)) if kind == "Convolution" else ():
                 layer.parameters[key] = given.integer(other, layer.parameters[key])
-        layer.blobs = [_blob(blob) for blob in message.messages(7 if new else 6)]
+        layer.blobs = [read_blob(blob) for blob in message.messages(7 if new else 6)]
         yield layer
 
 
@@ -199,19 +205,6 @@ def _input_side(net: pb.Message) -> int:
     for layer in net.messages(100):
         shapes += [shape.integers(1) for given in layer.messages(143) for shape in given.messages(1)]
     return next((shape[2] for shape in shapes if len(shape) == 4), 0)
-
-
-def _blob(message: pb.Message) -> np.ndarray:
-    """float32, copied out of the file; data in double precision is rounded."""
-    data = message.floats(5)
-    if not len(data):
-        doubles = message.messages(8)
-        data = np.concatenate([np.empty(0), *(np.frombuffer(x.data, "<f8") for x in doubles)])
-    shapes = message.messages(7)
-    shape = shapes[-1].integers(1) if shapes else [message.integer(number, 1) for number in (1, 2, 3, 4)]
-    if any(side < 0 for side in shape) or int(np.prod([*map(int, shape)], dtype=object)) != len(data):
-        raise pb.WireError(f"a blob at byte {message.start} has {len(data):,} values for the shape {tuple(shape)}")
-    return np.array(data, np.float32).reshape(shape)
 
 
 def _weights(file: Path, found: list[Layer], side: int, transform: Transform | None, hints: Hints) -> Weights:
@@ -236,14 +229,7 @@ def _weights(file: Path, found: list[Layer], side: int, transform: Transform | N
             f"MODEL {file} has {len(weighted)} layers with weights ({', '.join(x.name for x in weighted)}); "
             f"{variant.name} has {len(records)}: give weights of that network, or another --variant."
         )
-    tensors: dict[str, Tensor] = {}
-    for record, layer in zip(records, weighted, strict=True):
-        weight, bias = layer.blobs
-        weight = weight.reshape(weight.shape[-2:]) if isinstance(record, v.FC) else weight
-        tensors[f"{record.name}.weight"] = torch.from_numpy(weight)
-        tensors[f"{record.name}.bias"] = torch.from_numpy(bias.reshape(-1))
-    first = f"{records[0].name}.weight"
-    tensors[first] = reversed_channels(tensors[first], axis=1)
+    first, tensors = f"{records[0].name}.weight", _tensors(records, weighted)
     channels, classes = tensors[first].shape[1], tensors[f"{records[-1].name}.bias"].numel()
     padded = any(isinstance(record, v.Conv) and record.ceil for record in variant.layers)
     input = (
@@ -263,6 +249,19 @@ def _weights(file: Path, found: list[Layer], side: int, transform: Transform | N
         f"Caffe .caffemodel: {file.name}",
         naming=ASSUMED,
     )
+
+
+def _tensors(records: list[Any], weighted: list[Layer]) -> dict[str, Tensor]:
+    """The blobs by our names, the first layer's colours turned round."""
+    tensors: dict[str, Tensor] = {}
+    for record, layer in zip(records, weighted, strict=True):
+        weight, bias = layer.blobs
+        weight = weight.reshape(weight.shape[-2:]) if isinstance(record, v.FC) else weight
+        tensors[f"{record.name}.weight"] = torch.from_numpy(weight)
+        tensors[f"{record.name}.bias"] = torch.from_numpy(bias.reshape(-1))
+    first = f"{records[0].name}.weight"
+    tensors[first] = reversed_channels(tensors[first], axis=1)
+    return tensors
 
 
 def _recognised(file: Path, found: list[Layer], scaled: bool, changes: dict, rates: set) -> v.Variant:
@@ -288,129 +287,6 @@ def _recognised(file: Path, found: list[Layer], scaled: bool, changes: dict, rat
         f"MODEL {file} is none of the networks known here: {best[1]}; name one with --variant (alexnet convert) if it "
         "is meant to be the same."
     )
-
-
-def square(file: Path, hints: Hints) -> str:
-    """How pictures become squares, which files of Caffe's nets do not say: its own were trained on squashed ones."""
-    if hints.square is None:
-        note(f"{file.name}: pictures are cropped to squares; Caffe's own nets were trained with --square squash")
-    return hints.square or "crop"
-
-
-def find_mean(
-    file: Path, given: str | None, channels: int, stored: int, input: int, transform: Transform | None = None
-) -> Tensor:
-    """The mean image as RGB: `given`, or the net's own, or a file beside it, or Caffe's channel means."""
-    beside = [file.with_name(f"{file.stem}_mean{suffix}") for suffix in (".binaryproto", ".npy")]
-    if given and not Path(given).exists():
-        return given_mean(given, channels, stored, input)
-    found = [Path(given)] if given else [path for path in beside if path.exists()]
-    if not found and transform is not None:
-        if transform.mean_file and (path := file.with_name(transform.mean_file)).exists():
-            found = [path]
-        elif transform.mean_values:
-            values = transform.mean_values
-            if len(values) not in (1, channels):
-                raise AlexNetError(f"MODEL {file} has {len(values)} values of mean for {channels} channels; mend that.")
-            note(f"{file.name}: the net itself says its mean, {', '.join(f'{x:g}' for x in values)}, and scale")
-            return reversed_channels(torch.tensor(values * (channels // len(values))).reshape(channels, 1, 1), axis=0)
-    if not found:
-        found = sorted(x for x in file.parent.glob("*mean*") if x.suffix in (".binaryproto", ".npy"))
-    if len(found) > 1:
-        raise AlexNetError(
-            f"MODEL {file} has several means beside it ({', '.join(x.name for x in found)}); name one with --mean, or "
-            f"call it {beside[0].name}."
-        )
-    if found:
-        return reversed_channels(read_mean(found[0], channels, stored, input), axis=0)
-    if transform is not None and not transform.mean_file:
-        note(f"{file.name}: the net itself says that it was trained without a mean (--mean gives another)")
-        return torch.zeros(channels, 1, 1)
-    if channels != 3:
-        raise AlexNetError(
-            f"MODEL {file} has no mean beside it, and there is a usual one for 3 channels alone; give it with --mean, "
-            f"a file or {channels} numbers ({','.join('0' * channels)} if it was trained without one)."
-        )
-    lost = f" ({transform.mean_file} is what it was trained with)" if transform and transform.mean_file else ""
-    note(f"{file.name}: no mean beside it{lost}, so Caffe's channel means are used: B, G, R = {MEAN_BGR}")
-    return reversed_channels(torch.tensor(MEAN_BGR).reshape(3, 1, 1), axis=0)
-
-
-def given_mean(given: str | Path, channels: int, stored: int, input: int = 0) -> Tensor:
-    """A mean as a user gives it, in R, G, B: a file, with colours in that order, or numbers with commas, one a channel.
-
-    Caffe's .binaryproto is turned round, for it is always B, G, R.
-    """
-    text = str(given)
-    if not Path(text).exists():
-        try:
-            numbers = [float(word) for word in text.split(",")]
-        except ValueError:
-            raise AlexNetError(
-                f"--mean {text} is neither a file nor numbers; give a .binaryproto, a .npy, or R,G,B."
-            ) from None
-        if len(numbers) not in (1, channels) or not np.isfinite(numbers).all():
-            raise AlexNetError(f"--mean {text} has {len(numbers)} numbers; the network takes {channels} channels.")
-        return torch.tensor(numbers * (channels // len(numbers))).reshape(channels, 1, 1)
-    found = read_mean(Path(text), channels, stored, input)
-    return reversed_channels(found, axis=0) if Path(text).suffix == ".binaryproto" else found
-
-
-def read_mean(path: Path, channels: int, stored: int, input: int = 0) -> Tensor:
-    """A mean in its file's order of channels, from .binaryproto or .npy: float32 (C, stored, stored) or (C, 1, 1).
-
-    One of the crop's size stands in the middle of its own average, for crops have the mean's central part taken off.
-    """
-    most = 16 * channels * stored * stored + (1 << 16)
-    try:
-        if path.stat().st_size > most:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        if path.suffix == ".npy":
-            with open(path, "rb") as opened:  # the header's shape is held against the size before memory is taken
-                array = npy_array(opened, path.stat().st_size)
-        else:
-            array = _blob(pb.Message(memoryview(path.read_bytes())))
-        array = np.asarray(array, np.float32)
-    except (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
-        raise AlexNetError(
-            f"the mean {path} cannot be read ({error!s:.160}); give a .binaryproto or .npy file."
-        ) from None
-    array = array[0] if array.ndim == 4 and len(array) else array.reshape(-1, 1, 1) if array.ndim == 1 else array
-    sides = array.shape[1:]
-    if array.ndim != 3 or array.shape[0] != channels or sides not in ((1, 1), (stored, stored), (input, input)):
-        raise AlexNetError(
-            f"the mean {path} has the shape {array.shape!s:.80}; the network takes ({channels}, {stored}, {stored}) or "
-            f"{channels} numbers: give the mean that belongs to it."
-        )
-    if not np.isfinite(array).all():
-        raise AlexNetError(f"the mean {path} has values that are not finite; copy it again.")
-    if sides == (input, input) and input not in (1, stored):
-        low = (stored - input) // 2
-        whole = np.empty((channels, stored, stored), np.float32)
-        whole[:] = array.mean((1, 2), keepdims=True)
-        whole[:, low : low + input, low : low + input] = array
-        array = whole
-    return torch.from_numpy(array.copy())
-
-
-def npy_array(opened: Any, size: int) -> np.ndarray:
-    """The array of numbers in an opened .npy file of `size` bytes. Raises ValueError."""
-    version = np.lib.format.read_magic(opened)
-    if version > (2, 0):
-        raise ValueError(f"its version is {version}")
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(opened)
-    if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        raise ValueError(f"it holds {dtype}, not numbers")
-    data = opened.read(size)
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"it has {len(data):,} bytes for the shape {shape!s:.60}")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def reversed_channels(tensor: Tensor, axis: int) -> Tensor:
-    """RGB for BGR and the other way round; other numbers of channels stay."""
-    return tensor.flip(axis) if tensor.shape[axis] == 3 else tensor
 
 
 READER = Reader(60, ".caffemodel", "Caffe's, in its old and new messages", recognises, read, {"mean": ("Caffe",)})

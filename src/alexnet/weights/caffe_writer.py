@@ -14,7 +14,8 @@ from alexnet.networks import variants as v
 from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, note
-from alexnet.weights.caffe import PARAMETERS, WEIGHTED, Layer, layers, reversed_channels
+from alexnet.weights.caffe import PARAMETERS, WEIGHTED, Layer, layers
+from alexnet.weights.caffe_mean import reversed_channels
 from alexnet.weights.registry import Writer
 
 ENUMS = {"norm_region": ("ACROSS_CHANNELS", "WITHIN_CHANNEL"), "pool": ("MAX", "AVE")}

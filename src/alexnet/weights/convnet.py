@@ -24,7 +24,7 @@ from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
-from alexnet.weights.caffe import given_mean
+from alexnet.weights.caffe_mean import given_mean
 from alexnet.weights.registry import Reader
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}

@@ -21,7 +21,7 @@ from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import layer_facts
-from alexnet.weights import caffe, state
+from alexnet.weights import caffe_mean, state
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, image, parsed
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
@@ -227,8 +227,8 @@ def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
         preprocess = state.preprocess()
     else:
         found["conv1.weight"] = found["conv1.weight"].flip(1)
-        image = caffe.find_mean(file, hints.mean, 3, 256, input)
-        preprocess = Preprocess(256, input, "RGB", (1.0,), image, caffe.square(file, hints))
+        image = caffe_mean.find_mean(file, hints.mean, 3, 256, input)
+        preprocess = Preprocess(256, input, "RGB", (1.0,), image, caffe_mean.square(file, hints))
     check_shapes(file, variant, found, classes, 3, input)
     check_finite(file, found)
     return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}", naming=ASSUMED)

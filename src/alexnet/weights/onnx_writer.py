@@ -129,9 +129,6 @@ def _preprocessing(graph: Graph, preprocess: Preprocess) -> str:
 
 
 def _node(graph: Graph, record: v.Layer, at: str, name: str, shape: tuple[int, ...], after: tuple[int, ...]) -> str:
-    def constant(what: str, value: float) -> str:
-        return graph.tensor(f"{record.name}_{what}", np.float32(value))
-
     weights = [f"{record.name}.weight", f"{record.name}.bias"]
     match record:
         case v.Conv():
@@ -155,36 +152,48 @@ def _node(graph: Graph, record: v.Layer, at: str, name: str, shape: tuple[int, .
             sides: dict[str, Any] = {"kernel_shape": [record.kernel] * 2, "strides": [record.stride] * 2}
             return graph.add(operator, [at], name, **sides, ceil_mode=ceil)
         case v.LRN():
-            alpha = record.alpha * (1 if record.divided else record.size)
-            numbers: dict[str, Any] = {"size": record.size, "alpha": alpha, "beta": record.beta, "bias": record.k}
-            if record.towers == 1:
-                return graph.add("LRN", [at], name, **numbers)
-            # Towers as if they were pictures: a view of the same values, where splitting and joining would copy them.
-            apart = graph.tensor(f"{name}_apart", np.array([-1, shape[0] // record.towers, *shape[1:]]))
-            whole = graph.tensor(f"{name}_whole", np.array([-1, *shape]))
-            towers = graph.add("LRN", [graph.add("Reshape", [at, apart], f"{name}_in")], f"{name}_towers", **numbers)
-            return graph.add("Reshape", [towers, whole], name)
+            return _across(graph, record, at, name, shape)
         case v.WithinMapNorm():
-            square, half = graph.add("Mul", [at, at], f"{name}_square"), record.size // 2
-            mean = graph.add("AveragePool", [square], f"{name}_mean", kernel_shape=[record.size] * 2,
-                             pads=[half] * 4, strides=[1, 1], count_include_pad=1)  # fmt: skip
-            scaled = graph.add("Mul", [mean, constant("alpha", record.alpha)], f"{name}_scaled")
-            inner = graph.add("Add", [scaled, constant("one", 1.0)], f"{name}_inner")
-            if record.beta == 0.75:  # two square roots cost a tenth of a power
-                root = graph.add("Sqrt", [inner], f"{name}_root")
-                divisor = graph.add("Mul", [root, graph.add("Sqrt", [root], f"{name}_fourth_root")], f"{name}_divisor")
-                return graph.add("Div", [at, divisor], name)
-            power = graph.add("Pow", [inner, constant("power", -record.beta)], f"{name}_power_of")
-            return graph.add("Mul", [at, power], name)
+            return _within(graph, record, at, name)
         case v.BatchNorm():
             four = [f"{record.name}.{what}" for what in ("weight", "bias", "running_mean", "running_var")]
             return graph.add("BatchNormalization", [at, *four], name, epsilon=1e-5)
         case v.Dropout():
             if record.inverted:
                 return graph.add("Identity", [at], name)
-            return graph.add("Mul", [at, constant("keep", 1 - record.rate)], name)
+            return graph.add("Mul", [at, _constant(graph, record, "keep", 1 - record.rate)], name)
         case v.Softmax():
             return graph.add("Softmax", [at], name, axis=1)
+
+
+def _constant(graph: Graph, record: v.Layer, what: str, value: float) -> str:
+    return graph.tensor(f"{record.name}_{what}", np.float32(value))
+
+
+def _across(graph: Graph, record: v.LRN, at: str, name: str, shape: tuple[int, ...]) -> str:
+    alpha = record.alpha * (1 if record.divided else record.size)
+    numbers: dict[str, Any] = {"size": record.size, "alpha": alpha, "beta": record.beta, "bias": record.k}
+    if record.towers == 1:
+        return graph.add("LRN", [at], name, **numbers)
+    # Towers as if they were pictures: a view of the same values, where splitting and joining would copy them.
+    apart = graph.tensor(f"{name}_apart", np.array([-1, shape[0] // record.towers, *shape[1:]]))
+    whole = graph.tensor(f"{name}_whole", np.array([-1, *shape]))
+    towers = graph.add("LRN", [graph.add("Reshape", [at, apart], f"{name}_in")], f"{name}_towers", **numbers)
+    return graph.add("Reshape", [towers, whole], name)
+
+
+def _within(graph: Graph, record: v.WithinMapNorm, at: str, name: str) -> str:
+    square, half = graph.add("Mul", [at, at], f"{name}_square"), record.size // 2
+    mean = graph.add("AveragePool", [square], f"{name}_mean", kernel_shape=[record.size] * 2,
+                     pads=[half] * 4, strides=[1, 1], count_include_pad=1)  # fmt: skip
+    scaled = graph.add("Mul", [mean, _constant(graph, record, "alpha", record.alpha)], f"{name}_scaled")
+    inner = graph.add("Add", [scaled, _constant(graph, record, "one", 1.0)], f"{name}_inner")
+    if record.beta == 0.75:  # two square roots cost a tenth of a power
+        root = graph.add("Sqrt", [inner], f"{name}_root")
+        divisor = graph.add("Mul", [root, graph.add("Sqrt", [root], f"{name}_fourth_root")], f"{name}_divisor")
+        return graph.add("Div", [at, divisor], name)
+    power = graph.add("Pow", [inner, _constant(graph, record, "power", -record.beta)], f"{name}_power_of")
+    return graph.add("Mul", [at, power], name)
 
 
 def _grouped(graph: Graph, record: v.FC, at: str, name: str, weights: list[str], inputs: int, units: int) -> str:

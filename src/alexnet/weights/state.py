@@ -203,7 +203,7 @@ def _names(file: Path, classes: int, config: Mapping[str, Any]) -> tuple[list[st
 
 def _preprocess(file: Path, variant: v.Variant, channels: int, hints: Hints, config: Mapping[str, Any]) -> Preprocess:
     """What the folder says, or torchvision's for its network, or ILSVRC's mean colour, which is said."""
-    from alexnet.weights.caffe import given_mean
+    from alexnet.weights.caffe_mean import given_mean
 
     usual = preprocess()
     inner = config.get("pretrained_cfg")
