@@ -174,15 +174,7 @@ def start(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
         raise AlexNetError(
             f"WORLD_SIZE is {size} but {missing} is not set; start with torchrun, which sets them all."
         ) from None
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        if local >= torch.cuda.device_count():
-            raise AlexNetError(
-                f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
-                "start as many processes as GPUs, or say --device cpu."
-            )
-        chosen = torch.device("cuda", local)
-        torch.cuda.set_device(chosen)
+    chosen = _own(choose_device(device), local)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     try:
         store = _store(rank, size, timeout)
@@ -205,6 +197,20 @@ def start(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _own(device: torch.device, local: int) -> torch.device:
+    """The device of this machine's process of that number: each has a GPU of its own."""
+    if device.type != "cuda":
+        return device
+    if local >= torch.cuda.device_count():
+        raise AlexNetError(
+            f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
+            "start as many processes as GPUs, or say --device cpu."
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _store(rank: int, size: int, timeout: float) -> dist.Store:

@@ -9,6 +9,7 @@ import click
 
 from alexnet.base.errors import AlexNetError
 from alexnet.cli.base import Output, commands, device_option, json_option, set_option, shared
+from alexnet.reproduction.claims import Claim
 
 if TYPE_CHECKING:
     from alexnet.reproduction.everything import Everything
@@ -71,12 +72,25 @@ def reproduce(
     chosen = claim(name)
     if data is None:
         raise AlexNetError(f"the claim {name} needs pictures; give --data DIR, which holds {chosen.data}/ or is it.")
+    facts = _one(chosen, Path(data), Path(out), seeds, quick, sets, device, output)
+    if report:
+        output.say(f"{report}: {results.report(Path(out), Path(report))} results")
+    output.end(facts)
+    return 0
+
+
+def _one(
+    chosen: Claim, data: Path, out: Path, seeds: int | None, quick: bool, sets: tuple[str, ...], device: str,
+    output: Output,
+) -> dict[str, Any]:  # fmt: skip
+    """Put one claim to the test, and write and say what came of it."""
+    from alexnet.reproduction import results
     from alexnet.reproduction.measures import measure
     from alexnet.reproduction.planning import seeds_of
     from alexnet.reproduction.running import Study
 
     count = seeds or seeds_of(chosen, quick)
-    study = Study(chosen, Path(data), Path(out), count, quick, sets, device, output.say, quiet=False)
+    study = Study(chosen, data, out, count, quick, sets, device, output.say, quiet=False)
     output.say(f"{chosen.name} ({chosen.section}): {chosen.text}")
     outcome = measure(study)
     facts = results.write(study, outcome)
@@ -86,11 +100,8 @@ def reproduce(
     for note in facts["notes"]:
         output.say(note)
     output.say(f"the paper: {chosen.paper}; ours: {facts['verdict']}{' (quick: decides nothing)' if quick else ''}")
-    output.say(f"{results.folder_of(Path(out), name, quick)} holds runs.jsonl, result.json, figure.png and README.md")
-    if report:
-        output.say(f"{report}: {results.report(Path(out), Path(report))} results")
-    output.end(facts)
-    return 0
+    output.say(f"{results.folder_of(out, chosen.name, quick)} holds runs.jsonl, result.json, figure.png and README.md")
+    return facts
 
 
 def _everything(

@@ -207,22 +207,11 @@ def evaluate(
     model: str | Path | Classifier | Sequence[str | Path | Classifier],
     data: str | Path | Data,
     split: str = "valid",
-    *,
-    batch_size: int = 128,
-    workers: int = 0,
-    device: str = "auto",
-    views: int = 1,
-    weights: Sequence[float] | None = None,
-    ties: str = "first",
-    say: Callable[[str], object] = lambda text: None,
-    quiet: bool = True,
-    per_class: str | Path | None = None,
-    confusion: str | Path | None = None,
-    engine: str | None = None,
-    held: HeldOut | None = None,
-    table: str | Path | None = None,
-    resume: bool = False,
-) -> Evaluation:
+    *, batch_size: int = 128, workers: int = 0, device: str = "auto", views: int = 1,
+    weights: Sequence[float] | None = None, ties: str = "first", say: Callable[[str], object] = lambda text: None,
+    quiet: bool = True, per_class: str | Path | None = None, confusion: str | Path | None = None,
+    engine: str | None = None, held: HeldOut | None = None, table: str | Path | None = None, resume: bool = False,
+) -> Evaluation:  # fmt: skip
     """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
 
     `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets; their probabilities
@@ -266,14 +255,10 @@ def measure(
     pictures: Sequence[Pictures],
     batch_size: int,
     world: World,
-    *,
-    autocast: torch.dtype = torch.float32,
-    scoring: Scoring = Scoring(),
-    stopped: Callable[[], bool] = lambda: False,
-    quiet: bool = True,
-    tally: Tally | None = None,
+    *, autocast: torch.dtype = torch.float32, scoring: Scoring = Scoring(),
+    stopped: Callable[[], bool] = lambda: False, quiet: bool = True, tally: Tally | None = None,
     journal: Journal | None = None,
-) -> Evaluation | None:
+) -> Evaluation | None:  # fmt: skip
     """Evaluate the readable pictures, each exactly once over all processes; None if `stopped` said so.
 
     Processes take whole batches in turns, so the result is that of one process, bit for bit.

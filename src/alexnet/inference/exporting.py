@@ -87,19 +87,8 @@ def export(
     `weights` is None (float32), fp16, w8 (8-bit weights, nothing to calibrate) or int8 (activations too, calibrated on
     DATA's training pictures; in a .pt2 the same as w8).
     """
-    if format not in ENDINGS or (weights is not None and weights not in WEIGHTS):
-        raise AlexNetError(
-            f"export was given the format '{format}' and weights '{weights}'; formats are {', '.join(ENDINGS)}, "
-            f"weights {', '.join(WEIGHTS)}."
-        )
-    if format == "pt2" and weights == "int8":
-        weights = "w8"
+    weights = _form(format, weights, data is not None)
     calibrated = weights == "int8"
-    if calibrated and data is None:
-        raise AlexNetError(
-            "int8 needs --data, pictures on which the ranges of activations are measured; give it, or --weights w8, "
-            "which needs none."
-        )
     files = _places(Path(out), format)
     one = model if isinstance(model, Classifier) else load(model)
     if one.exported:
@@ -118,6 +107,23 @@ def export(
     return Export(
         [str(path) for path in files], size, form, _takes(one.preprocess), torch.get_num_threads(), rates, change
     )
+
+
+def _form(format: str, weights: str | None, with_data: bool) -> str | None:
+    """The form of the weights, which a format may narrow; what does not fit together is an error."""
+    if format not in ENDINGS or (weights is not None and weights not in WEIGHTS):
+        raise AlexNetError(
+            f"export was given the format '{format}' and weights '{weights}'; formats are {', '.join(ENDINGS)}, "
+            f"weights {', '.join(WEIGHTS)}."
+        )
+    if format == "pt2" and weights == "int8":
+        return "w8"
+    if weights == "int8" and not with_data:
+        raise AlexNetError(
+            "int8 needs --data, pictures on which the ranges of activations are measured; give it, or --weights w8, "
+            "which needs none."
+        )
+    return weights
 
 
 def _takes(preprocess: Preprocess) -> str:

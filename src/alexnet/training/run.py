@@ -145,10 +145,7 @@ def prepare(
     What does not fit is refused before anything is written, and before the first long work.
     """
     with world.together():
-        found_data = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
-        say(found_data.summary())
-        if state is not None:
-            _check_same_data(state, found_data)
+        found_data = _data(recipe, state, data, say, quiet)
         precision = _on_device(recipe, world, say)
         model, old = _begun(recipe, state, len(found_data.classes))
         pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
@@ -170,9 +167,9 @@ def prepare(
     preprocess = replace(preprocess, mean=found.mean.to(world.device), square=pictures.square.how)
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
-        trained = Tail(model)
+        trained = tail = Tail(model)
         pictures, held_out = (
-            FeatureRows(p, model, trained.below, preprocess, folder, quiet) for p in (pictures, held_out)
+            FeatureRows(p, model, tail.below, preprocess, folder, quiet) for p in (pictures, held_out)
         )
     division = parallel.divide(recipe, model, trained, world, precision)
     update = optimizer.build(division.part, recipe)
@@ -185,13 +182,25 @@ def prepare(
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         division, update, _rule(recipe, update, division), precision, position, plateau,
-        Metrics(
-            folder / run_files.METRICS, position.step, world.first,
-            sinks.opened(recipe.sinks, folder, position.step, asdict(recipe), say) if world.first else (),
-        ),
+        _metrics(folder, recipe, position.step, world, say),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
         captured=whole_step(world.device, say) if alone else None,
     )  # fmt: skip
+
+
+def _data(recipe: Recipe, state: dict | None, data: str | Path | Data, say: Say, quiet: bool) -> Data:
+    """DATA with held out what the recipe says; other data than the run was started with is refused."""
+    found = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
+    say(found.summary())
+    if state is not None:
+        _check_same_data(state, found)
+    return found
+
+
+def _metrics(folder: Path, recipe: Recipe, step: int, world: World, say: Say) -> Metrics:
+    """Where the run's figures go: metrics.jsonl, and the sinks that the recipe names."""
+    others = sinks.opened(recipe.sinks, folder, step, asdict(recipe), say) if world.first else ()
+    return Metrics(folder / run_files.METRICS, step, world.first, others)
 
 
 def _rule(recipe: Recipe, update: torch.optim.Optimizer, division: Division) -> optimizer.Rule | Update:

@@ -134,10 +134,8 @@ def layers(variant: v.Variant, scale: tuple[float, ...], channels: int, classes:
                 maps = record.filters
             case v.FC() if record.groups == 1:
                 at = add(name, "InnerProduct", at, num_output=record.units or classes)
-            case v.ReLU():
-                at = add(name, "ReLU", at)
-            case v.Tanh():
-                at = add(name, "TanH", at)
+            case v.ReLU() | v.Tanh():
+                at = add(name, "ReLU" if isinstance(record, v.ReLU) else "TanH", at)
             case v.MaxPool():
                 at = add(name, "Pooling", at, kernel_size=record.kernel, stride=record.stride)
             case v.AvgPool():

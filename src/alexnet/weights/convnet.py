@@ -59,17 +59,7 @@ def read(file: Path, hints: Hints) -> Weights:
             f"MODEL {file} is refused: it holds more than weights (it wants to run {contents.kind}); nothing was run: "
             "give the file as its makers publish it."
         )
-    try:
-        layers = contents["model_state"]["layers"]
-        records = layers if isinstance(layers, list) else list(layers.values())
-        if not all(isinstance(one, dict) and isinstance(one["name"], str) for one in records):
-            raise TypeError("a layer that is no dictionary with a name")
-        stages = _stages(records)
-    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise AlexNetError(
-            f"MODEL {file} is a pickle, but no checkpoint of cuda-convnet ({type(error).__name__}: {error!s:.120}); "
-            "give one that holds model_state with its layers."
-        ) from None
+    records, stages = _found(file, contents)
     chosen = v.variant(hints.variant) if hints.variant else _recognised(file, stages, records)
     weighted = [record for record in chosen.layers if isinstance(record, v.Weighted)]
     kinds = [KINDS.get(stage.kind) for stage in stages]
@@ -101,6 +91,21 @@ def read(file: Path, hints: Hints) -> Weights:
     preprocess = Preprocess(chosen.stored, chosen.input, "RGB", (1.0,), image)
     names = labels.challenge_names(classes)
     return Weights(chosen.name, tensors, names, preprocess, {}, f"cuda-convnet checkpoint: {file.name}", naming=ASSUMED)
+
+
+def _found(file: Path, contents: Any) -> tuple[list[dict[str, Any]], list[Stage]]:
+    """All layers of a checkpoint, and those with weights in order."""
+    try:
+        layers = contents["model_state"]["layers"]
+        records = layers if isinstance(layers, list) else list(layers.values())
+        if not all(isinstance(one, dict) and isinstance(one["name"], str) for one in records):
+            raise TypeError("a layer that is no dictionary with a name")
+        return records, _stages(records)
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise AlexNetError(
+            f"MODEL {file} is a pickle, but no checkpoint of cuda-convnet ({type(error).__name__}: {error!s:.120}); "
+            "give one that holds model_state with its layers."
+        ) from None
 
 
 def _unzipped(file: Path) -> Any:

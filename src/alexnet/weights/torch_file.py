@@ -184,10 +184,7 @@ def calls(stored: Callable[[torch.dtype, str, int], Storage]) -> Calls:
         return tensor(storage, offset, shape, stride, dtype=BY_NAME[str(kind)])
 
     def special(what: str) -> Callable[..., Lazy]:
-        def make(*given: Any) -> Lazy:
-            return Lazy(_sides(given), what, _cannot(what))
-
-        return make
+        return lambda *given: Lazy(_sides(given), what, _cannot(what))
 
     of = "torch._utils _rebuild_"
     functions: dict[str, Callable[..., Any]] = {

@@ -283,15 +283,22 @@ def folder_split(
     if empty and not lacking:
         what = f"has class folders without a picture ({some(empty)})"
         tell(Fault(root, what, "put pictures there or remove them"))
+    _tell_of_rest(root, entries, others, bool(folders), tell)
+    split = Split(origin, np.array(labels, np.int64), lambda i: paths[i], lambda i: str(paths[i].relative_to(root)))
+    return [folder.name for folder in folders], split
+
+
+def _tell_of_rest(
+    root: Path, entries: Sequence[os.DirEntry], others: Sequence[Path], has_classes: bool, tell: Tell
+) -> None:
+    """Say what is passed over beside the classes and in them."""
     loose = [one.name for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and not _is_folder(one)]
-    if loose and folders:
+    if loose and has_classes:
         what = f"has {len(loose):,} pictures beside its class folders ({some(loose)})"
         tell(Note(root, what, "they are not used, as nothing says what they show"))
     if others:
         what = f"has {len(others):,} files that are no pictures ({some([str(p.relative_to(root)) for p in others])})"
         tell(Note(root, what, "they are passed over"))
-    split = Split(origin, np.array(labels, np.int64), lambda i: paths[i], lambda i: str(paths[i].relative_to(root)))
-    return [folder.name for folder in folders], split
 
 
 NO_CLASSES = "give folders of pictures, one a class"
