@@ -15,7 +15,7 @@ from PIL import Image
 from alexnet.base.errors import AlexNetError
 from alexnet.data import labels
 from alexnet.data.checking import check
-from alexnet.data.layouts import parquet
+from alexnet.data.layouts import parquet_rows
 from alexnet.data.layouts.registry import find
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
@@ -175,7 +175,7 @@ def test_sets_beside_one_another_are_refused_and_pointers_are_called_so(tmp_path
 @pytest.mark.parametrize("repeated", [False, True])
 def test_memory_is_bounded_however_large_a_row_group_is_or_grows(tmp_path, monkeypatch, repeated):
     """One row group: 24 MB of pictures, or 60 MB that a dictionary has once."""
-    monkeypatch.setattr(parquet, "HELD", 1 << 20)
+    monkeypatch.setattr(parquet_rows, "HELD", 1 << 20)
     large, count = np.random.default_rng(0).integers(0, 256, 60_000, np.uint8).tobytes(), 1000 if repeated else 400
     several = [large if repeated else n.to_bytes(4, "big") + large[4:] for n in range(count)]
     table = {"image": pa.array(several, pa.binary()), "label": [n % 2 for n in range(count)]}
@@ -196,7 +196,7 @@ def test_memory_is_bounded_however_large_a_row_group_is_or_grows(tmp_path, monke
 
 
 def test_row_groups_that_do_not_fit_are_read_again_and_others_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "HELD", 4 * len(PICTURES[0]))
+    monkeypatch.setattr(parquet_rows, "HELD", 4 * len(PICTURES[0]))
     write(tmp_path / "train.parquet", {"image": structs(), "label": LABELS}, row_group_size=1)
     split = find(tmp_path, whole=True).split("all")
     order = np.random.default_rng(0).permutation(np.tile(np.arange(6), 5))

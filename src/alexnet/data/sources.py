@@ -23,7 +23,7 @@ import numpy as np
 from alexnet.base.errors import AlexNetError
 from alexnet.base.text import printable
 from alexnet.data.faults import Fault, Note, encoding, is_pointer
-from alexnet.data.layouts import parquet, tars
+from alexnet.data.layouts import parquet, parquet_rows, tars
 from alexnet.data.layouts.folders import LITTER, claims, walk
 from alexnet.data.pictures import Source, Unreadable, contents, is_source
 
@@ -217,7 +217,7 @@ def _rows(path: str | os.PathLike[str]) -> int | None:
     if kind == "tar":
         return None
     try:
-        return parquet.opened(Path(path)).metadata.num_rows
+        return parquet_rows.opened(Path(path)).metadata.num_rows
     except Unreadable:
         return 1
 
@@ -259,22 +259,22 @@ def _parquet(name: str) -> Iterator[Named]:
     import pyarrow as pa
 
     try:
-        opened = parquet.opened(name)
+        opened = parquet_rows.opened(name)
         column = parquet.image_column(opened.schema_arrow)
         if column is None:
             raise Unreadable(
                 f"a parquet file with the columns {', '.join(opened.schema_arrow.names)}, none of which holds pictures "
                 "(bytes, or a struct of bytes and path)"
             )
-        for row, (source, inner) in enumerate(parquet.cells(opened, column)):
+        for row, (source, inner) in enumerate(parquet_rows.cells(opened, column)):
             inside = f"{name}/{inner or f'row {row}'}"
             if isinstance(source, bytes) and len(source) > LARGEST:
                 source = Unreadable(f"{len(source):,} bytes, more than the {LARGEST:,} that are read")
-            yield inside, parquet.beside(name, source) if isinstance(source, str) else source
+            yield inside, parquet_rows.beside(name, source) if isinstance(source, str) else source
     except Unreadable as error:
         yield name, error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        yield name, Unreadable(f"broken parquet file ({parquet.first_line(error)})")
+        yield name, Unreadable(f"broken parquet file ({parquet_rows.first_line(error)})")
 
 
 # -- stdin ------------------------------------------------------------------------------------------------------

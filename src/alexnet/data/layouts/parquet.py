@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import math
-import tempfile
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, arranged, by_split, called, difference, some, split_word
-from alexnet.data.faults import Fault, Note, Tell, is_pointer, refuse
+from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import glance, subfolders, visible
-from alexnet.data.pictures import Source, Unreadable
+from alexnet.data.layouts.parquet_rows import Rows, Table, first_line, opened
+from alexnet.data.pictures import Unreadable
 
 IMAGES = ("image", "img", "images", "picture", "photo", "pixel_values", "jpg", "jpeg", "png", "image_path", "path",
           "file_name", "filename", "file", "filepath")  # fmt: skip
@@ -40,8 +35,6 @@ LABELS = (
 )
 DEEPEST = 3  # folders below DATA in which parquet files are looked for
 LOOKED_AT = 16  # entries of a folder that tell whether it holds parquet files
-HELD = 1 << 27  # bytes of row groups that are kept in memory; one that is larger waits in a temporary file
-LARGEST = 1 << 28  # bytes of an encoded picture
 MOST_CLASSES, MOST_TOLD = 1_000_000, 100
 
 
@@ -107,34 +100,6 @@ def _holds(folder: Path, depth: int) -> bool:
 
 
 # -- what a file holds --------------------------------------------------------------------------------------------
-
-
-class Table(NamedTuple):
-    """A file: where its pictures are, and a label for each, a class name's place in `names` where it has names."""
-
-    file: Path
-    column: str
-    labels: np.ndarray  # int64, -1 where there is none
-    names: list[str] | None
-    stated: bool  # whether the names are those of the file's description, in its order
-    groups: list[int]  # rows of each row group
-
-
-def opened(file: str | Path, dictionary: Sequence[str] = ()) -> Any:
-    """The parquet file, read a piece at a time; one that is none is Unreadable."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(file, buffer_size=1 << 20, read_dictionary=list(dictionary))
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        if is_pointer(file):
-            raise Unreadable("only a pointer of Git LFS to the data, which git lfs pull brings") from None
-        raise Unreadable(f"not a whole parquet file ({first_line(error)})") from None
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def image_column(schema: Any) -> str | None:
@@ -340,185 +305,6 @@ def _check_numbers(splits: dict[str, Split], root: Path, tell: Tell) -> None:
     if least > 0:
         what = f"has labels from {least} on and no class names, so that class 0 is empty"
         tell(Note(root, what, "number them from 0, or name them, if that is not so"))
-
-
-# -- rows ---------------------------------------------------------------------------------------------------------
-
-Cell = tuple[bytes | str | np.ndarray | Unreadable, str]  # a picture as bytes, a path or pixels; its name, maybe empty
-
-
-def cells(parquet: Any, column: str, groups: Sequence[int] | None = None) -> Iterator[Cell]:
-    """The pictures of a column, row by row; so few rows are read at once that memory holds them whatever they are."""
-    facts = parquet.metadata
-    for group in range(facts.num_row_groups) if groups is None else groups:
-        chunks = [facts.row_group(group).column(number) for number in range(facts.num_columns)]
-        size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] == column)
-        # In a column with a dictionary each of the rows may be as large as the whole.
-        at_once = min(1024, max(1, HELD // 4 // max(1, size)))
-        for batch in parquet.iter_batches(batch_size=at_once, row_groups=[group], columns=[column]):
-            for cell in batch.column(0):
-                yield _cell(cell)
-
-
-def _cell(cell: Any) -> Cell:
-    import pyarrow as pa
-
-    try:
-        kind = cell.type
-        if not cell.is_valid:
-            return b"", ""
-        if pa.types.is_struct(kind):
-            name = cell["path"].as_py() if kind.get_field_index("path") >= 0 else None
-            contents = cell["bytes"].as_py()
-            if contents is None and isinstance(name, str):
-                return name, name
-            return contents or b"", name if isinstance(name, str) else ""
-        if isinstance(cell, pa.ListScalar):
-            return _list(cell)
-        value = cell.as_py()
-        return value, value if isinstance(value, str) else ""
-    except (pa.ArrowException, ValueError, TypeError, OverflowError, MemoryError) as error:
-        return Unreadable(f"a row that cannot be read ({first_line(error)})"), ""
-
-
-def _list(cell: Any) -> Cell:
-    """A list of one picture, a picture's bytes as numbers, or its pixels as lists of lists (H, W[, 3])."""
-    import pyarrow as pa
-
-    values, shape = cell.values, list[int]()
-    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray) and len(values):
-        shape.append(len(values) // math.prod(shape))
-        if len({*values.value_lengths().to_pylist()}) > 1:
-            return Unreadable("a list of rows of different lengths, which is no picture"), ""
-        values = values.flatten()
-    if pa.types.is_integer(values.type):
-        pixels = values.to_numpy(zero_copy_only=False)
-        if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 255 or values.null_count:
-            return Unreadable("a list of numbers outside 0 to 255, which is no picture"), ""
-        pixels = pixels.astype(np.uint8)
-        if not shape:
-            return pixels.tobytes(), ""
-        pixels = pixels.reshape(*shape, -1)
-        if pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
-            return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels, ""
-        return Unreadable(f"a list of lists of {' x '.join(map(str, pixels.shape))} numbers, which is no picture"), ""
-    if shape or len(values) != 1:
-        return Unreadable(f"a list of {len(values):,} pictures in a row; give one a row"), ""
-    return _cell(values[0])
-
-
-class Group:
-    """The pictures of a row group: in memory while they are small together, else in a temporary file."""
-
-    def __init__(self, file: Path, column: str, group: int) -> None:
-        import pyarrow as pa
-
-        self.file, self._lock = file, threading.Lock()
-        self._contents = tempfile.SpooledTemporaryFile(HELD // 4)  # noqa: SIM115, __del__ closes it
-        self._rows: list[tuple[tuple[int, int] | str | np.ndarray | Unreadable, str]] = []
-        known: dict[bytes, tuple[int, int]] = {}  # a dictionary may name one picture for many rows
-        self.size = 0
-        try:
-            for source, name in cells(opened(file), column, [group]):
-                if isinstance(source, bytes):
-                    place = known.setdefault(blake2b(source, digest_size=16).digest(), (self.size, len(source)))
-                    if place[0] == self.size:
-                        self._contents.write(source)
-                        self.size += len(source)
-                    self._rows.append((place, name))
-                else:
-                    self._rows.append((source, name))
-                    self.size += source.nbytes if isinstance(source, np.ndarray) else 0
-        except Unreadable as error:
-            raise Fault(file, f"is {error}", "copy it again") from None
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                way = "free some, or name another folder in TMPDIR"
-                raise AlexNetError(
-                    f"no space is left in {tempfile.gettempdir()} for what {file} holds; {way}."
-                ) from None
-            raise Fault(file, f"has rows that cannot be read ({first_line(error)})", "copy it again") from None
-        except (pa.ArrowException, MemoryError, OverflowError, ValueError) as error:
-            raise Fault(file, f"has rows that cannot be read ({first_line(error)})", "copy it again") from None
-
-    def __del__(self) -> None:
-        self._contents.close()
-
-    @property
-    def held(self) -> int:
-        """Bytes in memory."""
-        return 0 if self.size > HELD // 4 else self.size
-
-    def name(self, row: int) -> str:
-        return self._rows[row][1] if row < len(self._rows) else ""
-
-    def read(self, row: int) -> Source:
-        """Encoded bytes, a path or pixels."""
-        if row >= len(self._rows):
-            raise Fault(self.file, f"has fewer rows than it says, {len(self._rows):,}", "copy it again")
-        source, _ = self._rows[row]
-        if isinstance(source, Unreadable):
-            raise source
-        if isinstance(source, tuple):
-            start, size = source
-            if size > LARGEST:
-                raise Unreadable(f"{size:,} bytes, more than the {LARGEST:,} that are read")
-            with self._lock:
-                self._contents.seek(start)
-                return self._contents.read(size)
-        return beside(self.file, source) if isinstance(source, str) else source
-
-
-def beside(file: str | Path, name: str) -> Path:
-    """The picture that a row names: a path of its own, or one below the parquet file's folder."""
-    if "\0" in name:
-        raise Unreadable("a path with a zero byte")
-    return Path(file).parent / name
-
-
-class Rows:
-    """The rows of some files by number; the row groups used last are kept."""
-
-    def __init__(self, tables: Sequence[Table]) -> None:
-        self.groups = [(table, group) for table in tables for group in range(len(table.groups))]
-        self.starts = np.cumsum([0, *(count for table in tables for count in table.groups)])
-        self._kept: OrderedDict[int, Group | AlexNetError] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def read(self, i: int) -> Source:
-        """The picture; empty bytes where the row has none."""
-        group, row = self._place(i)
-        return group.read(row)
-
-    def name(self, i: int) -> str:
-        """Its path or name as the row has it, else the number of the row."""
-        group, row = self._place(i)
-        return group.name(row) or f"row {i}"
-
-    def _place(self, i: int) -> tuple[Group, int]:
-        number = int(np.searchsorted(self.starts, i, side="right")) - 1
-        with self._lock:
-            found = self._kept.pop(number, None)
-            if found is None:
-                table, group = self.groups[number]
-                try:
-                    found = Group(table.file, table.column, group)
-                except AlexNetError as error:
-                    found = error
-            self._kept[number] = found
-            self._forget()
-        if isinstance(found, AlexNetError):
-            raise found
-        return found, i - int(self.starts[number])
-
-    def _forget(self) -> None:
-        """Let go of those used longest ago until the others fit; what waits in a file stays, as it was slow to read."""
-        held = {number: one.held for number, one in self._kept.items() if isinstance(one, Group)}
-        for number in [number for number, size in held.items() if size][:-1]:
-            if sum(held.values()) <= HELD:
-                break
-            del self._kept[number]
-            held[number] = 0
 
 
 LAYOUT = Layout(20, "a folder of parquet files with the columns image and label", is_parquet, parquet)
