@@ -117,6 +117,7 @@ class Clock:
         pass
 
 
+@pytest.mark.slow
 def test_the_clock_stops_it_within_a_network_and_the_same_command_goes_on_to_the_same_weights(
     place, tmp_path, monkeypatch, two
 ):

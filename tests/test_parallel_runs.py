@@ -18,7 +18,7 @@ from alexnet.training.loop import train
 from conftest import write_folders
 from together import processes
 
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.cpu, pytest.mark.slow]  # test_parallel.py does the same with threads
 
 SETS = (
     *("variant=alexnet32", "epochs=3", "batch_size=7", "learning_rate=0.002", "precision=float32", "log_every=1"),

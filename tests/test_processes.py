@@ -67,6 +67,7 @@ def alone(data, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_three_processes_train_as_one(data, alone, tmp_path):
     """Batches of 2 at the end of an epoch leave one of three without a picture."""
     result = run("train", data, "--out", tmp_path / "three", *SETS, "--json", processes=3)

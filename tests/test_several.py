@@ -103,7 +103,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_file_is_that_of_one_process_byte_for_byte(made, size):
     one, several = files(made[1][0]), files(made[size][0])
     assert len(several) > 15
@@ -111,7 +111,7 @@ def test_every_file_is_that_of_one_process_byte_for_byte(made, size):
     assert [name for name in several if one[name] != several[name]] == []
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_first_process_says_what_one_would_and_the_others_nothing(made, size):
     for name in made[size][1].keys() & made[1][1].keys():
         (one,), (first, *others) = made[1][1][name], made[size][1][name]
