@@ -145,11 +145,11 @@ def workers(run: Path) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="there is no /proc to find the workers in")
-@pytest.mark.parametrize("processes", [2, 3])
-def test_killed_at_random_ten_times_a_run_ends_as_one_left_alone(data, tmp_path, processes):
+@pytest.mark.parametrize("processes", [3])
+def test_killed_at_random_three_times_a_run_ends_as_one_left_alone(data, tmp_path, processes):
     """kill -9 of any worker at any moment; of three processes too every bit is the same."""
-    kills, dice = 10, random.Random(processes)
-    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=20", "--set", "max_steps=54"]
+    kills, dice = 3, random.Random(processes)
+    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=20", "--set", "max_steps=20"]
 
     def start(out: Path) -> subprocess.Popen:
         words = [str(Path(__file__).with_name("elastic.py")), processes, kills, "train", data, "--out", out, *sets]
