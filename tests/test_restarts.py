@@ -163,7 +163,9 @@ def test_killed_at_random_three_times_a_run_ends_as_one_left_alone(data, tmp_pat
     for number in range(kills):
         wait_for_step(run, dice.randint(1, 4) + 5 * number, process)
         time.sleep(dice.uniform(0, 0.3))
-        os.kill(dice.choice(workers(run)), signal.SIGKILL)
+        while not (there := workers(run)):  # between two starts there are none
+            time.sleep(0.02)
+        os.kill(dice.choice(there), signal.SIGKILL)
         while workers(run) and process.poll() is None:  # until torchrun has ended the others
             time.sleep(0.02)
     out, _ = process.communicate(timeout=300)
