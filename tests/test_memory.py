@@ -11,7 +11,7 @@ from alexnet.base import device
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import variant
-from alexnet.training.memory import needed
+from alexnet.training.memory import needed, too_little
 from conftest import TINY
 
 
@@ -62,3 +62,10 @@ def test_a_gpu_that_torch_cannot_use_is_said_and_not_passed_over(tmp_path, monke
         assert not caplog.records
         assert device.choose_device("auto").type in ("cpu", "mps")
     assert "an Nvidia GPU is here, but torch" in caplog.text
+
+
+def test_a_single_picture_that_does_not_fit_is_not_answered_with_the_same_batch_size():
+    model = seeded_build(0, "alexnet32", 10, 3, variant("alexnet32").input)
+    said = str(too_little(model, 1, torch.float32, torch.device("cpu")))
+    assert "batch_size=1" not in said
+    assert "smaller network or input" in said

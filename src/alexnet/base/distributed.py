@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet.base.device import choose_device
-from alexnet.base.errors import AlexNetError, Interrupted
+from alexnet.base.errors import AlexNetError, Interrupted, first_line
 
 TIMEOUT = 600.0  # seconds that a process waits for another
 
@@ -242,10 +242,6 @@ def _store(rank: int, size: int, timeout: float) -> dist.Store:
 
 # What torch's errors say where another process is gone or stuck.
 LOST = ("Connection closed", "Connection reset", "Broken pipe", "imed out", "gloo", "NCCL")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
 
 
 def job() -> str:

@@ -36,6 +36,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
+def first_line(error: BaseException) -> str:
+    """An error of a library in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """The known names that are most like one that is not, the nearest first; case counts for nothing."""
     folded = {one.casefold(): one for one in known}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.text import printable
 from alexnet.data.faults import Fault, Note, encoding, is_pointer
 from alexnet.data.layouts import parquet, parquet_rows, tars
@@ -274,7 +274,7 @@ def _parquet(name: str) -> Iterator[Named]:
     except Unreadable as error:
         yield name, error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        yield name, Unreadable(f"broken parquet file ({parquet_rows.first_line(error)})")
+        yield name, Unreadable(f"broken parquet file ({first_line(error)})")
 
 
 # -- stdin ------------------------------------------------------------------------------------------------------

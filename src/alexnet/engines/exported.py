@@ -8,12 +8,12 @@ from typing import Any, NoReturn, cast
 
 from torch import Tensor, nn
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.engines import onnx, openvino
 from alexnet.networks.model import AlexNet
 from alexnet.weights import onnx as onnx_file
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import check_preprocess, first_line, from_facts
+from alexnet.weights.base import check_preprocess, from_facts
 from alexnet.weights.classifier import Classifier, Engine
 from alexnet.weights.onnx_writer import KEY, MEAN_KEY
 

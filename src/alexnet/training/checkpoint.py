@@ -10,9 +10,8 @@ from typing import Any, Self
 import torch
 from torch.utils._pytree import tree_map
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.files import write_whole
-from alexnet.weights.base import first_line
 
 
 class Saver:

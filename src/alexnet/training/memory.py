@@ -34,9 +34,13 @@ def too_little(model: AlexNet, batch_size: int, precision: torch.dtype, device: 
         there = f" of {total / GIB:.1f} GiB"
         while smaller > 1 and needed(model, smaller, precision) > 0.7 * total:
             smaller //= 2
-    return AlexNetError(
+    what = (
         f"{device.type}'s memory{there} ran out in a step of {model.variant.name} with batches of {batch_size:,} "
-        f"pictures, which takes about {need / GIB:.1f} GiB beside what other programs hold; use "
-        f"--set batch_size={smaller} (about {needed(model, smaller, precision) / GIB:.1f} GiB), which trains another "
-        "way: give it a learning_rate of its own."
+        f"pictures, which takes about {need / GIB:.1f} GiB beside what other programs hold"
+    )
+    if batch_size == 1:
+        return AlexNetError(f"{what}; end what else uses that memory, or choose a smaller network or input.")
+    return AlexNetError(
+        f"{what}; use --set batch_size={smaller} (about {needed(model, smaller, precision) / GIB:.1f} GiB), which "
+        "trains another way: give it a learning_rate of its own."
     )

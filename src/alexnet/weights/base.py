@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.hints import IMAGEFOLDER, NUMERIC
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
@@ -274,8 +274,3 @@ def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def note(text: str) -> None:
     """One line on stderr about something that was assumed."""
     logging.getLogger("alexnet").warning(text)
-
-
-def first_line(error: Exception) -> str:
-    """An error of a library in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.weights import formats, huggingface, native
-from alexnet.weights.base import Weights, first_line
+from alexnet.weights.base import Weights
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.files import write_whole
 from alexnet.base.hints import Hints
 from alexnet.networks import variants as v
@@ -23,7 +23,6 @@ from alexnet.weights import int8, state
 from alexnet.weights.base import (
     Lazy,
     Weights,
-    first_line,
     from_facts,
     mean_in,
     parsed,

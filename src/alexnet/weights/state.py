@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.hints import Hints
 from alexnet.base.restricted_pickle import Inert
 from alexnet.data import labels
@@ -28,7 +28,6 @@ from alexnet.weights.base import (
     Lazy,
     Weights,
     check_preprocess,
-    first_line,
     from_facts,
     note,
     parsed,

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, arranged, by_split, called, difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import glance, subfolders, visible
-from alexnet.data.layouts.parquet_rows import Rows, Table, first_line, opened
+from alexnet.data.layouts.parquet_rows import Rows, Table, opened
 from alexnet.data.pictures import Unreadable
 
 IMAGES = ("image", "img", "images", "picture", "photo", "pixel_values", "jpg", "jpeg", "png", "image_path", "path",

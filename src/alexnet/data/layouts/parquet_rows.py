@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, first_line
 from alexnet.data.faults import Fault, is_pointer
 from alexnet.data.pictures import Source, Unreadable
 
@@ -46,10 +46,6 @@ def opened(file: str | Path, dictionary: Sequence[str] = ()) -> Any:
         if is_pointer(file):
             raise Unreadable("only a pointer of Git LFS to the data, which git lfs pull brings") from None
         raise Unreadable(f"not a whole parquet file ({first_line(error)})") from None
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 Cell = tuple[bytes | str | np.ndarray | Unreadable, str]  # a picture as bytes, a path or pixels; its name, maybe empty
