@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,26 @@ from typing import IO, Any
 from alexnet.base.errors import AlexNetError, CannotWrite
 
 CACHE_VARIABLE = "ALEXNET_CACHE"
+
+
+class Seekable(io.RawIOBase):
+    """What files of `size` bytes that stand elsewhere have in common: where one is, `at`."""
+
+    size: int
+    at: int
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
 
 
 def cache_folder() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import cache_folder, write_whole
+from alexnet.base.files import Seekable, cache_folder, write_whole
 
 BLOCK = 1 << 23  # bytes that are read at once
 HELD = 16  # blocks that are kept, of all files together
@@ -31,7 +30,7 @@ LISTING = 1  # of the form in which listings are kept
 T = TypeVar("T")
 
 
-class Remote(io.RawIOBase):
+class Remote(Seekable):
     """A file of an fsspec file system, for reading from any place; `read_at` may be called by several threads."""
 
     def __init__(self, system: Any, path: str) -> None:
@@ -51,19 +50,6 @@ class Remote(io.RawIOBase):
         with self._lock:
             found = b"".join(_block(self, number) for number in range(first, (end - 1) // BLOCK + 1))
         return found[start - first * BLOCK : end - first * BLOCK]
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
-        return self.at
 
     def read(self, count: int = -1) -> bytes:
         found = self.read_at(self.at, self.size - self.at if count < 0 else count)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.files import Seekable
 from alexnet.data.faults import POINTER, Fault, Tell, refuse
 
 LONGEST_READ = 1 << 20  # bytes; a listing reads headers only
@@ -97,24 +98,11 @@ def _cut_short(origin: str) -> Fault:
     return Fault(origin, "is cut short or damaged", "copy it again")
 
 
-class _Window(io.RawIOBase):
+class _Window(Seekable):
     """A part of a file as a file of its own, from which only a header's worth is read at once."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self.file, self.start, self.size, self.at = file, start, size, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
-        return self.at
 
     def read(self, count: int = -1) -> bytes:
         count = min(count if count >= 0 else self.size, max(0, self.size - self.at))
