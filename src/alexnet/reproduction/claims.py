@@ -91,7 +91,7 @@ CLAIMS = {
             CIFAR,
             (
                 Arm("ReLU", "cifar10_13", SCRATCH, rates=(0.002,)),
-                Arm("tanh", "cifar10_13", {**SCRATCH, "activation": "tanh"}, rates=(0.008,)),
+                Arm("tanh", "cifar10_13", {**SCRATCH, "activation": "tanh"}, rates=(0.032,)),
             ),
             quick=(8, 10, 200),
             figures=(6.0, None),

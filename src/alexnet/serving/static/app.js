@@ -123,10 +123,11 @@ function listen() {
 async function openCamera() {
   stream = await navigator.mediaDevices.getUserMedia({ video: true });
   $("camera").srcObject = stream;
-  $("camera").hidden = $("shoot").hidden = false;
+  $("camera").hidden = false;
   $("shown").hidden = $("hint").hidden = true;
   $("webcam").textContent = "Close the camera";
   await $("camera").play();
+  $("shoot").hidden = !stream; // there is a frame to take now, unless the camera was closed meanwhile
 }
 
 function closeCamera() {
