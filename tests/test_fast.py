@@ -63,7 +63,7 @@ CASES = {
 }
 
 
-def one_pass(layers: list[nn.Module]) -> blocks.Run:
+def one_pass(layers: list[nn.Module]) -> blocks.Chain:
     (run,) = blocks.passes((str(i), layer) for i, layer in enumerate(layers))
     assert len(run.names) == len(layers)
     return run

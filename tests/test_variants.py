@@ -217,9 +217,9 @@ def test_answers_features_and_errors_are_those_of_the_layers_in_float64(name, fi
 def test_the_fast_passes_are_taken(name, monkeypatch):
     """So that what is said here of the fast form is said of it."""
     described = []
-    real = blocks.describe
+    real = blocks.block_for
     monkeypatch.setattr(
-        blocks, "describe", lambda run, x: described.append((run.names, real(run, x))) or described[-1][1]
+        blocks, "block_for", lambda chain, x: described.append((chain.names, real(chain, x))) or described[-1][1]
     )
     one = made(name)
     one.model(torch.zeros(1, 3, one.preprocess.input, one.preprocess.input))

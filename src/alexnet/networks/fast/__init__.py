@@ -1,6 +1,6 @@
 """Fast forms of the network's layers, chosen here alone; layers.py holds the plain forms that tests compare with.
 
-On a CPU, in float32 and bfloat16, runs of ReLU, normalisations and max pooling are one C++ pass each (blocks.py), and
+On a CPU, in float32 and bfloat16, chains of ReLU, normalisations and max pooling are one C++ pass each (blocks.py), and
 conv1 sees its picture as blocks of pixels (conv1.py). On an Nvidia GPU the same is done in Triton (gpu.py), with the
 convolutions' biases. Everything else runs in its plain form, and so does whatever somebody could watch or has changed:
 layers with hooks, of other types, with another `forward`; all of them where hooks are global, operators are
@@ -38,7 +38,7 @@ _AS_IN_TORCH = [
 ]
 
 
-class Pass(Protocol):
+class FastForm(Protocol):
     """Consecutive layers in one go: given their input, their output, or None where it cannot be done."""
 
     @property
@@ -80,14 +80,14 @@ def choose(device: torch.device, compile: bool = False) -> str:
     return f"layers: {'fast, ' if found else ''}{words}"
 
 
-def passes(named_layers: Callable[[], Sequence[tuple[str, nn.Module]]], x: Tensor, until: str) -> dict[str, Pass]:
+def passes(named_layers: Callable[[], Sequence[tuple[str, nn.Module]]], x: Tensor, until: str) -> dict[str, FastForm]:
     """The fast forms for this input, by the name of the first layer that each takes; none where none fits.
 
     A form may still give None for what it is given; then, and for all other layers, the plain form runs.
     """
     if not _usable(x):
         return {}
-    layers, found = named_layers(), list[Pass]()
+    layers, found = named_layers(), list[FastForm]()
     if gpu.here(x.device):
         if torch.is_grad_enabled() or len(x) >= gpu.FEWEST:
             found += gpu.passes(layers)

@@ -1,6 +1,6 @@
-"""Runs of ReLU, normalisations and max pooling as one C++ pass (blocks.cpp): found in a model, checked, differentiated.
+"""Chains of ReLU, normalisations and max pooling as one C++ pass (blocks.cpp): found, checked, differentiated.
 
-What a run may hold, in this order, each at most once: ReLU, LRN, within-map norm, max pooling, ReLU, LRN.
+What a chain may hold, in this order, each at most once: ReLU, LRN, within-map norm, max pooling, ReLU, LRN.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS: Mapping[type[nn.Module], tuple[str, ...]] = {
 
 
 @dataclass
-class Run:
+class Chain:
     """Consecutive layers of a model, by slot."""
 
     names: list[str] = field(default_factory=list)
@@ -39,8 +39,8 @@ class Run:
         return list(self.slots.values())
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        block = describe(self, x) if x.device.type == "cpu" and takes(x) else None
-        return None if block is None else Pass.apply(x, block, self.layers)
+        block = block_for(self, x) if x.device.type == "cpu" and takes(x) else None
+        return None if block is None else BlockFunction.apply(x, block, self.layers)
 
     def slot(self, layer: nn.Module) -> str | None:
         """The slot that the layer would fill: one after those already filled, ReLU after pooling being the second."""
@@ -64,18 +64,18 @@ def able(layer: nn.Module) -> bool:
     return True
 
 
-def passes(layers: Iterable[tuple[str, nn.Module]]) -> list[Run]:
-    """The runs among a model's layers that gain by it: of two layers and more, and a normalisation alone."""
-    found = [Run()]
+def passes(layers: Iterable[tuple[str, nn.Module]]) -> list[Chain]:
+    """The chains among a model's layers that gain by it: of two layers and more, and a normalisation alone."""
+    found = [Chain()]
     for name, layer in layers:
         slot = found[-1].slot(layer)
         if slot is None:
-            found.append(Run())
+            found.append(Chain())
             slot = found[-1].slot(layer)
         if slot is not None:
             found[-1].names.append(name)
             found[-1].slots[slot] = layer
-    return [run for run in found if len(run.names) > 1 or isinstance(next(iter(run.layers), None), NORMS)]
+    return [one for one in found if len(one.names) > 1 or isinstance(next(iter(one.layers), None), NORMS)]
 
 
 class _MapsNorm(ctypes.Structure):
@@ -96,21 +96,21 @@ class _Block(ctypes.Structure):
     ]
 
 
-def describe(run: Run, x: Tensor) -> _Block | None:
+def block_for(chain: Chain, x: Tensor) -> _Block | None:
     """The pass over x as C++ reads it; None where it cannot be done."""
     if x.dim() != 4 or x.dtype not in (torch.float32, torch.bfloat16):
         return None
     pictures, channels, height, width = x.shape
-    towers = {layer.towers for layer in run.layers if isinstance(layer, LocalResponseNorm)} or {1}
+    towers = {layer.towers for layer in chain.layers if isinstance(layer, LocalResponseNorm)} or {1}
     block = _Block(
         pictures=pictures, height=height, width=width, channels=channels, towers=min(towers),
-        relu_before="relu_before" in run.slots, norm_before=_norm(run, "norm_before"), within_half=-1,
-        relu_after="relu_after" in run.slots, norm_after=_norm(run, "norm_after"),
+        relu_before="relu_before" in chain.slots, norm_before=_norm(chain, "norm_before"), within_half=-1,
+        relu_after="relu_after" in chain.slots, norm_after=_norm(chain, "norm_after"),
         bfloat16=x.dtype == torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     if len(towers) > 1 or channels % (WIDTH * block.towers) or not x.numel():
         return None
-    within, pool = run.slots.get("within"), run.slots.get("pool")
+    within, pool = chain.slots.get("within"), chain.slots.get("pool")
     if isinstance(within, WithinMapNorm):
         block.within_half, block.within_scale = within.size // 2, within.alpha / within.size**2
     if isinstance(pool, nn.MaxPool2d):
@@ -124,15 +124,15 @@ def describe(run: Run, x: Tensor) -> _Block | None:
     return block
 
 
-def _norm(run: Run, slot: str) -> _MapsNorm:
-    norm = run.slots.get(slot)
+def _norm(chain: Chain, slot: str) -> _MapsNorm:
+    norm = chain.slots.get(slot)
     if not isinstance(norm, LocalResponseNorm):
         return _MapsNorm(-1, 0.0, 1.0)
     return _MapsNorm(norm.size // 2, norm.alpha / norm.size, norm.k)
 
 
-class Pass(torch.autograd.Function):
-    """A run over x, float32 or bfloat16 (N, C, H, W), channels last inside; sums are float32 in both.
+class BlockFunction(torch.autograd.Function):
+    """A chain over x, float32 or bfloat16 (N, C, H, W), channels last inside; sums are float32 in both.
 
     Where its gradient is to be differentiated, or asked for by a transform, the layers' plain forms give it.
     """

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.base.errors import AlexNetError
-from alexnet.networks.fast.blocks import Run
+from alexnet.networks.fast.blocks import Chain
 from alexnet.networks.fast.compiler import takes
 from alexnet.networks.fast.conv1 import with_edge
 from alexnet.networks.layers import LastWindow, LocalResponseNorm, WithinMapNorm, is_channels_last
@@ -105,7 +105,7 @@ class Plan:
 
 @dataclass
 class Stretch:
-    """A convolution, if there is one, the layer before it that fills its last window, and the run of layers after."""
+    """A convolution, if there is one, the layer before it that fills its last window, and the chain of layers after."""
 
     names: list[str]
     layers: list[nn.Module]
@@ -124,33 +124,33 @@ class Stretch:
         if any(min(x.shape[2:]) < plan.kernel or not fits(plan, x.shape[1]) for plan in self.plans) or not takes(x):
             return None
         for plan in self.plans:
-            x, bias = Pass.apply(x, bias, plan), None
+            x, bias = PlanFunction.apply(x, bias, plan), None
         x = x if bias is None else x + bias.to(x.dtype)[:, None, None]
         return x if last else x.contiguous()
 
 
 def passes(layers: Sequence[tuple[str, nn.Module]]) -> list[Stretch]:
-    """The stretches of a model: each plain convolution with what follows, and other runs of two layers and more."""
+    """The stretches of a model: each plain convolution with what follows, and other chains of two layers and more."""
     found: list[Stretch] = []
     head: list[tuple[str, nn.Module]] = []
-    run = Run()
+    chain = Chain()
 
     def close() -> None:
-        nonlocal head, run
-        if run.names or head:
-            names = [name for name, _ in head] + run.names
-            layers = [layer for _, layer in head] + run.layers
-            found.append(Stretch(names, layers, cast(nn.Conv2d, head[-1][1]) if head else None, _plans(run)))
-        head, run = [], Run()
+        nonlocal head, chain
+        if chain.names or head:
+            names = [name for name, _ in head] + chain.names
+            layers = [layer for _, layer in head] + chain.layers
+            found.append(Stretch(names, layers, cast(nn.Conv2d, head[-1][1]) if head else None, _plans(chain)))
+        head, chain = [], Chain()
 
     for at, (name, layer) in enumerate(layers):
-        slot = run.slot(layer)
-        if slot is None and (run.names or head):
+        slot = chain.slot(layer)
+        if slot is None and (chain.names or head):
             close()
-            slot = run.slot(layer)
+            slot = chain.slot(layer)
         if slot is not None:
-            run.names.append(name)
-            run.slots[slot] = layer
+            chain.names.append(name)
+            chain.slots[slot] = layer
         elif type(layer) is nn.Conv2d and _plain(layer):
             head = with_edge(layers, at)
     close()
@@ -166,8 +166,8 @@ def _plain(layer: nn.Conv2d) -> bool:
     return even and layer.padding_mode == "zeros" and layer.dilation == (1, 1)
 
 
-def _plans(run: Run) -> list[Plan]:
-    slots = run.slots
+def _plans(chain: Chain) -> list[Plan]:
+    slots = chain.slots
     plan = _normed(Plan(relu="relu_before" in slots, relu_after="relu_after" in slots), slots.get("norm_before"))
     if isinstance(within := slots.get("within"), WithinMapNorm):
         half, scale = within.size // 2, within.alpha / within.size**2
@@ -285,7 +285,7 @@ def fits(plan: Plan, channels: int) -> bool:
     return not shape(channels, plan.towers, plan.half).HALO or 2 * plan.half <= 8
 
 
-class Pass(torch.autograd.Function):
+class PlanFunction(torch.autograd.Function):
     """A plan over x, float32 or bfloat16 (N, C, H, W), plus a bias (C,) before it; channels last, sums in float32."""
 
     @staticmethod
