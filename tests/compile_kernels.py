@@ -15,7 +15,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from alexnet.networks.fast import gpu, gpu_kernels
+from alexnet.networks.fast import gpu
+from alexnet.networks.fast.gpu import convolutions, stages, triton_kernels
 from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS, variant
 
@@ -28,7 +29,7 @@ def recorder(name: str):
     """In the kernels' place: notes what was launched with which types, and computes nothing."""
 
     def launch(*arguments, num_warps: int = 4, **constants):
-        kernel = getattr(gpu_kernels, name)
+        kernel = getattr(triton_kernels, name)
         kinds = [TYPES[a.dtype if isinstance(a, torch.Tensor) else type(a)] for a in arguments]
         signature = dict(zip([p.name for p in kernel.params], kinds, strict=False))
         found[name, tuple(kinds), num_warps, tuple(constants.items())] = kernel, signature, num_warps, constants
@@ -47,7 +48,8 @@ def compiled(kernel, signature, num_warps, constants, capability):
 
 
 def main() -> int:
-    gpu.ON_CPU, gpu._kernel, gpu._narrow = True, recorder, lambda x: x.dtype == torch.bfloat16
+    gpu.ON_CPU, stages._narrow = True, lambda x: x.dtype == torch.bfloat16
+    convolutions.kernel = stages.kernel = recorder
     torch.set_num_threads(1)
     for name in sys.argv[1:] or VARIANTS:
         plan = variant(name)

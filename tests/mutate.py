@@ -60,9 +60,9 @@ PLACES = [
         'Conv("conv4", 384, 3, pad=1, groups=1',
         "test_model.py",
     ),
-    ("networks/fast/blocks.py", "_MapsNorm(norm.size // 2,", "_MapsNorm(norm.size,", "test_fast.py -k float64"),
+    ("networks/fast/cpu/blocks.py", "_MapsNorm(norm.size // 2,", "_MapsNorm(norm.size,", "test_fast.py -k float64"),
     (
-        "networks/fast/conv1.py",
+        "networks/fast/cpu/conv1.py",
         "F.pad(layer.weight, (0, room, 0, room))",
         "F.pad(layer.weight, (room, 0, room, 0))",
         "test_fast.py -k by_blocks",

@@ -1,7 +1,7 @@
 """Variants with few filters and units on small pictures: the same plan, quick enough for any comparison.
 
-The layers before a norm or a pooling have as many filters as the fast passes on a CPU ask for (fast/blocks.py), so that
-those are taken; others have odd numbers.
+The layers before a norm or a pooling have as many filters as the fast passes on a CPU ask for (fast/cpu/blocks.py), so
+that those are taken; others have odd numbers.
 """
 
 from __future__ import annotations

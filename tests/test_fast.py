@@ -17,7 +17,7 @@ from alexnet.data import augment, augment_fast
 from alexnet.data import augment_fast as augment_fast_
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
-from alexnet.networks.fast import blocks, compiler
+from alexnet.networks.fast.cpu import blocks, compiler
 from alexnet.networks.layers import LocalResponseNorm, WithinMapNorm
 from alexnet.networks.model import seeded_build
 from alexnet.training.loop import train
@@ -132,7 +132,7 @@ def test_ties_and_not_a_number_go_where_torch_sends_them_bit_for_bit(layers, dty
 @needs_compiler
 @pytest.mark.parametrize(("name", "stride", "pad", "input"), [("a", 4, 0, 224), ("b", 4, 2, 64), ("c", 2, 1, 31)])
 def test_a_strided_convolution_by_blocks_is_the_convolution(name, stride, pad, input):
-    from alexnet.networks.fast.conv1 import passes
+    from alexnet.networks.fast.cpu.conv1 import passes
     from alexnet.networks.layers import LastWindow
 
     for layers in ([nn.Conv2d(3, 8, 11, stride, pad)], [LastWindow(11, stride, pad), nn.Conv2d(3, 8, 11, stride, pad)]):

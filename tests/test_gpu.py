@@ -20,6 +20,7 @@ from alexnet.data import augment, augment_fast
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
 from alexnet.networks.fast import gpu
+from alexnet.networks.fast.gpu import convolutions, stretches
 from alexnet.networks.layers import LastWindow, LocalResponseNorm, WithinMapNorm
 from alexnet.networks.model import AlexNet, initialise
 from alexnet.networks.variants import VARIANTS
@@ -97,11 +98,11 @@ def selecting(channels: int) -> nn.Module:
     return layer
 
 
-def outcome(layers: list[nn.Module], x: torch.Tensor, weigh: torch.Tensor, stretches=None) -> list[torch.Tensor]:
+def outcome(layers: list[nn.Module], x: torch.Tensor, weigh: torch.Tensor, found=None) -> list[torch.Tensor]:
     """Output and gradients, of the input too, of the layers one by one or of the passes over them."""
     x = x.detach().requires_grad_()
     y = x
-    for one in layers if stretches is None else stretches:
+    for one in layers if found is None else found:
         y = one(y)
     (y * weigh.to(y)).sum().backward()
     parameters = [p for layer in layers for p in layer.parameters()]
@@ -124,9 +125,9 @@ def test_a_stretch_is_its_layers_in_float64(name, dtype):
     weigh = torch.randn(torch.Size(nn.Sequential(*truth)(x.double()).shape), generator=torch.Generator().manual_seed(2))
     wanted = outcome(truth, x.double(), weigh)
     here = [layer.to(DEVICE, dtype) for layer in map(copy.deepcopy, layers)]
-    stretches = gpu.passes(named(here))
-    got = outcome(here, x.to(DEVICE), weigh, stretches)
-    assert [name for one in stretches for name in one.names] == [name for name, _ in named(here)]
+    found = stretches.passes(named(here))
+    got = outcome(here, x.to(DEVICE), weigh, found)
+    assert [name for one in found for name in one.names] == [name for name, _ in named(here)]
     for a, b in zip(got, wanted, strict=True):
         assert a.dtype == dtype
         assert off(a, b) < TOLERANCE[dtype]
@@ -166,7 +167,7 @@ def test_of_tied_maxima_the_first_gets_the_gradient(kernel, stride, ceil):
     x = torch.randint(-1, 2, (2, 6, 11, 8), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
     layers = [pool(kernel, stride, ceil), relu()]
     wanted = outcome(layers, x, torch.ones(()))
-    got = outcome(layers, x, torch.ones(()), gpu.passes(named(layers)))
+    got = outcome(layers, x, torch.ones(()), stretches.passes(named(layers)))
     for a, b in zip(got, wanted, strict=True):
         assert torch.equal(a, b)
 
@@ -174,7 +175,7 @@ def test_of_tied_maxima_the_first_gets_the_gradient(kernel, stride, ceil):
 def test_a_number_that_is_none_stays_to_be_seen_and_huge_ones_stay_finite():
     layers = [relu(), across(6, 1), pool()]
     x = torch.full((1, 6, 4, 4), 1e15, device=DEVICE)
-    (one,) = gpu.passes(named(layers))
+    (one,) = stretches.passes(named(layers))
     assert torch.isfinite(one(x)).all()
     x[0, 0, 0, 0] = torch.nan
     assert torch.isnan(one(x)[0, 0, 0, 0])
@@ -186,14 +187,14 @@ def test_a_convolution_over_blocks_of_pixels_is_the_convolution(filled, pad, ker
     torch.manual_seed(0)
     layer = nn.Conv2d(channels, 6, kernel, stride, pad).to(DEVICE)
     x = torch.randn(2, channels, side, side + 1, device=DEVICE)
-    got = gpu.convolve(layer, x, torch.float32, filled) + layer.bias[:, None, None]
+    got = convolutions.convolve(layer, x, torch.float32, filled) + layer.bias[:, None, None]
     wanted = layer(LastWindow(kernel, stride, pad)(x) if filled else x)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_second_derivatives_and_batches_of_gradients_are_refused_with_a_way_out():
     layers = [nn.Conv2d(3, 4, 3).to(DEVICE), relu(), across(4, 1)]
-    (one,) = gpu.passes(named(layers))
+    (one,) = stretches.passes(named(layers))
     x = torch.randn(1, 3, 5, 5, device=DEVICE, requires_grad=True)
     with pytest.raises(AlexNetError, match=r"within alexnet\.fast\.plain"):
         torch.autograd.grad(one(x).sum(), x, create_graph=True)
@@ -204,7 +205,7 @@ def test_second_derivatives_and_batches_of_gradients_are_refused_with_a_way_out(
 
 def test_outputs_of_a_stretch_have_the_layout_of_the_pictures():
     layers = [nn.Conv2d(3, 4, 3).to(DEVICE), relu(), across(4, 1)]
-    (one,) = gpu.passes(named(layers))
+    (one,) = stretches.passes(named(layers))
     for form in (torch.contiguous_format, torch.channels_last):
         x = torch.randn(2, 3, 6, 5, device=DEVICE).contiguous(memory_format=form)
         assert one(x).is_contiguous(memory_format=form)
@@ -213,7 +214,7 @@ def test_outputs_of_a_stretch_have_the_layout_of_the_pictures():
 def test_what_somebody_asks_a_gradient_of_keeps_it():
     model = nn.Conv2d(3, 4, 5, 2).to(DEVICE)
     x = torch.randn(1, 3, 9, 9, device=DEVICE, requires_grad=True)
-    (one,) = gpu.passes([("conv1", model)])
+    (one,) = stretches.passes([("conv1", model)])
     one(x).sum().backward()
     got, x.grad = x.grad, None
     model(x).sum().backward()

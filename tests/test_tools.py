@@ -22,7 +22,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from alexnet.backbone import Backbone
 from alexnet.inference.features import outputs
 from alexnet.networks import fast, layers
-from alexnet.networks.fast import compiler
+from alexnet.networks.fast.cpu import compiler
 from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS
 from narrow import narrow

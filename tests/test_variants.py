@@ -24,7 +24,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.inference.conversion import compare, convert
 from alexnet.networks import fast, model
 from alexnet.networks import variants as v
-from alexnet.networks.fast import blocks, compiler
+from alexnet.networks.fast.cpu import blocks, compiler
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import report
 from alexnet.training.loop import train

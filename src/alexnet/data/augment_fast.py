@@ -1,5 +1,5 @@
-"""Augmentation in one pass instead of seven over float pictures: C++ (fast/pictures.cpp), the same values bit for bit,
-or Triton (fast/gpu_kernels.py)."""
+"""Augmentation in one pass instead of seven over float pictures: C++ (fast/cpu/pictures.cpp), the same values bit for
+bit, or Triton (fast/gpu/triton_kernels.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alexnet.data.augment import Draws
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
 from alexnet.networks.fast import gpu
-from alexnet.networks.fast.compiler import call, library
+from alexnet.networks.fast.cpu.compiler import call, library
 
 TAKES = ("crops", "mean", "colour", "scale")  # the steps (augmentations.py) that the one pass makes, in their order
 

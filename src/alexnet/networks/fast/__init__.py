@@ -1,8 +1,8 @@
 """Fast forms of the network's layers, chosen here alone; layers.py holds the plain forms that tests compare with.
 
-On a CPU, in float32 and bfloat16, chains of ReLU, normalisations and max pooling are one C++ pass each (blocks.py), and
-conv1 sees its picture as blocks of pixels (conv1.py). On an Nvidia GPU the same is done in Triton (gpu.py), with the
-convolutions' biases. Everything else runs in its plain form, and so does whatever somebody could watch or has changed:
+On a CPU, in float32 and bfloat16, chains of ReLU, normalisations and max pooling are one C++ pass each (cpu/), and
+conv1 sees its picture as blocks of pixels. On an Nvidia GPU the same is done in Triton (gpu/), with the convolutions'
+biases. Everything else runs in its plain form, and so does whatever somebody could watch or has changed:
 layers with hooks, of other types, with another `forward`; all of them where hooks are global, operators are
 intercepted, or the network is traced, exported, transformed or compiled.
 """
@@ -22,7 +22,9 @@ from torch.nn.modules import module as modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from alexnet.networks.fast import blocks, compiler, conv1, gpu
+from alexnet.networks.fast import gpu
+from alexnet.networks.fast.cpu import blocks, compiler, conv1
+from alexnet.networks.fast.gpu import stretches
 
 _switched_on: ContextVar[bool] = ContextVar("fast forms", default=True)  # each thread's own
 
@@ -90,7 +92,7 @@ def passes(named_layers: Callable[[], Sequence[tuple[str, nn.Module]]], x: Tenso
     layers, found = named_layers(), list[FastForm]()
     if gpu.here(x.device):
         if torch.is_grad_enabled() or len(x) >= gpu.FEWEST:
-            found += gpu.passes(layers)
+            found += stretches.passes(layers)
     else:
         found += [*conv1.passes(layers), *blocks.passes(layers)]
     return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.networks.fast.compiler import call, takes
+from alexnet.networks.fast.cpu.compiler import call, takes
 from alexnet.networks.layers import LastWindow, is_channels_last, laid_out_as
 
 FEW = 4  # channels

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from alexnet.networks.fast.compiler import call, takes
+from alexnet.networks.fast.cpu.compiler import call, takes
 from alexnet.networks.layers import LocalResponseNorm, WithinMapNorm, laid_out_as
 
 WIDTH = 16  # channels that the widest registers hold: towers must be a multiple

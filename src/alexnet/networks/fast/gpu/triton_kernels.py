@@ -57,6 +57,31 @@ def _input(X, BIAS, at, mask, columns, exists, HAS_BIAS: tl.constexpr, RELU: tl.
 
 
 @triton.jit
+def _greatest(
+    X, BIAS, row, there, columns, exists, scale, k, H, W, OH, OW,
+    C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, RELU: tl.constexpr,
+    HALF: tl.constexpr, BETA: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, NARROW: tl.constexpr,
+):  # fmt: skip
+    """The greatest, after ReLU and LRN, of each of the `row`s' windows, and where it stands in its window."""
+    x0, y0 = (row % OW) * STRIDE, (row // OW % OH) * STRIDE
+    picture = row // OW // OH
+    best = tl.full((ROWS, WIN), float("-inf"), tl.float32)
+    place = tl.zeros((ROWS, WIN), tl.int32)
+    for tap in tl.static_range(KERNEL * KERNEL):
+        y, x = y0 + tap // KERNEL, x0 + tap % KERNEL
+        seen = there & (y < H) & (x < W)
+        at = ((picture * H + y) * W + x)[:, None].to(tl.int64) * C + columns[None, :]
+        mask = seen[:, None] & exists[None, :]
+        value = _input(X, BIAS, at, mask, columns, exists, HAS_BIAS, RELU)
+        if HALF >= 0:
+            value *= _power(k + scale * _sum_over_maps(value * value, WIN, HALF, NARROW), BETA)
+        better = mask & ((value > best) | (value != value))
+        best = tl.where(better, value, best)
+        place = tl.where(better, tap, place)
+    return best, place
+
+
+@triton.jit
 def stage_forward(
     X, BIAS, Y, PLACES, rows, scale, k, H, W, OH, OW,
     C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, TILE: tl.constexpr, HALO: tl.constexpr, ROWS: tl.constexpr,
@@ -82,21 +107,10 @@ def stage_forward(
             x *= _power(k + scale * total, BETA)
         tl.store(Y + out, x.to(Y.dtype.element_ty), there[:, None] & own[None, :])
     else:
-        x0, y0 = (row % OW) * STRIDE, (row // OW % OH) * STRIDE
-        picture = row // OW // OH
-        best = tl.full((ROWS, WIN), float("-inf"), tl.float32)
-        place = tl.zeros((ROWS, WIN), tl.int32)
-        for tap in tl.static_range(KERNEL * KERNEL):
-            y, x = y0 + tap // KERNEL, x0 + tap % KERNEL
-            seen = there & (y < H) & (x < W)
-            at = ((picture * H + y) * W + x)[:, None].to(tl.int64) * C + columns[None, :]
-            mask = seen[:, None] & exists[None, :]
-            value = _input(X, BIAS, at, mask, columns, exists, HAS_BIAS, RELU)
-            if HALF >= 0:
-                value *= _power(k + scale * _sum_over_maps(value * value, WIN, HALF, NARROW), BETA)
-            better = mask & ((value > best) | (value != value))
-            best = tl.where(better, value, best)
-            place = tl.where(better, tap, place)
+        best, place = _greatest(
+            X, BIAS, row, there, columns, exists, scale, k, H, W, OH, OW,
+            C, WIN, ROWS, HAS_BIAS, RELU, HALF, BETA, KERNEL, STRIDE, NARROW,
+        )  # fmt: skip
         if RELU_AFTER:
             place = tl.where(best > 0, place, 255)
             best = tl.where(best < 0, 0.0, best)
@@ -205,23 +219,10 @@ def within_backward(
     at = row[:, None].to(tl.int64) * C + columns[None, :]
     mask = there[:, None] & exists[None, :]
     if KERNEL > 0:
+        picture, y, x = row // W // H, row // W % H, row % W
         gradient = _from_pooling(
-            G,
-            PLACES,
-            row // W // H,
-            row // W % H,
-            row % W,
-            there,
-            columns,
-            exists,
-            OH,
-            OW,
-            C,
-            KERNEL,
-            STRIDE,
-            ROWS,
-            WIN,
-        )
+            G, PLACES, picture, y, x, there, columns, exists, OH, OW, C, KERNEL, STRIDE, ROWS, WIN
+        )  # fmt: skip
     else:
         gradient = tl.load(G + at, mask, 0.0).to(tl.float32)
     d = tl.load(D + at, mask, 1.0).to(tl.float32)

@@ -1,0 +1,1 @@
+"""A CPU's passes, in C++ that the machine's own compiler makes on first use."""

@@ -1,0 +1,69 @@
+"""A GPU's passes, in Triton, and whether they run on a device: asked here by whoever would launch one.
+
+stretches.py finds them in a model, convolutions.py and stages.py launch them, triton_kernels.py is what they run.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+
+OLDEST = (8, 0)  # compute capability: bfloat16 in tensor cores
+FEWEST = 16  # pictures to classify for which kernels are built, which takes seconds once a machine
+
+
+@cache
+def kernels() -> tuple[ModuleType | None, str]:
+    """The kernels, or why there are none, in words."""
+    try:
+        from alexnet.networks.fast.gpu import triton_kernels
+    except ImportError:
+        return None, "plain: Triton is not installed, which comes with torch on Linux; pip install triton"
+    return triton_kernels, "fast, by Triton's passes"
+
+
+ON_CPU = False  # tests set it, where Triton's interpreter computes in NumPy, as TRITON_INTERPRET=1 asks
+
+
+@cache
+def usable(device: torch.device) -> tuple[bool, str]:
+    """Whether the passes run on a device, and why not, in words."""
+    found, words = kernels()
+    if found is None:
+        return False, words
+    if device.type != "cuda" or torch.version.cuda is None:
+        return False, f"plain; there are fast forms for CPUs and Nvidia's GPUs, not for {device.type}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
+        return False, (
+            f"plain; the fast forms need a GPU of compute capability {OLDEST[0]}.{OLDEST[1]}, this one has "
+            f"{capability[0]}.{capability[1]}"
+        )
+    try:
+        tried(device)
+    except Exception as error:  # Triton needs a C compiler, a folder to write to and a driver that fits, and says so
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return False, f"plain; Triton's passes cannot be built here ({lines[-1][:200]})"
+    return True, words
+
+
+def tried(device: torch.device) -> None:
+    """Build and run the smallest kernel, so that what Triton lacks shows before the first step."""
+    weight, velocity, gradient = torch.ones(3, 4, device=device)
+    numbers = torch.ones(2, device=device)
+    kernel("update")[(1,)](weight, velocity, gradient, numbers, 4, 1.0, 0.0, SIZE=16)
+    if not torch.equal(weight.cpu(), -torch.ones(4)):
+        raise RuntimeError("a kernel of four numbers gave others than it should")
+
+
+def here(device: torch.device) -> bool:
+    """Whether the passes run on a device."""
+    return ON_CPU if device.type == "cpu" else usable(device)[0]
+
+
+def kernel(name: str) -> Any:
+    """The kernel of that name, to be launched over a grid."""
+    return getattr(kernels()[0], name)
