@@ -15,7 +15,7 @@ import torch
 
 import alexnet as package
 from alexnet.base import run_files
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, Lost
 from alexnet.cli import commands
 from alexnet.training import recipe
 from alexnet.weights import classifier
@@ -81,6 +81,25 @@ def test_an_unknown_command_names_the_nearest(refused):
 )
 def test_an_empty_word_is_refused_where_it_would_mean_the_current_folder(refused, words):
     assert "was given an empty word; give it a value." in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "local", "says"),
+    [
+        (AlexNetError, 0, 0, True), (AlexNetError, 1, 1, False), (AlexNetError, 8, 0, False), (Lost, 0, 0, True),
+        (Lost, 1, 1, True), (Lost, 8, 0, True), (Lost, 10, 2, False),
+    ],
+)  # fmt: skip
+def test_the_first_process_says_what_is_wrong_and_others_too_where_it_may_be_lost(
+    alexnet, monkeypatch, error, rank, local, says
+):
+    def describe(*_):
+        raise error("this is wrong.")
+
+    monkeypatch.setattr("alexnet.inference.info.describe", describe)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    assert alexnet("info") == (2, "", "alexnet: this is wrong.\n" * says)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -511,6 +512,18 @@ def test_a_listing_is_kept_for_other_runs_until_the_shard_changes(tmp_path, aske
     asked.clear()
     assert find("memory://set").split("train").labels[:5].tolist() == [2] * 5
     assert {path for path, _ in asked} == {path for path, _ in blocks()}
+
+
+def test_names_in_one_piece_are_those_of_the_list_in_a_third_of_its_memory():
+    names = ["", "a/0.png", "blåbär/1.png", "broken \udcff \ud800", *(f"sample_{n:08}.jpg" for n in range(2000))]
+    texts = remote.Texts(iter(names))
+    assert list(texts) == names
+    assert [texts[-1], *texts[1:4]] == [names[-1], *names[1:4]]
+    assert list(remote.Texts([])) == []
+    with pytest.raises(IndexError):
+        texts[len(names)]
+    held = len(texts._whole) + texts._ends.nbytes
+    assert held < (sum(map(sys.getsizeof, names)) + sys.getsizeof(names)) / 3
 
 
 def test_a_faulty_listing_is_not_kept_and_a_folder_that_cannot_be_written_is_no_error(

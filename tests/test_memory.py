@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from alexnet.base import device
+from alexnet.data.dataset import Data, Split
+from alexnet.data.preprocess import Preprocess
+from alexnet.data.sources import Sources
+from alexnet.inference.evaluation import evaluate
+from alexnet.inference.feature_folder import gather
+from alexnet.inference.prediction import stream
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import variant
 from alexnet.training.memory import needed, too_little
+from alexnet.weights.classifier import Classifier
 from conftest import TINY
+from narrow import narrow
 
 
 def kept(model: AlexNet, batch_size: int) -> int:
@@ -69,3 +80,33 @@ def test_a_single_picture_that_does_not_fit_is_not_answered_with_the_same_batch_
     said = str(too_little(model, 1, torch.float32, torch.device("cpu")))
     assert "batch_size=1" not in said
     assert "smaller network or input" in said
+
+
+def held(command: str, count: int, classifier: Classifier, folder: Path) -> int:
+    """The most bytes of Python's objects and arrays that the command holds for so many pictures."""
+    picture = np.full((8, 8, 3), 90, np.uint8)
+    tracemalloc.start()
+    try:
+        if command == "evaluate":
+            split = Split("valid", np.zeros(count, np.int64), lambda row: picture, str)
+            evaluate(classifier, Data("made", "made", classifier.classes, {"valid": split}), split="valid")
+        elif command == "predict":
+            for _ in stream(classifier, (picture for _ in range(count)), topk=1):
+                pass
+        else:
+            sources = Sources(picture for _ in range(count))
+            gather(classifier, sources, ["relu1"], folder / str(count), "mean")
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("command", "bytes_a_picture"), [("evaluate", 40), ("predict", 8), ("features", 8)])
+def test_many_pictures_take_the_memory_of_a_few(tmp_path, command, bytes_a_picture):
+    """Of labelled ones the labels and numbers are held; of others nothing, nor of what they are answered."""
+    model = AlexNet(narrow("alexnet32"), 2, 3, 28).eval()
+    classifier = Classifier(model, Preprocess(32, 28, "RGB", (64.0,), torch.zeros(3, 1, 1)), ["x", "y"])
+    few, many = 320, 1920
+    held(command, 64, classifier, tmp_path)  # what is made once
+    grown = held(command, many, classifier, tmp_path) - held(command, few, classifier, tmp_path)
+    assert grown < bytes_a_picture * (many - few) + 30_000  # and batches that threads make ahead

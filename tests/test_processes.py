@@ -176,6 +176,16 @@ def test_import_and_help_load_no_torch_and_touch_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_signal_while_a_process_ends_is_no_traceback():
+    """As torchrun sends one to the processes that have met the death of another."""
+    program = (
+        "import atexit, os, sys; from alexnet.cli import main; sys.argv = ['alexnet', 'info'];"
+        "atexit.register(lambda: os.kill(os.getpid(), 15)); main()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_output_that_finds_no_room_is_one_sentence():
     with open("/dev/full", "w") as full:

@@ -129,3 +129,12 @@ def test_all_stop_in_the_same_round():
 
     meet(3, work)
     assert rounds == [2, 2, 2]
+
+
+def test_of_one_process_nothing_waits_by_the_unit():
+    alone = World(0, 1, torch.device("cpu"))
+    dealt = Dealt(range(1000), 2, alone, str)
+    pairs = zip(*[iter(dealt)] * 2, strict=True)
+    waiting = [len(dealt._marks) for _ in in_turns(alone, pairs, dealt)]
+    assert len(waiting) == 500
+    assert max(waiting) <= 1

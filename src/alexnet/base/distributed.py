@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet.base.device import choose_device
-from alexnet.base.errors import AlexNetError, Interrupted, first_line
+from alexnet.base.errors import AlexNetError, Interrupted, Lost, first_line
 
 TIMEOUT = 600.0  # seconds that a process waits for another
 
@@ -192,7 +192,7 @@ def start(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
             raise
         silent = "imed out" in str(error)
         what = f"has not answered for {timeout:g} s" if silent else "has ended"
-        raise AlexNetError(
+        raise Lost(
             f"another of the {size} processes {what}; what was saved is whole: start all of them again to go on."
         ) from None
     finally:

@@ -22,6 +22,10 @@ class CannotWrite(AlexNetError):
         self.path, self.reason = path, reason
 
 
+class Lost(AlexNetError):
+    """Another process that is gone or stuck: perhaps the first, which says all other errors."""
+
+
 class Interrupted(AlexNetError):
     """A run stopped by a signal after it was saved; `status` is the exit status (130 or 143)."""
 

@@ -85,6 +85,8 @@ def in_turns(
         for value in work:
             if stopped():
                 return
+            if dealt:
+                dealt.marks()  # which nobody asks for, and which would wait by the batch
             yield value
         return
     own, held, going = iter(work), list[T](), True

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alexnet.base.errors import AlexNetError, Interrupted, is_out_of_memory
+from alexnet.base.errors import AlexNetError, Interrupted, Lost, is_out_of_memory
 from alexnet.cli.base import (
     Output,
     commands,
@@ -45,7 +45,9 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that it cannot encode keep their bytes, or are escaped
             stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
-    sys.exit(run())
+    status = run()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to processes that are at their end already
+    sys.exit(status)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -54,7 +56,7 @@ def run(arguments: list[str] | None = None) -> int:
         # Without standalone mode click gives back what the command returned: its exit status.
         status = commands.main(arguments, "alexnet", standalone_mode=False)
     except AlexNetError as error:
-        status = _fail(str(error), error.status if isinstance(error, Interrupted) else 2)
+        status = _fail(str(error), error.status if isinstance(error, Interrupted) else 2, isinstance(error, Lost))
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
@@ -87,8 +89,9 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, status: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
+def _fail(message: str, status: int, lost: bool = False) -> int:
+    # The first process speaks for all; where it may be the one that is lost, two of each machine speak.
+    if os.environ.get("RANK", "0") == "0" or (lost and os.environ.get("LOCAL_RANK") in ("0", "1")):
         with suppress(OSError):  # stderr may be full too
             print(f"alexnet: {message}", file=sys.stderr, flush=True)
     return status

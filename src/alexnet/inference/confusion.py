@@ -60,8 +60,8 @@ class Tally:
         for line, some in zip(self.counts, (labels, top[:, 0], labels[hit[:, 0]], labels[hit.any(1)]), strict=True):
             line += torch.bincount(some, minlength=count)
         if self.confusion.numel():
-            pairs = torch.bincount(labels * count + top[:, 0], minlength=count * count)
-            self.confusion += pairs.reshape(count, count)
+            pairs = labels * count + top[:, 0]
+            self.confusion.view(-1).index_add_(0, pairs, torch.ones_like(pairs))
 
     def write_classes(self, file: Path) -> None:
         """A row a class: its pictures and answers, its errors, precision, recall and F1; empty where there is none."""

@@ -17,7 +17,6 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.journal import Journal, kept
 from alexnet.base.progress import Progress
 from alexnet.base.turns import Dealt, in_turns, same
-from alexnet.data import labels
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources, name_of
 from alexnet.data.stream import named_batches
@@ -181,7 +180,7 @@ def _best(found: Tensor, topk: int) -> tuple[Tensor, Tensor]:
 
 
 def _named(classifier: Classifier, indices: Tensor, values: Tensor) -> list[list[ClassProbability]]:
-    ids = labels.wordnet(classifier.classes)
+    ids = classifier.wordnet
     return [
         [
             ClassProbability(classifier.classes[i], i, p, rank, ids[i])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alexnet.base.errors import AlexNetError, first_line
+from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.weights import formats, huggingface, native
@@ -71,6 +73,11 @@ class Classifier:
         return formats.write(
             replace(found, tensors={k: x.detach().cpu() for k, x in found.tensors.items()}), Path(path)
         )
+
+    @cached_property
+    def wordnet(self) -> list[str | None]:
+        """The WordNet id of each class, where they are known: of 22,000 classes more work than a batch of answers."""
+        return labels.wordnet(self.classes)
 
     def __repr__(self) -> str:
         """In one line: the network, what it knows, what it sees, where it is and where its weights come from."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.layouts import tars
 from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import subfolders
-from alexnet.data.layouts.remote import Listing, Remote, keep, kept_at, recall
+from alexnet.data.layouts.remote import Listing, Remote, Texts, keep, kept_at, recall
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp")
 CLASS = "cls"
@@ -148,17 +148,21 @@ def _names(system: Any, shard: str, count: int, tell: Tell) -> list[str] | None:
 
 
 def _split(system: Any, shards: list[str], origin: str, bar: Progress, tell: Tell) -> Split:
-    listings: list[Listing] = []
+    names: list[Sequence[str]] = []
+    places: list[np.ndarray] = []
+    numbers: list[np.ndarray] = [np.empty(0, np.int64)]
     readers: list[Callable[[int, int], bytes]] = []
     for shard in shards:
         try:
             listing, reader = _from_disk(shard, tell) if _is_local(system) else _from_afar(system, shard, tell)
-            listings.append(listing)
+            names.append(listing.names)
+            places.append(listing.places)
+            numbers.append(listing.labels)
             readers.append(reader)
         except AlexNetError as error:
             tell(Fault.of(shard, error))
         bar.update(1)
-    firsts = np.cumsum([0, *(len(one.names) for one in listings)])  # number of the first picture of each shard
+    firsts = np.cumsum([0, *map(len, names)])  # number of the first picture of each shard
 
     def place(i: int) -> tuple[int, int]:
         number = int(np.searchsorted(firsts, i, side="right")) - 1
@@ -166,14 +170,14 @@ def _split(system: Any, shards: list[str], origin: str, bar: Progress, tell: Tel
 
     def read(i: int) -> bytes:
         number, row = place(i)
-        start, size = listings[number].places[row].tolist()
+        start, size = places[number][row].tolist()
         return readers[number](start, size)
 
     def name(i: int) -> str:
         number, row = place(i)
-        return listings[number].names[row]
+        return names[number][row]
 
-    return Split(origin, np.concatenate([np.empty(0, np.int64), *(one.labels for one in listings)]), read, name)
+    return Split(origin, np.concatenate(numbers), read, name)
 
 
 def _from_disk(shard: str, tell: Tell) -> tuple[Listing, Callable[[int, int], bytes]]:
@@ -268,7 +272,7 @@ def _without_labels(shard: str, kinds: Counter[str], pictures: list[str]) -> Fau
 
 def _listing(found: list[tuple[tars.Member, int]]) -> Listing:
     places = np.array([(one.start, one.size) for one, _ in found], np.int64).reshape(-1, 2)
-    return Listing([one.name for one, _ in found], np.array([label for _, label in found], np.int64), places)
+    return Listing(Texts(one.name for one, _ in found), np.array([label for _, label in found], np.int64), places)
 
 
 def _label(file: Any, one: tars.Member, shard: str, tell: Tell) -> int | None:
