@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import random
 import signal
@@ -78,28 +76,6 @@ def test_three_processes_train_as_one(data, alone, tmp_path):
     one, three = (read(folder / run_files.METRICS)[-1] for folder in (alone, tmp_path / "three"))
     assert one["images"] == three["images"] == 15
     assert one["loss"] == pytest.approx(three["loss"], rel=1e-3)
-
-
-def test_several_processes_count_each_picture_once_and_speak_once(alexnet, data, tiny_run, tmp_path):
-    for name in ("1", "2"):
-        (tmp_path / name).mkdir()
-    files = ("--pictures", "p.csv"), ("--per-class", "c.csv"), ("--confusion", "m.csv")
-    written = {n: [x for option, file in files for x in (option, tmp_path / n / file)] for n in ("1", "2")}
-    status, out, _ = alexnet("evaluate", tiny_run, data, "--json", *written["1"])
-    several = run("evaluate", tiny_run, data, "--json", "--batch-size", "4", *written["2"], processes=2)
-    one, two = (json.loads(said.strip().splitlines()[-1]) for said in (out, several.stdout))
-    assert (status, several.returncode) == (0, 0)
-    assert len(several.stdout.strip().splitlines()) == 1
-    assert one["images"] == two["images"] == 15
-    assert one["top1_error"] == two["top1_error"]
-    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
-    for _, file in files[1:]:
-        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
-    tables = [list(csv.DictReader((tmp_path / n / "p.csv").read_text().splitlines())) for n in ("1", "2")]
-    assert len(tables[0]) == 15
-    for a, b in zip(*tables, strict=True):
-        assert [a[k] for k in ("file", "truth", "label1")] == [b[k] for k in ("file", "truth", "label1")]
-        assert float(a["probability1"]) == pytest.approx(float(b["probability1"]), rel=1e-4)
 
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
@@ -184,6 +160,14 @@ def test_a_signal_while_a_process_ends_is_no_traceback():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_training_imports_no_compiler(data, tmp_path):
+    """It takes longer than many a training."""
+    words = ["train", str(data), "--out", str(tmp_path / "run"), *SETS, "--set", "max_steps=1"]
+    program = f"import sys; from alexnet.cli import run; run({words}); assert 'torch._dynamo' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")

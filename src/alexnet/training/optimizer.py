@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ class Plateau:
         return self.drops > 3
 
 
+class SGD(torch.optim.SGD):
+    """torch's, without the wrappers that import its compiler: that takes seconds, and no step here is compiled."""
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.SGD.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.SGD.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
 def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
     """SGD over groups named `weight`, `bias`, `conv1.weight` and `conv1.bias`; weights' are split by decay_mult.
 
@@ -51,7 +62,7 @@ def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
         decays = kind == "weight" or recipe.bias_decay
         decay = recipe.weight_decay * mults.get(layer, 1.0) if decays else 0.0
         groups.setdefault((group, decay), []).append(parameter)
-    return torch.optim.SGD(
+    return SGD(
         [{"params": parameters, "name": name, "weight_decay": decay} for (name, decay), parameters in groups.items()],
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
