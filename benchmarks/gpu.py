@@ -40,7 +40,10 @@ def correct(given) -> Figures:
         truth = _outputs(model, x)
         for precision in ("float32", "tf32", "bfloat16"):
             there = seeded_build(0, name, 10, 3, side).to(given.device).to(memory_format=torch.channels_last)
-            with tf32(precision == "tf32"), torch.autocast(given.device, enabled=precision == "bfloat16"):
+            with (
+                tf32(precision == "tf32"),
+                torch.autocast(given.device, torch.bfloat16, enabled=precision == "bfloat16"),
+            ):
                 got = _outputs(there, x.float().to(given.device))
             errors = [float((a.double().cpu() - b).norm() / b.norm()) for a, b in zip(got, truth, strict=True)]
             yield f"{name} {precision}, logits", errors[0]

@@ -10,18 +10,30 @@ import sys
 
 os.environ.pop("TRITON_INTERPRET", None)
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from alexnet.data import augment, augment_fast
+from alexnet.data.preprocess import Preprocess
 from alexnet.networks.fast import gpu
-from alexnet.networks.fast.gpu import convolutions, stages, triton_kernels
+from alexnet.networks.fast.gpu import convolutions, dropout, stages, triton_kernels
 from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS, variant
+from alexnet.training import captured, optimizer
+from alexnet.training.recipe import Recipe
 
-SHARED = 160 * 1024  # bytes a program may take on an A100
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.uint8: "*u8", int: "i32", float: "fp32"}
+SHARED = 99 * 1024  # bytes a program may take on a GeForce; an A100 has 163
+TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    int: "i32",
+    float: "fp32",
+}
 found: dict[tuple, tuple] = {}
 
 
@@ -49,16 +61,22 @@ def compiled(kernel, signature, num_warps, constants, capability):
 
 def main() -> int:
     gpu.ON_CPU, stages._narrow = True, lambda x: x.dtype == torch.bfloat16
-    convolutions.kernel = stages.kernel = recorder
+    gpu.Kernel = convolutions.Kernel = dropout.Kernel = stages.Kernel = recorder
     torch.set_num_threads(1)
     for name in sys.argv[1:] or VARIANTS:
         plan = variant(name)
         model = AlexNet(plan, 10, 3, plan.input).to(memory_format=torch.channels_last)
         for dtype in (torch.bfloat16, torch.float32):
-            x = torch.zeros(1, 3, plan.input, plan.input)
+            draws = augment.draw(1, 0, True, torch.ones(3), augment.generator(0))
+            stored = torch.zeros(1, 3, plan.input, plan.input, dtype=torch.uint8)
+            preprocess = Preprocess(plan.input, plan.input, "RGB", (plan.pixel_scale,), torch.zeros(3, 1, 1))
+            for axes in (None, torch.eye(3)):
+                x = augment_fast.augmented(stored, draws, preprocess, axes, 0.1, dtype)
+            masks = augment.dropout_masks(model.dropouts, 1, np.arange(1), (0,), torch.device("cpu"))
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                y = model(x)
-            y.float().sum().backward()
+                for given in (x, x.float()):  # in training, and in evaluation
+                    model(given, masks).float().sum().backward()
+            captured.Update(optimizer.build(model, Recipe()), torch.device("cpu"))()
     worst = 0
     for (name, *_), what in found.items():
         for capability in (80, 90):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -20,8 +22,8 @@ from alexnet.data import augment, augment_fast
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
 from alexnet.networks.fast import gpu
-from alexnet.networks.fast.gpu import convolutions, stretches
-from alexnet.networks.layers import LastWindow, LocalResponseNorm, WithinMapNorm
+from alexnet.networks.fast.gpu import convolutions, dropout, stages, stretches
+from alexnet.networks.layers import Dropout, LastWindow, LocalResponseNorm, WithinMapNorm
 from alexnet.networks.model import AlexNet, initialise
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import captured, optimizer
@@ -145,20 +147,57 @@ def test_every_variant_is_its_plain_form(name):
     initialise(model)
     model = model.to(DEVICE, memory_format=torch.channels_last).eval()
     x = 30 * torch.randn(2, 3, model.input, model.input, device=DEVICE)
+    masks = augment.dropout_masks(model.dropouts, 2, np.arange(2), (0,), DEVICE)
+    for layer in masks:
+        getattr(model, layer).train()
     outcomes = []
     for form in (fast.plain, None):
         model.zero_grad()
         if form:
             with form():
-                y = model(x)
+                y = model(x, masks)
         else:
-            assert fast.passes(model.named_layers, x, model.logits)
-            y = model(x)
+            taken = fast.passes(model.named_layers, x, model.logits, masks)
+            assert taken
+            assert ("drop6" not in masks) == ("relu6" not in taken)
+            y = model(x, masks)
         F.cross_entropy(y, torch.arange(2, device=DEVICE)).backward()
         outcomes.append([y.detach(), *(p.grad for p in model.parameters())])
     least = 1e-7 * max(float(x.norm()) for x in outcomes[0])  # a bias before batch normalisation has no gradient
     for plain, quick in zip(*outcomes, strict=True):
         assert float((plain - quick).norm()) < 2e-5 * float(plain.norm()) + least
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_relu_and_dropout_in_one_pass_are_the_two_layers(dtype, inverted):
+    layers = [relu(), Dropout(0.4, inverted)]
+    source = torch.Generator().manual_seed(0)
+    x, g, v = torch.randn(3, 5, 230, generator=source).to(DEVICE, dtype)
+    mask = (torch.rand(5, 230, generator=source) < 0.6).float().to(DEVICE)
+    x[0, 0], x.requires_grad, g.requires_grad = 0.0, True, True
+    (one,) = dropout.passes(named(layers), {"layer1": mask})
+    outcomes = []
+    for y in (layers[1](layers[0](x), mask), one(x)):
+        (first,) = torch.autograd.grad(y, x, g, retain_graph=True)
+        (again,) = torch.autograd.grad(y, x, g, create_graph=True)
+        outcomes.append([y, first, again, *torch.autograd.grad(again, g, v)])
+    # Triton's interpreter cuts bfloat16 off where a GPU rounds, and a GPU divides otherwise in torch than in Triton.
+    exact = not inverted or (DEVICE.type, dtype) == ("cpu", torch.float32)
+    rounding = 0.0 if exact else TOLERANCE[dtype]
+    for a, b in zip(*outcomes, strict=True):
+        torch.testing.assert_close(a, b, rtol=rounding, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # NumPy's, in the interpreter
+def test_of_numbers_that_are_none_dropout_makes_what_the_two_layers_make():
+    x = torch.tensor([[torch.nan, torch.inf, torch.inf, -torch.inf]], device=DEVICE)
+    mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]], device=DEVICE)
+    layers = [relu(), Dropout(0.5, False)]
+    (one,) = dropout.passes(named(layers), {"layer1": mask})
+    torch.testing.assert_close(one(x), layers[1](layers[0](x), mask), rtol=0, atol=0, equal_nan=True)
+    layers[1].eval()
+    assert one(x) is None
 
 
 @pytest.mark.parametrize("ceil", [True, False])
@@ -275,6 +314,58 @@ def test_a_rule_other_than_that_of_2012_is_left_to_the_optimiser(other):
     assert (captured.update_rule(sgd, DEVICE) is None) == bool(other)
 
 
+@pytest.mark.cpu
+def test_a_kernel_is_launched_on_the_gpu_that_its_tensors_lie_on(monkeypatch):
+    launched, here = [], []
+
+    @contextmanager
+    def device(chosen):
+        here.append(chosen)
+        yield
+        here.pop()
+
+    class Fake:
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: launched.append((grid, list(here)))
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(gpu, "kernels", lambda: (SimpleNamespace(some=Fake()), ""))
+    gpu.Kernel("some")[(3,)](SimpleNamespace(device=torch.device("cuda", 1)), 4, SIZE=5)
+    assert launched == [((3,), [torch.device("cuda", 1)])]
+
+
+def six_steps(fails: bool) -> tuple[torch.Tensor, list[str]]:
+    """What steps launched by `Captured` come to, and what it says; capturing fails in the midst of the fourth."""
+    weight, said = nn.Parameter(torch.ones(3)), []
+    update = torch.optim.SGD([weight], lr=0.1)
+    launch = captured.Captured(DEVICE, update, said.append)
+    launch.failed = not fails  # then each is launched by itself
+
+    def backward(images):
+        (weight * images).sum().backward()
+
+    def work(images, labels, masks):
+        backward(images)
+        update.step()
+        update.zero_grad()
+        return weight.detach().clone()
+
+    def capture(work, images, labels, masks):
+        backward(torch.full((3,), torch.nan))
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    launch._capture = capture
+    return torch.stack([launch(work, torch.full((3,), float(n)), None, {}) for n in range(6)]), said
+
+
+@pytest.mark.cpu
+def test_a_step_whose_capture_fails_half_way_is_made_as_if_it_had_not_been_tried():
+    (plain, nothing), (steps, said) = six_steps(False), six_steps(True)
+    assert torch.equal(steps, plain)
+    assert (nothing, len(said)) == ([], 1)
+    assert said[0].endswith("captured as a CUDA graph: operation not permitted when stream is capturing")
+
+
 @pytest.mark.slow
 def test_training_by_the_passes_is_plain_training_also_after_a_stop(folders, tmp_path, monkeypatch):
     monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
@@ -290,6 +381,40 @@ def test_training_by_the_passes_is_plain_training_also_after_a_stop(folders, tmp
     }
     assert losses["whole"] == losses["parts"]
     np.testing.assert_allclose(losses["whole"], losses["plain"], rtol=2e-5)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize(("kind", "words"), [("mps", "not for mps"), ("cuda", "not for AMD's")])
+def test_who_has_another_gpu_is_not_told_to_install_triton(kind, words, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(gpu, "kernels", lambda: (None, "plain: Triton is not installed"))
+    assert gpu.usable.__wrapped__(torch.device(kind)) == (
+        False, f"plain; there are fast forms for CPUs and Nvidia's GPUs, {words}"
+    )  # fmt: skip
+
+
+@pytest.mark.cpu
+def test_a_triton_that_cannot_be_loaded_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "alexnet.networks.fast.gpu.triton_kernels", None)
+    monkeypatch.delattr(gpu, "triton_kernels", raising=False)
+    assert gpu.kernels.__wrapped__()[1].startswith("plain: Triton is not installed")
+    finder = SimpleNamespace(find_spec=mock.Mock(side_effect=AttributeError("more\nno attribute 'newer'")))
+    monkeypatch.delitem(sys.modules, "alexnet.networks.fast.gpu.triton_kernels")
+    monkeypatch.setattr(sys, "meta_path", [finder])
+    assert gpu.kernels.__wrapped__() == (None, "plain; Triton cannot be loaded here (no attribute 'newer')")
+
+
+def test_passes_that_nobody_learns_by_keep_nothing_for_a_gradient(monkeypatch):
+    layers = [nn.Conv2d(3, 4, 3).to(DEVICE), pool(), relu()]
+    (one,) = stretches.passes(named(layers))
+    kept = []
+    real = stages._stage
+    monkeypatch.setattr(stages, "_stage", lambda *given: kept.append(given[-1]) or real(*given))
+    x = torch.randn(1, 3, 9, 9, device=DEVICE)
+    with torch.no_grad():
+        without = one(x)
+    assert torch.equal(one(x), without)
+    assert kept == [False, True]
 
 
 @pytest.mark.cpu

@@ -5,12 +5,15 @@ On a GPU the list is its own (TEST_DEVICE=cuda); on a CPU it is imitated."""
 from __future__ import annotations
 
 from contextlib import nullcontext
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from alexnet.base import device
+from alexnet.base.errors import AlexNetError
 from alexnet.data import augment
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, initialise
@@ -49,6 +52,38 @@ def test_every_variant_takes_a_step_with_masks_in_every_precision(name, casts, f
         assert parameter.grad is not None
         assert parameter.grad.dtype == torch.float32
         assert torch.isfinite(parameter.grad).all()
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("before", ["none", "ieee", "tf32"])
+def test_float32_is_float32_whatever_the_process_says_of_tf32_before(before, monkeypatch):
+    products = device._PRODUCTS
+    monkeypatch.setattr(torch.backends, "fp32_precision", before)
+    was = [one.fp32_precision for one in products]
+    for allowed, wanted in ((False, "ieee"), (True, "tf32")):
+        with device.tf32(allowed):
+            assert {one.fp32_precision for one in products} == {wanted}
+            assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == allowed
+        assert [one.fp32_precision for one in products] == was
+
+
+@pytest.mark.cpu
+def test_what_is_sent_to_a_gpu_goes_from_pinned_memory_and_nobody_waits():
+    x = mock.Mock(device=torch.device("cpu"))
+    assert device.send(x, torch.device("cuda", 1)) is x.pin_memory.return_value.to.return_value
+    x.pin_memory.return_value.to.assert_called_once_with(torch.device("cuda", 1), non_blocking=True)
+    there = torch.zeros(2)
+    assert device.send(there, torch.device("cpu")) is there
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", ["cuda:2", "cuda:x", "cuda:", "cuda:-1", "cpu:1"])
+def test_a_gpu_that_is_not_there_is_named_with_those_that_are(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(AlexNetError, match=r"there is (cuda:0 to cuda:1|cpu)\."):
+        device.choose_device(name)
+    assert device.choose_device("cuda:1") == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

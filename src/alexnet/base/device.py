@@ -6,12 +6,16 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 
 NVIDIA = Path("/proc/driver/nvidia/version")  # is there where the system has Nvidia's driver
+_CUDNN: Any = torch.backends.cudnn
+_PRODUCTS = (_CUDNN.conv, _CUDNN.rnn, torch.backends.cuda.matmul)
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -35,25 +39,53 @@ def choose_device(name: str = "auto") -> torch.device:
         raise AlexNetError(f"--device was given '{name}'; it takes {', '.join(DEVICES)}.")
     if not available[kind]():
         raise AlexNetError(f"--device {name}: torch finds no such device here; use --device auto or cpu.")
+    number = name.partition(":")[2]
+    if ":" in name and not (number.isdecimal() and int(number) < (torch.cuda.device_count() if kind == "cuda" else 1)):
+        there = f"cuda:0 to cuda:{torch.cuda.device_count() - 1}" if kind == "cuda" else kind
+        raise AlexNetError(f"--device {name}: torch finds no such device here; of that kind there is {there}.")
     return _exact(torch.device(name))
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. To a GPU it goes from pinned memory, so that nobody waits for what the GPU still does.
+
+    torch keeps the pinned memory until the copy is made.
+    """
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def _exact(device: torch.device) -> torch.device:
     """The device; on an Nvidia GPU torch's convolutions of float32 would round their factors to 10 bits: not here."""
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        _round_factors(False)
     return device
+
+
+def _round_factors(allowed: bool) -> None:
+    """Say it in both of torch's ways: the older alone leaves convolutions to torch.backends.fp32_precision."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    for kind in _PRODUCTS:
+        kind.fp32_precision = "tf32" if allowed else "ieee"
 
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Within it an Nvidia GPU's float32 products round their factors to 10 bits, or don't, which is then float32."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        older = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # torch does not answer where somebody has used the newer way
+        older = None
+    before = [kind.fp32_precision for kind in _PRODUCTS]
+    _round_factors(allowed)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        if older is not None:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = older
+        for kind, precision in zip(_PRODUCTS, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.dtype, str]:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alexnet.base.device import send
+
 CROPS, DROPOUT, FURTHER = 1, 2, 3  # kinds of draw, parts of their keys; FURTHER are those of augmentations.py
 
 
@@ -29,7 +31,7 @@ class Draws:
     def take(self, rows: np.ndarray, device: torch.device) -> Draws:
         """The draws of some rows, on a device."""
         index = torch.from_numpy(rows)
-        return Draws(*(x[index].to(device, non_blocking=True) for x in (self.offsets, self.mirror, self.colour)))
+        return Draws(*(send(x[index], device) for x in (self.offsets, self.mirror, self.colour)))
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -108,10 +110,10 @@ def dropout_masks(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """0/1 masks (len(rows), units) for each dropout layer: drawn on the device for all `count` rows, then sliced."""
-    index = torch.from_numpy(rows).to(device)
+    everyone = np.array_equal(rows, np.arange(count))
     masks = {}
     for number, (name, (units, rate)) in enumerate(layers.items()):
         source = generator(*key, number, device=device)
         keep = torch.empty(count, units, device=device).bernoulli_(1 - rate, generator=source)
-        masks[name] = keep[index]
+        masks[name] = keep if everyone else keep[send(torch.from_numpy(rows), device)]
     return masks

@@ -87,8 +87,8 @@ def _on_gpu(
 
     None where the plain form must do it. Offsets are trusted: `augment.draw` keeps them inside.
     """
-    (count, channels), size, found = pictures.shape[:2], preprocess.input, gpu.kernels()[0]
-    if found is None or pictures.dtype != torch.uint8 or len(preprocess.scale) > 1 or channels > 4:
+    (count, channels), size = pictures.shape[:2], preprocess.input
+    if pictures.dtype != torch.uint8 or len(preprocess.scale) > 1 or channels > 4:
         return None
     shifts = preprocess.mean if axes is None else (draws.colour @ axes).contiguous()
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
@@ -98,7 +98,7 @@ def _on_gpu(
     )
     top, left = draws.offsets.to(torch.int32).unbind(1)
     rows, each = count * size * size, 256
-    found.augment[(-(-rows // each),)](
+    gpu.Kernel("augment")[(-(-rows // each),)](
         pictures, top.contiguous(), left.contiguous(), draws.mirror.to(torch.uint8), mean, shifts, out, rows, size,
         1 + amount, preprocess.scale[0], *pictures.stride(), C=channels, NOISY=axes is not None, ROWS=each,
     )  # fmt: skip

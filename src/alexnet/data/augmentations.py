@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.base.device import send
 from alexnet.base.errors import AlexNetError, did_you_mean
 from alexnet.data import augment, augment_fast
 from alexnet.data.preprocess import Preprocess
@@ -65,7 +66,7 @@ class Dice:
     def uniform(self, *shape: int) -> Tensor:
         """From 0 to 1: (pictures, *shape), other numbers at each call."""
         whole = torch.rand(self.part.count, *shape, generator=self.source)
-        return whole[torch.from_numpy(self.part.rows)].to(self.device, non_blocking=True)
+        return send(whole[torch.from_numpy(self.part.rows)], self.device)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def gray(pictures: Tensor, amount: float, dice: Dice) -> Tensor:
     """Pillow's gray in every channel."""
     if pictures.shape[1] == 1:
         return pictures
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)
+    weights = send(torch.tensor([0.299, 0.587, 0.114]), pictures.device)
     plain = (pictures * weights[:, None, None]).sum(1, keepdim=True).expand_as(pictures)
     return torch.where(dice.uniform(1, 1, 1) < amount, plain, pictures)
 
@@ -188,8 +189,8 @@ def draw(
         draws.offsets.fill_(preprocess.low)
     if recipe.crop_area < 1:
         boxes = augment.draw_boxes(part.count, preprocess.stored, recipe.crop_area, source)[part.rows]
-        boxes = boxes.to(device, non_blocking=True)
-    return Drawn(preprocess, draws, boxes, axes.to(device) if noise else None, noise)
+        boxes = send(boxes, device)
+    return Drawn(preprocess, draws, boxes, send(axes, device) if noise else None, noise)
 
 
 def augmented(

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alexnet.base.device import send
 from alexnet.base.distributed import World, local_processes
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import Split
@@ -244,7 +245,7 @@ def _resident(
         mine = there[first + share.start : first + share.stop]
         if pictures.failed:
             readable = np.array([int(i) not in pictures.failed for i in positions[first + rows]], bool)
-            rows, mine = rows[readable], mine[torch.from_numpy(readable).to(world.device)]
+            rows, mine = rows[readable], mine[send(torch.from_numpy(np.flatnonzero(readable)), world.device)]
         images = everything.index_select(0, mine).permute(0, 3, 1, 2)
         yield Batch(images, labels.index_select(0, mine), rows, size)
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.base.device import send
 from alexnet.base.distributed import World, start
 from alexnet.base.errors import AlexNetError
 from alexnet.base.journal import Journal, kept
@@ -332,10 +333,10 @@ def _moved(
     alone = replace(world, rank=0, size=1)
     for number, several in enumerate(zip(*(batches(p, positions, batch_size, alone) for p in pictures), strict=True)):
         by_key = {
-            (b.pictures.shape[1:], p.square): b.pictures.to(world.device, non_blocking=True)
+            (b.pictures.shape[1:], p.square): send(b.pictures, world.device)
             for p, b in zip(pictures, several, strict=True)
         }
-        labels = several[0].labels.to(world.device, non_blocking=True)
+        labels = send(several[0].labels, world.device)
         whole = positions[number * batch_size : (number + 1) * batch_size]
         rows = whole[several[0].rows]
         failed = [(i, pictures[0].failed[i]) for i in np.setdiff1d(whole, rows).tolist()]

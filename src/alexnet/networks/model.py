@@ -112,7 +112,7 @@ class AlexNet(nn.Module):
         self._check(x, layers, masks or {})
         last = max(layers, key=self.order.index)
         found: dict[str, Tensor] = {}
-        passes = fast.passes(self.named_layers, x, last)
+        passes = fast.passes(self.named_layers, x, last, masks)
         done: Sequence[str] = ()  # layers that a fast form has taken together
         for name, layer in self.named_layers():
             if name not in done:

@@ -5,11 +5,12 @@ launched at once instead of kernel by kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from alexnet.base.device import send
+from alexnet.base.errors import first_line
 from alexnet.networks.fast import gpu
 
 WARM = 3  # steps before the graph is captured: kernels are compiled and libraries choose their forms in them
@@ -39,12 +40,10 @@ class Update:
                 else:
                     ratio = (old or group.pop("held", 0.0)) / rate
             rows.append((rate, ratio))
-        rates = torch.tensor(rows)
-        self.numbers.copy_(rates.pin_memory() if self.numbers.is_cuda else rates, non_blocking=True)
+        self.numbers.copy_(send(torch.tensor(rows), self.numbers.device))
 
     def __call__(self) -> None:
         """Update every parameter that has a gradient, and forget the gradients."""
-        found: Any = gpu.kernels()[0]
         for group, numbers in zip(self.update.param_groups, self.numbers, strict=True):
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -60,7 +59,7 @@ class Update:
                         velocity = torch.empty_like(parameter).copy_(velocity)
                         state["momentum_buffer"] = velocity
                 size, each = parameter.numel(), 1024
-                found.update[(-(-size // each),)](
+                gpu.Kernel("update")[(-(-size // each),)](
                     parameter.detach(), velocity, gradient, numbers, size, group["momentum"], group["weight_decay"],
                     SIZE=each,
                 )  # fmt: skip
@@ -77,8 +76,10 @@ class Captured:
     where it is.
     """
 
-    def __init__(self, say: Say) -> None:
-        self.say, self.steps, self.failed = say, 0, False
+    def __init__(self, device: torch.device, update: torch.optim.Optimizer, say: Say) -> None:
+        self.device, self.update, self.say = device, update, say
+        self.steps, self.failed = 0, False
+        self.places: list[Tensor] = []  # of what differs from step to step
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, work: Work, images: Tensor, labels: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
@@ -90,24 +91,27 @@ class Captured:
             try:
                 self._capture(work, images, labels, masks)
             except RuntimeError as error:
-                self.failed = True
-                why = str(error).splitlines()[0]
+                self.failed, self.places = True, []
+                self.update.zero_grad(set_to_none=True)  # of a step that was never made, the next would add to them
+                why = first_line(error)
                 self.say(f"steps are launched kernel by kernel, as they cannot be captured as a CUDA graph: {why}")
                 return work(images, labels, masks)
         for place, new in zip(self.places, (images, labels, *masks.values()), strict=True):
             place.copy_(new)
         assert self.graph is not None
-        self.graph.replay()
+        with gpu.on(self.device):
+            self.graph.replay()
         return self.figures.clone()
 
     def _capture(self, work: Work, images: Tensor, labels: Tensor, masks: Mapping[str, Tensor]) -> None:
         self.places = [torch.empty_like(x).copy_(x) for x in (images, labels, *masks.values())]
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # the graph has memory of its own
-        graph = torch.cuda.CUDAGraph()
-        # Threads that load the next batches may pin memory meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self.figures = work(self.places[0], self.places[1], dict(zip(masks, self.places[2:], strict=True)))
+        with gpu.on(self.device):
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()  # the graph has memory of its own
+            graph = torch.cuda.CUDAGraph()
+            # Threads that load the next batches may pin memory meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.figures = work(self.places[0], self.places[1], dict(zip(masks, self.places[2:], strict=True)))
         self.graph = graph
 
 
@@ -120,6 +124,6 @@ def update_rule(update: torch.optim.Optimizer, device: torch.device) -> Update |
     return Update(update, device) if gpu.here(device) and not other else None
 
 
-def whole_step(device: torch.device, say: Callable[[str], object]) -> Captured | None:
+def whole_step(device: torch.device, update: torch.optim.Optimizer, say: Say) -> Captured | None:
     """What launches a step of one process as a whole; None where nothing does."""
-    return Captured(say) if gpu.here(device) and device.type == "cuda" else None
+    return Captured(device, update, say) if gpu.here(device) and device.type == "cuda" else None

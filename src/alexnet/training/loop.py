@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet.base import run_files
-from alexnet.base.device import tf32
+from alexnet.base.device import send, tf32
 from alexnet.base.distributed import start
 from alexnet.base.errors import Diverged, Interrupted, is_out_of_memory
 from alexnet.base.files import next_step
@@ -194,14 +194,14 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
         pictures = torch.zeros(1, *pictures.shape[1:], dtype=pictures.dtype)
         labels, rows = torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64)
     if run.probes:
-        return pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True), rows
+        return send(pictures, device), send(labels, device), rows
     noise = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
     part = augmentations.Part(rows, batch.size, (recipe.seed, epoch, run.position.step))
     deviations, axes = run.found.colour_std, run.found.colour_axes
     drawn = augmentations.draw(recipe, part, run.preprocess, deviations, axes, noise, device)
-    pictures = pictures.to(device, non_blocking=True)
+    pictures = send(pictures, device)
     images = augmentations.augmented(pictures, recipe, part, drawn, run.precision)
-    return images, labels.to(device, non_blocking=True), rows
+    return images, send(labels, device), rows
 
 
 def _log(run: Run, progress: Progress) -> None:

@@ -184,7 +184,7 @@ def prepare(
         division, update, _rule(recipe, update, division), precision, position, plateau,
         _metrics(folder, recipe, position.step, world, say),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
-        captured=whole_step(world.device, say) if alone else None,
+        captured=whole_step(world.device, update, say) if alone else None,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ intercepted, or the network is traced, exported, transformed or compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -24,7 +24,8 @@ from torch.utils._device import DeviceContext
 
 from alexnet.networks.fast import gpu
 from alexnet.networks.fast.cpu import blocks, compiler, conv1
-from alexnet.networks.fast.gpu import stretches
+from alexnet.networks.fast.gpu import dropout, stretches
+from alexnet.networks.layers import Dropout
 
 _switched_on: ContextVar[bool] = ContextVar("fast forms", default=True)  # each thread's own
 
@@ -34,7 +35,7 @@ _AS_IN_TORCH = [
     for owner, names in (
         (nn.Module, ("__call__", "_call_impl")),
         (F, ("relu", "max_pool2d", "avg_pool2d", "conv2d", "pad")),
-        *((kind, ("forward",)) for kind in (*blocks.KINDS, nn.Conv2d, conv1.LastWindow)),
+        *((kind, ("forward",)) for kind in (*blocks.KINDS, nn.Conv2d, conv1.LastWindow, Dropout)),
     )
     for name in names
 ]
@@ -82,7 +83,10 @@ def choose(device: torch.device, compile: bool = False) -> str:
     return f"layers: {'fast, ' if found else ''}{words}"
 
 
-def passes(named_layers: Callable[[], Sequence[tuple[str, nn.Module]]], x: Tensor, until: str) -> dict[str, FastForm]:
+def passes(
+    named_layers: Callable[[], Sequence[tuple[str, nn.Module]]], x: Tensor, until: str,
+    masks: Mapping[str, Tensor] | None = None,
+) -> dict[str, FastForm]:  # fmt: skip
     """The fast forms for this input, by the name of the first layer that each takes; none where none fits.
 
     A form may still give None for what it is given; then, and for all other layers, the plain form runs.
@@ -92,7 +96,7 @@ def passes(named_layers: Callable[[], Sequence[tuple[str, nn.Module]]], x: Tenso
     layers, found = named_layers(), list[FastForm]()
     if gpu.here(x.device):
         if torch.is_grad_enabled() or len(x) >= gpu.FEWEST:
-            found += stretches.passes(layers)
+            found += [*dropout.passes(layers, masks or {}), *stretches.passes(layers)]
     else:
         found += [*conv1.passes(layers), *blocks.passes(layers)]
     return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}

@@ -5,11 +5,14 @@ stretches.py finds them in a model, convolutions.py and stages.py launch them, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 OLDEST = (8, 0)  # compute capability: bfloat16 in tensor cores
 FEWEST = 16  # pictures to classify for which kernels are built, which takes seconds once a machine
@@ -22,6 +25,8 @@ def kernels() -> tuple[ModuleType | None, str]:
         from alexnet.networks.fast.gpu import triton_kernels
     except ImportError:
         return None, "plain: Triton is not installed, which comes with torch on Linux; pip install triton"
+    except Exception as error:  # one that does not fit torch, Python or NumPy fails in many ways
+        return None, f"plain; Triton cannot be loaded here ({_last_line(error)})"
     return triton_kernels, "fast, by Triton's passes"
 
 
@@ -31,11 +36,12 @@ ON_CPU = False  # tests set it, where Triton's interpreter computes in NumPy, as
 @cache
 def usable(device: torch.device) -> tuple[bool, str]:
     """Whether the passes run on a device, and why not, in words."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        name = "AMD's" if device.type == "cuda" else device.type
+        return False, f"plain; there are fast forms for CPUs and Nvidia's GPUs, not for {name}"
     found, words = kernels()
     if found is None:
         return False, words
-    if device.type != "cuda" or torch.version.cuda is None:
-        return False, f"plain; there are fast forms for CPUs and Nvidia's GPUs, not for {device.type}"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST:
         return False, (
@@ -45,16 +51,20 @@ def usable(device: torch.device) -> tuple[bool, str]:
     try:
         tried(device)
     except Exception as error:  # Triton needs a C compiler, a folder to write to and a driver that fits, and says so
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return False, f"plain; Triton's passes cannot be built here ({lines[-1][:200]})"
+        return False, f"plain; Triton's passes cannot be built here ({_last_line(error)})"
     return True, words
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:200]
 
 
 def tried(device: torch.device) -> None:
     """Build and run the smallest kernel, so that what Triton lacks shows before the first step."""
     weight, velocity, gradient = torch.ones(3, 4, device=device)
     numbers = torch.ones(2, device=device)
-    kernel("update")[(1,)](weight, velocity, gradient, numbers, 4, 1.0, 0.0, SIZE=16)
+    Kernel("update")[(1,)](weight, velocity, gradient, numbers, 4, 1.0, 0.0, SIZE=16)
     if not torch.equal(weight.cpu(), -torch.ones(4)):
         raise RuntimeError("a kernel of four numbers gave others than it should")
 
@@ -64,6 +74,20 @@ def here(device: torch.device) -> bool:
     return ON_CPU if device.type == "cpu" else usable(device)[0]
 
 
-def kernel(name: str) -> Any:
-    """The kernel of that name, to be launched over a grid."""
-    return getattr(kernels()[0], name)
+class Kernel:
+    """A kernel to be launched over a grid, on the GPU on which its first tensor lies: Triton takes the thread's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(first: Tensor, *more: Any, **constants: Any) -> None:
+            with on(first.device):
+                getattr(kernels()[0], self.name)[grid](first, *more, **constants)
+
+        return launch
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which that GPU is this thread's; for a CPU nothing changes."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

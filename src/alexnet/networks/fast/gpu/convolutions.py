@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.networks.fast.gpu import kernel
+from alexnet.networks.fast.gpu import Kernel
 from alexnet.networks.fast.gpu.plan import power_of_two
 from alexnet.networks.layers import LastWindow
 
@@ -57,7 +57,7 @@ def blocks_of_pixels(x: Tensor, stride: int, pad: int, size: list[int], dtype: t
     out = torch.empty((count, depth, *size), dtype=dtype, device=x.device, memory_format=torch.channels_last)
     rows, window = count * size[0] * size[1], power_of_two(depth)
     each = max(1, 4096 // window)
-    kernel("blocks_of_pixels")[(-(-rows // each),)](
+    Kernel("blocks_of_pixels")[(-(-rows // each),)](
         x, out, rows, height, width, *size, pad, *x.stride(), C=channels, STRIDE=stride, DEPTH=depth, WIN=window,
         ROWS=each,
     )  # fmt: skip

@@ -9,17 +9,20 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 from alexnet.networks.fast.cpu.compiler import takes
-from alexnet.networks.fast.gpu import kernel
+from alexnet.networks.fast.gpu import Kernel
 from alexnet.networks.fast.gpu.plan import PROGRAMS, Plan, power_of_two, shape, tiles
 
 
 class PlanFunction(torch.autograd.Function):
-    """A plan over x, float32 or bfloat16 (N, C, H, W), plus a bias (C,) before it; channels last, sums in float32."""
+    """A plan over x, float32 or bfloat16 (N, C, H, W), plus a bias (C,) before it; channels last, sums in float32.
+
+    `learning` says whether what the gradient needs is to be kept.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    def forward(ctx, x: Tensor, bias: Tensor | None, plan: Plan, learning: bool) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        keep = any(ctx.needs_input_grad)
+        keep = learning and any(ctx.needs_input_grad)  # a parameter needs one under no_grad, too
         nothing = x.new_empty(0)
         ctx.plan, ctx.input, ctx.bias_type = plan, x.shape, None if bias is None else bias.dtype
         z = d = places = nothing
@@ -53,7 +56,7 @@ class PlanFunction(torch.autograd.Function):
             g = _within_gradient(z, d, g, places, plan)
             plan = replace(plan, kernel=0)
         dx, sums = _stage_gradient(x, bias, g, places, plan, ctx.input, add_up)
-        return dx, None if sums is None else sums.sum(0).to(ctx.bias_type), None
+        return dx, None if sums is None else sums.sum(0).to(ctx.bias_type), None, None
 
 
 def _narrow(x: Tensor) -> bool:
@@ -73,7 +76,7 @@ def _stage(x: Tensor, bias: Tensor | None, plan: Plan, keep: bool) -> tuple[Tens
     cut = shape(channels, plan.towers, plan.half, products=plan.kernel > 0)
     tile = tiles(("pooling" if plan.kernel else "forward") + (" norm" if plan.half >= 0 else ""), cut.WIN)
     outputs = n * out_height * out_width
-    kernel("stage_forward")[(-(-outputs // tile["ROWS"]), cut.columns * (channels // cut.P))](
+    Kernel("stage_forward")[(-(-outputs // tile["ROWS"]), cut.columns * (channels // cut.P))](
         x, x if bias is None else bias, y, places, outputs, plan.scale, plan.k, height, width, out_height, out_width,
         C=channels, P=cut.P, WIN=cut.WIN, TILE=cut.TILE, HALO=cut.HALO, HAS_BIAS=bias is not None,
         RELU=plan.relu, HALF=plan.half, BETA=plan.beta, KERNEL=plan.kernel, STRIDE=plan.stride,
@@ -88,7 +91,7 @@ def _within(z: Tensor, plan: Plan, keep: bool) -> tuple[Tensor, Tensor]:
     y, d = torch.empty_like(z), torch.empty_like(z) if keep else z
     rows, window = n * height * width, min(128, power_of_two(channels))
     tile = tiles("within", window)
-    kernel("within_forward")[(-(-rows // tile["ROWS"]), -(-channels // window))](
+    Kernel("within_forward")[(-(-rows // tile["ROWS"]), -(-channels // window))](
         z, y, d, rows, plan.within_scale, height, width, C=channels, WIN=window, WITHIN=plan.within,
         BETA=plan.within_beta, KEEP=keep, **tile,
     )  # fmt: skip
@@ -108,7 +111,7 @@ def _stage_gradient(
     tile = tiles("backward norm" if plan.half >= 0 else "backward", cut.WIN)
     programs = min(-(-rows // tile["ROWS"]), PROGRAMS)
     sums = torch.empty((programs, channels), dtype=torch.float32, device=g.device) if add_up else None
-    kernel("stage_backward")[(programs, cut.columns * (channels // cut.P))](
+    Kernel("stage_backward")[(programs, cut.columns * (channels // cut.P))](
         x, g if bias is None else bias, g, places, dx, g if sums is None else sums, rows, plan.scale, plan.k,
         height, width, *g.shape[2:], C=channels, P=cut.P, WIN=cut.WIN, TILE=cut.TILE, HALO=cut.HALO,
         HAS_BIAS=bias is not None, RELU=plan.relu, HALF=plan.half, BETA=plan.beta, KERNEL=plan.kernel,
@@ -123,12 +126,12 @@ def _within_gradient(z: Tensor, d: Tensor, g: Tensor, places: Tensor, plan: Plan
     rows, window = n * height * width, min(128, power_of_two(channels))
     t, direct = torch.empty_like(z), torch.empty_like(z)
     tile = tiles("within backward", window)
-    kernel("within_backward")[(-(-rows // tile["ROWS"]), -(-channels // window))](
+    Kernel("within_backward")[(-(-rows // tile["ROWS"]), -(-channels // window))](
         z, d, g, places, direct, t, rows, height, width, *g.shape[2:], C=channels, WIN=window,
         BETA=plan.within_beta, KERNEL=plan.kernel, STRIDE=plan.stride, **tile,
     )  # fmt: skip
     tile = tiles("within", window)
-    kernel("within_spread")[(-(-rows // tile["ROWS"]), -(-channels // window))](
+    Kernel("within_spread")[(-(-rows // tile["ROWS"]), -(-channels // window))](
         z, direct, t, rows, plan.within_scale, height, width, C=channels, WIN=window, WITHIN=plan.within,
         BETA=plan.within_beta, **tile,
     )  # fmt: skip

@@ -41,7 +41,7 @@ class Stretch:
         if any(min(x.shape[2:]) < plan.kernel or not fits(plan, x.shape[1]) for plan in self.plans) or not takes(x):
             return None
         for plan in self.plans:
-            x, bias = PlanFunction.apply(x, bias, plan), None
+            x, bias = PlanFunction.apply(x, bias, plan, torch.is_grad_enabled()), None
         x = x if bias is None else x + bias.to(x.dtype)[:, None, None]
         return x if last else x.contiguous()
 

@@ -301,6 +301,28 @@ def augment(
 
 
 @triton.jit
+def relu_dropout(X, MASK, Y, size, keep, SIZE: tl.constexpr, INVERTED: tl.constexpr):
+    """Y = max(X, 0) · MASK, and where INVERTED ÷ keep."""
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    x = tl.load(X + at, at < size, 0.0).to(tl.float32)
+    x = tl.where(x < 0, 0.0, x) * tl.load(MASK + at, at < size, 0.0).to(tl.float32)  # NaN stays NaN
+    if INVERTED:
+        x = x / keep
+    tl.store(Y + at, x.to(Y.dtype.element_ty), at < size)
+
+
+@triton.jit
+def relu_dropout_gradient(Y, G, DX, size, keep, SIZE: tl.constexpr, INVERTED: tl.constexpr):
+    """Where Y is positive, ReLU and mask have let it through: neither is read again."""
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    gradient = tl.load(G + at, at < size, 0.0).to(tl.float32)
+    if INVERTED:
+        gradient = gradient / keep
+    gradient = tl.where(tl.load(Y + at, at < size, 0.0) > 0, gradient, 0.0)
+    tl.store(DX + at, gradient.to(DX.dtype.element_ty), at < size)
+
+
+@triton.jit
 def update(WEIGHT, VELOCITY, GRADIENT, NUMBERS, size, momentum, decay, SIZE: tl.constexpr):
     """SGD as torch has it: v <- momentum · ratio · v + g + decay · w, w <- w - rate · v; NUMBERS: rate, ratio.
 
