@@ -1,7 +1,11 @@
-"""`python elastic.py PROCESSES RESTARTS WORDS ...`: torchrun itself, whose workers are forked from one with torch."""
+"""`python elastic.py PROCESSES RESTARTS WORDS ...`: torchrun itself, whose workers are forked from one with torch.
+
+In the environment MEETING, host:port, makes it one of one to three machines that meet there.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 
@@ -23,8 +27,11 @@ if __name__ == "__main__":
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     multiprocessing.set_forkserver_preload(["alexnet.inference.prediction", "alexnet.training.loop"])
+    meeting = os.environ.get("MEETING", "")
+    patience = {"last_call_timeout": 1, "keep_alive_interval": 1, "keep_alive_max_attempt": 3} if meeting else {}
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=int(sys.argv[1]), run_id=str(uuid.uuid4()), rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=int(sys.argv[2]), monitor_interval=0.1, start_method="forkserver",
+        min_nodes=1, max_nodes=3 if meeting else 1, nproc_per_node=int(sys.argv[1]), rdzv_backend="c10d",
+        run_id=meeting or str(uuid.uuid4()), rdzv_endpoint=meeting or "localhost:0", rdzv_configs=patience,
+        max_restarts=int(sys.argv[2]), monitor_interval=0.1, start_method="forkserver",
     )  # fmt: skip
     elastic_launch(config, _work)(sys.argv[3:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,22 +19,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Said:
-    """What a process said in a command, and its exit status."""
+    """What a process said in a command, its exit status, and how many units of work it has made."""
 
     status: int
     out: str
     err: str
+    made: int
 
 
 def several(
-    folder: Path, jobs: dict[int, dict[str, list[Any]]], patches: dict[str, Any] | None = None
-) -> dict[int, dict[str, list[Said]]]:
+    folder: Path, jobs: dict[int, dict[str, list[Any]]], patches: dict[str, Any] | None = None,
+    deaths: dict[str, tuple[int, int]] | None = None, restarts: int | None = None,
+) -> dict[int, dict[str, list[Said]]]:  # fmt: skip
     """By number of processes and name of a command, what each process said.
 
-    `patches` are put in the place of values by their dotted names.
+    `patches` are put in the place of values by their dotted names. In a command of `deaths` the process of that rank
+    is killed when it begins its work of that number; `restarts` says how often torchrun has started them again.
     """
     words = {size: {name: [*map(str, one)] for name, one in table.items()} for size, table in jobs.items()}
-    (folder / "jobs.json").write_text(json.dumps({"jobs": words, "patches": patches or {}}))
+    asked = {"jobs": words, "patches": patches or {}, "deaths": deaths or {}, "restarts": restarts}
+    (folder / "jobs.json").write_text(json.dumps(asked))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True, timeout=600)
     return {
@@ -43,8 +48,9 @@ def several(
 
 
 def _said(stem: Path) -> Said:
-    status, out, err = (stem.with_name(stem.name + end).read_text() for end in (".status", ".out", ".err"))
-    return Said(int(status), out, err)
+    out, err = (stem.with_name(stem.name + end).read_text() for end in (".out", ".err"))
+    status, made = stem.with_name(stem.name + ".status").read_text().split()
+    return Said(int(status), out, err, int(made))
 
 
 def _start(folder: Path) -> None:
@@ -60,14 +66,16 @@ def _start(folder: Path) -> None:
         module, _, attribute = name.rpartition(".")
         setattr(import_module(module), attribute, value)
     for size, table in asked["jobs"].items():
-        ports = _free_ports(len(table))
-        ranks = []
-        for rank in range(int(size)):
-            if not (number := os.fork()):
-                _work(folder, int(size), rank, table, ports)
-            ranks.append(number)
-        for number in ranks:
-            os.waitpid(number, 0)
+        # Who dies takes no other command with it.
+        for part in [{name: words} for name, words in table.items()] if asked["deaths"] else [table]:
+            ports = _free_ports(len(part))
+            ranks = []
+            for rank in range(int(size)):
+                if not (number := os.fork()):
+                    _work(folder, int(size), rank, part, ports, asked)
+                ranks.append(number)
+            for number in ranks:
+                os.waitpid(number, 0)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -78,23 +86,40 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _work(folder: Path, size: int, rank: int, table: dict[str, list[str]], ports: list[int]) -> None:
+def _work(
+    folder: Path, size: int, rank: int, table: dict[str, list[str]], ports: list[int], asked: dict[str, Any]
+) -> None:
     """Be one of the processes, to its end."""
+    from alexnet.base import turns
     from alexnet.cli import run
 
     os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ["MASTER_ADDR"] = "127.0.0.1"
+    begin = turns._next
     try:
         for (name, words), port in zip(table.items(), ports, strict=True):
             os.environ["MASTER_PORT"] = str(port)
-            stem = f"{size} {name} {rank}"
+            if asked["restarts"] is not None:
+                os.environ |= {"TORCHELASTIC_RUN_ID": name, "TORCHELASTIC_RESTART_COUNT": str(asked["restarts"])}
+            stem = folder / f"{size} {name} {rank}"
             for number, end in ((1, "out"), (2, "err")):
-                file = os.open(folder / f"{stem}.{end}", os.O_WRONLY | os.O_CREAT)
+                file = os.open(f"{stem}.{end}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(file, number)
                 os.close(file)
+            made = [0]
+
+            def counting(work: Any, name: str = name, made: list[int] = made, stem: Path = stem) -> Any:
+                if asked["deaths"].get(name) == [rank, made[0]]:
+                    Path(f"{stem}.status").write_text(f"{-signal.SIGKILL} {made[0]}")
+                    os.kill(os.getpid(), signal.SIGKILL)
+                found = begin(work)
+                made[0] += found[0] is not turns.DONE
+                return found
+
+            turns._next = counting
             status = run([word.replace("RANK", str(rank)) for word in words])
             sys.stdout.flush()
-            (folder / f"{stem}.status").write_text(str(status))
+            Path(f"{stem}.status").write_text(f"{status} {made[0]}")
     finally:
         os._exit(0)
 

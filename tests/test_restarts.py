@@ -178,8 +178,59 @@ def test_killed_at_random_three_times_a_run_ends_as_one_left_alone(data, tmp_pat
     assert losses(run) == losses(tmp_path / "whole")
 
 
+def below(parent: int) -> list[int]:
+    """All processes that a process, or one of those, has started."""
+    return [one for child in children(parent) for one in (child, *below(child))]
+
+
 @pytest.mark.slow
-def test_a_process_that_stands_still_ends_the_others_after_the_time_limit(data, tmp_path):
+@pytest.mark.skipif(not Path("/proc").exists(), reason="there is no /proc to find the workers in")
+def test_machines_that_come_and_go_leave_order_and_losses_as_they_are(data, tmp_path):
+    """Three agents of torchrun meet as three machines would: one comes late, and one is gone with all its processes."""
+    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=40", "--set", "max_steps=40"]
+    train(data, tmp_path / "alone", sets=sets[1::2])
+    run, port = tmp_path / "run", random.Random(os.getpid()).randint(20_000, 60_000)
+    # Torchrun's own store, which it would otherwise share with the workers, has no address for who comes later.
+    shared = {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = {**ENVIRONMENT, **shared, "MEETING": f"localhost:{port}"}
+
+    def machine(name: str) -> subprocess.Popen:
+        words = [str(Path(__file__).with_name("elastic.py")), 1, 3, "train", data, "--out", run, *sets]
+        with open(tmp_path / name, "w") as said:
+            return subprocess.Popen([sys.executable, *map(str, words)], env=environment, stdout=said, stderr=said)
+
+    def wait_for(text: str, number: int) -> None:
+        until = time.monotonic() + 200
+        while text not in "".join(file.read_text() for file in tmp_path.glob("machine*")):
+            assert time.monotonic() < until, text
+            assert machines[0].poll() is None
+            time.sleep(0.1)
+        wait_for_step(run, len(losses(run)) + number, machines[0])
+
+    machines = [machine("machine0"), machine("machine1")]
+    try:
+        wait_for_step(run, 3, machines[0])
+        machines.append(machine("machine2"))
+        wait_for("3 now (before: 2)", 2)
+        for one in (machines[1].pid, *below(machines[1].pid)):
+            os.kill(one, signal.SIGKILL)
+        wait_for("2 now (before: 3)", 2)
+        assert [machines[at].wait(300) for at in (0, 2)] == [0, 0]
+    finally:
+        for one in machines:
+            for number in below(one.pid):
+                os.kill(number, signal.SIGKILL)
+            one.kill()
+            one.wait()
+    kinds = [[(line["kind"], line["step"]) for line in read(one / METRICS)] for one in (run, tmp_path / "alone")]
+    assert kinds[0] == kinds[1]
+    assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("still", [0, 1])
+def test_a_process_that_stands_still_ends_the_others_after_the_time_limit(data, tmp_path, still):
+    """Whichever it is: where the first is stuck the second says so."""
     ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random(os.getpid()).randint(20_000, 60_000))}
     words = [sys.executable, "-m", "alexnet", "train", str(data), "--out", str(tmp_path / "run"), *SETS]
     words += ["--set", "timeout=4", "--set", "epochs=500", "--set", "max_steps=400"]
@@ -191,11 +242,11 @@ def test_a_process_that_stands_still_ends_the_others_after_the_time_limit(data, 
         for rank in "01"
     ]  # fmt: skip
     wait_for_step(tmp_path / "run", 2, two[0])
-    two[1].send_signal(signal.SIGSTOP)
+    two[still].send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    _, err = two[0].communicate(timeout=60)
-    two[1].kill()
-    two[1].communicate()
-    assert two[0].returncode == 2
+    _, err = two[1 - still].communicate(timeout=60)
+    two[still].kill()
+    two[still].communicate()
+    assert two[1 - still].returncode == 2
     assert time.monotonic() - began < 30
     assert "another of the 2 processes has not answered for 4 s" in err.strip().splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import tarfile
@@ -46,6 +47,15 @@ def data(tmp_path_factory) -> Path:
         write_folders(root / f"machine{rank}", 2 + rank)
     (root / "machine0" / "red" / "1.png").unlink()
     write_folders(root / "only0", 1)
+    for rank, shards in enumerate((2, 1)):
+        (root / f"shards{rank}").mkdir()
+        for shard in range(shards):
+            with tarfile.open(root / f"shards{rank}" / f"train-{shard}.tar", "w") as archive:
+                for number, (label, colour) in enumerate([("0", "red"), ("1", "blue")] * 6):
+                    coloured(colour, 400 + number).save(root / "one.png")
+                    (root / "one.cls").write_text(label)
+                    archive.add(root / "one.png", f"{number}.png")
+                    archive.add(root / "one.cls", f"{number}.cls")
     return root
 
 
@@ -79,6 +89,7 @@ def commands(data: Path, model: Path, out: Path) -> dict[str, list[Any]]:
 def made(data, tiny_run, tmp_path_factory) -> dict[int, tuple[Path, dict[str, list[Said]]]]:
     """What one, two and three processes make, and what they say."""
     root = tmp_path_factory.mktemp("several")
+    shutil.copytree(tiny_run, root / "half0")
     jobs = {size: commands(data, tiny_run, root / f"out{size}") for size in (1, 2, 3)}
     jobs[3] = {name: jobs[3][name] for name in THREE}
     jobs[2] |= {
@@ -88,9 +99,58 @@ def made(data, tiny_run, tmp_path_factory) -> dict[int, tuple[Path, dict[str, li
         "no such data": ["check", data / "onlyRANK", "--full"],
         "stdin": ["predict", tiny_run, "-"],
         "auto": ["evaluate", tiny_run, data / "set", "--engine", "auto"],
+        "other shards": ["evaluate", tiny_run, data / "shardsRANK", "--split", "all"],
+        "train elsewhere": ["train", data / "machineRANK", "--out", root / "run"],
+        "train shards": ["train", data / "shardsRANK", "--out", root / "run"],
+        "run apart": ["train", data / "set", "--out", root / "halfRANK", "--resume"],
+        "pack apart": ["pack", data / "set", root / "packRANK"],
+        "no towers": ["train", data / "set", "--out", root / "run", "--set", "variant=cifar10_18", "parallel=towers"],
+        "not split": ["train", data / "set", "--out", root / "run", "--set", "variant=alexnet_bn", "parallel=hybrid"],
+    }
+    jobs[3] |= {
+        "three towers": ["train", data / "set", "--out", root / "run", "--set", "variant=alexnet32", "parallel=towers"],
     }
     said = several(root, jobs, PATCHES)
     return {size: (root / f"out{size}", said[size]) for size in said}
+
+
+# Commands that are killed, and the file that is there when all is done.
+KILLED = {
+    "evaluate": "pictures.csv", "csv": "predicted.csv", "two": "g.safetensors", "features": "f.npy",
+    "index": "index/about.json", "check": "", "raw": "raw/pack.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def killed(data, tiny_run, made, tmp_path_factory) -> tuple[Path, dict[str, tuple[list[Said], list[str], list[Said]]]]:
+    """Of two processes one is killed at a random moment, and both are started again: what was said and was there."""
+    root = tmp_path_factory.mktemp("killed")
+    jobs = commands(data, tiny_run, root / "out")
+    jobs = {name: jobs[name] for name in KILLED}
+    dice = random.Random(18)
+    deaths = {name: (dice.randrange(2), dice.randint(2, max(2, made[2][1][name][0].made - 1))) for name in KILLED}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALEXNET_CACHE", str(root / "cache"))
+        first = several(root, {2: jobs}, PATCHES, deaths, restarts=0)[2]
+        there = [file for name, file in KILLED.items() if file and (root / "out" / file).exists()]
+        again = several(root, {2: jobs}, PATCHES, restarts=1)[2]
+    return root / "out", {name: (first[name], there, again[name]) for name in KILLED}
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_command_whose_process_is_killed_and_started_again_is_that_of_one_process(made, killed, name):
+    out, (first, there, again) = killed[0], killed[1][name]
+    assert sorted(said.status for said in first) == [-9, 2]
+    lost = next(said for said in first if said.status == 2)
+    assert "another of the 2 processes has ended" in lost.err.strip().splitlines()[-1]
+    assert KILLED[name] not in there, "a file under its own name that is not whole"
+    (one,) = made[1][1][name]
+    assert [said.status for said in again] == [one.status] * 2, again[0].err
+    assert plain(again[0].out, out) == plain(one.out, made[1][0])
+    whole = sum(said.made for said in made[2][1][name])
+    assert whole - sum(said.made for said in again) >= 2 * (min(said.made for said in first) - 1) > 0
+    expected, found = files(made[1][0]), files(out)
+    assert {file: expected[file] for file in found} == found
 
 
 def plain(text: str, out: Path) -> str:
@@ -121,20 +181,28 @@ def test_the_first_process_says_what_one_would_and_the_others_nothing(made, size
         assert [(said.out, said.err) for said in others] == [("", "")] * len(others), name
 
 
+OTHER = "process 1 of 2 has found other pictures than the first, or in another order; give every"
+DATA = "process 1 of 2 sees another DATA than the first; give every machine the same files"
+
+
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("size", "name", "wanted"),
     [
-        ("elsewhere", "process 1 of 2 has found other pictures than the first, or in another order; give every"),
-        ("unseen", "process 1 of 2 has found other pictures"),
-        ("other data", "process 1 of 2 sees another DATA than the first; give every machine the same files"),
-        ("no such data", "process 1 of 2, on "),
-        ("stdin", "one process alone can read stdin; give names of files, folders or patterns under torchrun"),
-        ("auto", "--engine auto is tried in one process; name torch, onnx or openvino under torchrun"),
+        (2, "elsewhere", OTHER), (2, "unseen", OTHER), (2, "other data", DATA), (2, "other shards", DATA),
+        (2, "no such data", "process 1 of 2, on "), (2, "train elsewhere", DATA), (2, "train shards", DATA),
+        (2, "run apart", "process 1 of 2 sees another RUN than the first; give every machine the same files"),
+        (2, "pack apart", "is not the folder that the first process sees; give one on a disk that all machines share"),
+        (2, "stdin", "one process alone can read stdin; give names of files, folders or patterns under torchrun"),
+        (2, "auto", "--engine auto is tried in one process; name torch, onnx or openvino under torchrun"),
+        (2, "no towers", "cannot be trained by two processes with a tower each: none of its layers is in two groups"),
+        (2, "not split", "cannot be trained with its fully connected layers split by units: its norm1 is batch"),
+        (3, "three towers", "parallel=towers is for two processes, one a tower, or one for both, and there are 3;"),
     ],
 )  # fmt: skip
-def test_what_machines_see_differently_is_one_sentence_and_one_status(made, name, wanted):
-    first, other = made[2][1][name]
-    assert (first.status, other.status) == (2, 2)
+def test_what_machines_cannot_do_together_is_one_sentence_and_one_status(made, size, name, wanted):
+    first, *others = made[size][1][name]
+    assert [said.status for said in (first, *others)] == [2] * size
     assert wanted in first.err.strip().splitlines()[-1]
-    assert "Traceback" not in first.err + other.err
-    assert other.err == ""
+    assert "Traceback" not in first.err + "".join(said.err for said in others)
+    assert [said.err for said in others] == [""] * len(others)
+    assert not (made[size][0].parent / "run").exists()

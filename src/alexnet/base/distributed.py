@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from alexnet.base.device import choose_device
 from alexnet.base.errors import AlexNetError, Interrupted, Lost, first_line
+from alexnet.base.version import __version__
 
 TIMEOUT = 600.0  # seconds that a process waits for another
 
@@ -186,7 +187,9 @@ def start(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
             "them, and see to it that MASTER_ADDR and MASTER_PORT lead to the first from every machine."
         ) from None
     try:
-        yield World(rank, size, chosen)
+        world = World(rank, size, chosen)
+        _check_alike(world)
+        yield world
     except RuntimeError as error:
         if not any(word in str(error) for word in LOST):
             raise
@@ -197,6 +200,20 @@ def start(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _check_alike(world: World) -> None:
+    """Refuse machines that would not compute the same: another alexnet or torch, or a GPU on one of them alone."""
+    mine = {"alexnet": __version__, "torch": torch.__version__.partition("+")[0], "device": world.device.type}
+    rows = world.gather(mine | {"host": node()})
+    for rank, row in enumerate(rows):
+        for what in mine:
+            if row[what] != rows[0][what]:
+                then = "say --device cpu" if what == "device" else "install the same on every machine"
+                raise AlexNetError(
+                    f"process {rank} of {world.size}, on {row['host']}, has {what} {row[what]}, and the first, on "
+                    f"{rows[0]['host']}, {rows[0][what]}; {then}."
+                )
 
 
 def _own(device: torch.device, local: int) -> torch.device:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,6 +89,7 @@ def pack(
         job, source = _begin(data, folder, size, encoding, quality, square, say, quiet, world)
     if world and world.size > 1:
         same(world, DATA=source)
+        _check_shared(folder, world)
         job.shards = world.of_first(job.shards)
     total = sum(len(split) for split in job.data.splits.values())
     done = job.pictures_done
@@ -201,6 +203,24 @@ def _check_folder(folder: Path) -> None:
         others = [p.name for p in folder.iterdir() if not p.name.endswith(".part")]
         if others:
             raise AlexNetError(f"PACK {folder} holds other files ({others[0]}); give a folder that is new or empty.")
+
+
+def _check_shared(folder: Path, world: World) -> None:
+    """Refuse a folder that is another one on another machine, before hours of work."""
+    seen = folder / f".{world.of_first(uuid.uuid4().hex)}.part"
+    if world.first:
+        seen.touch()
+    try:
+        world.barrier()
+        with world.together():
+            if not seen.exists():
+                raise AlexNetError(
+                    f"PACK {folder} is not the folder that the first process sees; give one on a disk that all "
+                    "machines share, or pack on one machine."
+                )
+    finally:
+        if world.first:
+            seen.unlink()
 
 
 def _check_space(job: Job, pictures: int) -> None:
