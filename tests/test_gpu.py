@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -15,7 +17,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
 from alexnet.base.metrics import read
 from alexnet.data import augment, augment_fast
@@ -26,7 +30,7 @@ from alexnet.networks.fast.gpu import convolutions, dropout, stages, stretches
 from alexnet.networks.layers import Dropout, LastWindow, LocalResponseNorm, WithinMapNorm
 from alexnet.networks.model import AlexNet, initialise
 from alexnet.networks.variants import VARIANTS
-from alexnet.training import captured, optimizer
+from alexnet.training import bench, captured, optimizer
 from alexnet.training.loop import train
 from conftest import DEVICE, TINY
 from narrow import narrow
@@ -332,6 +336,43 @@ def test_a_kernel_is_launched_on_the_gpu_that_its_tensors_lie_on(monkeypatch):
     monkeypatch.setattr(gpu, "kernels", lambda: (SimpleNamespace(some=Fake()), ""))
     gpu.Kernel("some")[(3,)](SimpleNamespace(device=torch.device("cuda", 1)), 4, SIZE=5)
     assert launched == [((3,), [torch.device("cuda", 1)])]
+
+
+class _NobodyWaits(TorchFunctionMode):
+    """What would make a CPU wait for a GPU, with the device without memory in the GPU's place: an answer asked of a
+    tensor there is torch's own error, a copy to it other than by `send` is one here."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        there = [x for x in (*args, *(kwargs or {}).values()) if isinstance(x, str | torch.device)]
+        moved = any(str(x) == "meta" for x in there)
+        made = getattr(func, "__name__", "")
+        if moved and (made == "tensor" or (made in ("to", "copy_", "cuda") and args[0].device.type == "cpu")):
+            assert any(one.function == "send" for one in inspect.stack(0)), f"{made} waits for the GPU"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("sets", [[], ["augment=gray,brightness,erase", "crop_area=0.3"]], ids=["crops", "boxes"])
+def test_a_step_asks_a_gpu_for_nothing_and_copies_nothing_that_it_waits_for(sets, monkeypatch):
+    meta, launched = torch.device("meta"), []
+    monkeypatch.setattr(gpu, "ON_CPU", False)
+    monkeypatch.setattr(gpu, "Kernel", lambda name: {(n,): lambda *more, **few: launched.append(1) for n in range(999)})
+    drawn = augment.generator
+    monkeypatch.setattr(augment, "generator", lambda *key, device="cpu": drawn(*key))
+    monkeypatch.setattr(torch.Tensor, "bernoulli_", lambda x, p, generator: x)
+    monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
+    sets = [*TINY, "dropout=0.5", "batch_size=3", "colour_noise=0.1", *sets]
+    with bench.prepared(sets, "cpu", pictures=3) as run:
+        batch = bench.one_batch(run)
+        run.world = run.division.world = World(0, 1, meta)
+        run.division.autocast = nullcontext
+        run.model.to_empty(device=meta)
+        run.preprocess = replace(run.preprocess, mean=run.preprocess.mean.to(meta))
+        run.update = optimizer.build(run.model, run.recipe)
+        run.rule = captured.Update(run.update, meta)
+        with _NobodyWaits():
+            bench.train(run, batch)
+    assert len(launched) == len(list(run.model.parameters()))
 
 
 def six_steps(fails: bool) -> tuple[torch.Tensor, list[str]]:

@@ -277,13 +277,17 @@ class _Memory:
             return torch.empty(count, *self.shape, dtype=self.dtype, pin_memory=True)
         with self._lock:
             for array in self.held:
-                # Held by the list, by `array` and by the call itself; a batch would be one more.
-                if sys.getrefcount(array) <= 3 and len(array) >= count:
+                if sys.getrefcount(array) <= _held_by_no_batch() and len(array) >= count:
                     return torch.from_numpy(array[:count])
             array = torch.empty(count, *self.shape, dtype=self.dtype).numpy()
             if len(self.held) <= AHEAD + 2:
                 self.held.append(array)
             return torch.from_numpy(array[:count])
+
+
+def _held_by_no_batch() -> int:
+    """What `sys.getrefcount` says of an array in a list, asked in a loop: 3, but fewer from Python 3.14 on."""
+    return max([sys.getrefcount(array) for array in [np.empty(0)]])
 
 
 def steps(count: int, batch_size: int) -> int:

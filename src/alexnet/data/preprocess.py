@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alexnet.base.device import send
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import SQUARES
 from alexnet.data.pictures import Source, Square, decode, stored
@@ -107,7 +108,7 @@ class Preprocess:
         """Float crops (n, C, input, input) divided by the scale."""
         if len(self.scale) == 1:
             return crops / self.scale[0]
-        return crops / torch.tensor(self.scale, device=crops.device).reshape(-1, 1, 1)
+        return crops / send(torch.tensor(self.scale), crops.device).reshape(-1, 1, 1)
 
     def normalise(self, crops: Tensor) -> Tensor:
         """Crops (n, C, input, input) of any type as the network takes them: minus the mean, divided by the scale."""

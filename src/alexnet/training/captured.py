@@ -109,8 +109,9 @@ class Captured:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()  # the graph has memory of its own
             graph = torch.cuda.CUDAGraph()
-            # Threads that load the next batches may pin memory meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # A stream of its own: torch's would be on the GPU of the process' first graph. Threads that load the next
+            # batches may pin memory meanwhile.
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
                 self.figures = work(self.places[0], self.places[1], dict(zip(masks, self.places[2:], strict=True)))
         self.graph = graph
 
