@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from data import compare, describe, loader
 
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def cold(folder: Path, runs: int) -> None:
             with open(path, "rb", buffering=0) as file:
                 while file.read(1 << 24):
                     pass
-        return len(find(raw).split("train"))
+        return len(find_data(raw).split("train"))
 
     measures = {
         "plain reading of the files, cold": read,

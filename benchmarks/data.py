@@ -31,8 +31,8 @@ import torch
 from PIL import Image
 
 from alexnet.base.distributed import World
-from alexnet.data.layouts.registry import find
-from alexnet.data.loader import Pictures, batches, order
+from alexnet.data.layouts.registry import find_data
+from alexnet.data.loader import Pictures, batches, epoch_order
 from alexnet.data.packs.reading import HEADER, checksum
 from alexnet.data.packs.shards import HEADER_BYTES, npy_header
 from alexnet.data.packs.writing import pack
@@ -117,7 +117,7 @@ def _cpu() -> float:
 
 def inputs(data: Path, folder: Path, count: int) -> None:
     """folder/full/CLASS/*.jpg of 500 x 375, then the same at 256 x 256 as packs and as JPEGs."""
-    split = find(data).split("train")
+    split = find_data(data).split("train")
     source = np.random.default_rng(2012)
     sizes = []
     for number in range(count):
@@ -136,7 +136,7 @@ def inputs(data: Path, folder: Path, count: int) -> None:
         result = pack(folder / "full", folder / encoding, SIDE, encoding)
         each = result.bytes / sum(result.pictures.values())
         print(f"{encoding}: {each:,.0f} bytes a picture, {each * 1_281_167 / 1e9:,.1f} GB for 1,281,167")
-    split, raw = find(folder / "jpeg").split("train"), find(folder / "raw").split("train")
+    split, raw = find_data(folder / "jpeg").split("train"), find_data(folder / "raw").split("train")
     errors = []
     for row in range(len(split)):
         path = folder / "small" / f"class{split.labels[row]}" / f"{row:05}.jpg"
@@ -170,7 +170,7 @@ def _bare(paths: list[str]) -> tuple[int, float]:
 
 def packing(folder: Path, runs: int, count: int) -> None:
     """`alexnet pack` against its own decode-and-resize call in a bare loop, in as many processes as there are cores."""
-    data = find(folder / "full")
+    data = find_data(folder / "full")
     split = data.split("train").take(np.arange(min(count, len(data.split("train")))), "some")
     data = replace(data, splits={"train": split})
     paths = [str(split.read(i)) for i in range(len(split))]
@@ -198,14 +198,14 @@ def packing(folder: Path, runs: int, count: int) -> None:
 
 
 def loader(path: Path, times: int = 1, neighbours: int = 1) -> Callable[[], int]:
-    split = find(path).split("train")
+    split = find_data(path).split("train")
     pictures = Pictures(split, SIDE, 3, WORKERS)
     pictures.kept = None  # every picture is read, none remembered
     epochs = iter(range(1_000_000))
 
     def measure() -> int:
         # Several epochs as one: a real one has thousands of batches, of which the first few find no memory to reuse.
-        positions = np.concatenate([order(0, next(epochs), len(split), neighbours) for _ in range(times)])
+        positions = np.concatenate([epoch_order(0, next(epochs), len(split), neighbours) for _ in range(times)])
         return sum(len(batch.labels) for batch in batches(pictures, positions, BATCH, WORLD, neighbours=neighbours))
 
     return measure
@@ -213,7 +213,7 @@ def loader(path: Path, times: int = 1, neighbours: int = 1) -> Callable[[], int]
 
 def _copied(path: Path, times: int) -> Callable[[], int]:
     """A copy of the same bytes, from all of them in memory into a batch, by two threads."""
-    split = find(path).split("train")
+    split = find_data(path).split("train")
     source, target = np.stack([split.read(i) for i in range(len(split))]), np.ones((BATCH, SIDE, SIDE, 3), np.uint8)
     halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
     pool = ThreadPoolExecutor(2)
@@ -246,7 +246,7 @@ def _plain_torchvision(parts: list[list[bytes]]) -> int:
 
 def _decoded(path: Path, plain: Callable[[list[list[bytes]]], int]) -> Callable[[], int]:
     """The JPEGs of a pack, decoded in a bare loop by two threads."""
-    split = find(path).split("train")
+    split = find_data(path).split("train")
     contents = [split.read(i) for i in range(len(split))]
     pool = ThreadPoolExecutor(WORKERS)
     return lambda: sum(pool.map(lambda n: plain([contents[n::WORKERS]]), range(WORKERS)))
@@ -325,7 +325,7 @@ def feeding(folder: Path, runs: int) -> None:
 
 def memory(folder: Path, runs: int) -> None:
     """What packing takes for few and many pictures; what a loader of a sparse raw pack of 20 GB takes in mid-epoch."""
-    data = find(folder / "full")
+    data = find_data(folder / "full")
     for count in (256, len(data.split("train"))):
         few = replace(data, splits={"train": data.split("train").take(np.arange(count), "some")})
         pack(few, folder / "out", SIDE, workers=WORKERS)
@@ -350,10 +350,12 @@ def memory(folder: Path, runs: int) -> None:
     header["splits"]["train"]["shards"] = [per_file] * files
     header.pop("sha256")
     (root / HEADER).write_text(json.dumps({**header, "sha256": checksum(header)}))
-    split = find(root).split("train")
+    split = find_data(root).split("train")
     print(f"before: {_held()}")
     began, seen = time.perf_counter(), 0
-    for number, batch in enumerate(batches(Pictures(split, SIDE, 3, WORKERS), order(0, 0, len(split)), BATCH, WORLD)):
+    for number, batch in enumerate(
+        batches(Pictures(split, SIDE, 3, WORKERS), epoch_order(0, 0, len(split)), BATCH, WORLD)
+    ):
         seen += len(batch.labels)
         if number in (20, 200):
             print(f"after {seen:,} of {len(split):,} pictures ({size * files / 1e9:.1f} GB): {_held()}")

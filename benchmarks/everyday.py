@@ -27,7 +27,7 @@ from PIL import Image
 from torchvision.models import alexnet as torchvision_alexnet
 from torchvision.transforms import v2
 
-from alexnet.base.device import describe
+from alexnet.base.device import device_name
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
@@ -140,7 +140,7 @@ def main(images: str | None, count: int, name: str, runs: int) -> None:
                 rates[stage].append(count / (time.monotonic() - began))
             if len(rates["predict"]) == 1:
                 whole = memory()
-    print(f"{name}, {count:,} pictures, batch {BATCH}, {runs} runs; {describe(torch.device('cpu'))}, {processor()}")
+    print(f"{name}, {count:,} pictures, batch {BATCH}, {runs} runs; {device_name(torch.device('cpu'))}, {processor()}")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}")
     middle = {stage: statistics.median(values) for stage, values in rates.items()}
     bound = 1 / (1 / middle["decoding alone"] + 1 / middle["network alone"])

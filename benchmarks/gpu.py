@@ -101,7 +101,7 @@ def _ours(given, variant: str, size: int) -> float:
     with bench.prepared(sets, given.device, pictures=size) as run:
         one = bench.one_batch(run)
         ready = Batch(one.pictures.to(given.device), one.labels.to(given.device), one.rows, one.size)
-        return _rate(given, size, partial(bench.train, run, ready))
+        return _rate(given, size, partial(bench.train_step, run, ready))
 
 
 def _peer(given, build, size: int, mode: str) -> float:
@@ -129,12 +129,12 @@ def breakdown(given) -> Figures:
         batch = bench.one_batch(run)
         yield "floor, images/s", bench.floor_rate(run)
         for _ in range(6):
-            bench.train(run, batch)
+            bench.train_step(run, batch)
         activity = torch.profiler.ProfilerActivity
         on_gpu = given.device == "cuda"
         with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profile:
             for _ in range(3):
-                bench.train(run, batch)
+                bench.train_step(run, batch)
             bench.synchronise(run.world.device)
         key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
         for row in sorted(profile.key_averages(), key=lambda row: -getattr(row, key))[:30]:
@@ -148,7 +148,7 @@ def loop(given) -> Figures:
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        data = bench.made_up(64, 3, (120, 90)).split("train")
+        data = bench.made_up_data(64, 3, (120, 90)).split("train")
         copies = 1 if given.small else 64
         for number in range(64 * copies):
             place = root / "photographs" / f"class{number % 16}"

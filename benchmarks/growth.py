@@ -18,7 +18,7 @@ import time
 import numpy as np
 import torch
 
-from alexnet.data.loader import order
+from alexnet.data.loader import epoch_order
 from alexnet.training import bench
 
 
@@ -35,7 +35,7 @@ def work(sets: list[str]) -> tuple[float, float]:
         labels = torch.zeros(size, dtype=torch.int64)
         before = peak()
         batch = bench.Batch(pixels.permute(0, 3, 1, 2), labels, np.arange(size), size)
-        return bench.seconds(lambda: bench.train(run, batch), run.world.device), peak() - before
+        return bench.seconds(lambda: bench.train_step(run, batch), run.world.device), peak() - before
 
 
 def rows(sets: list[str], key: str, values: list[int]) -> None:
@@ -64,7 +64,7 @@ def data() -> None:
     seen: list[tuple[float, float, float]] = []
     for count in (1_000, 10_000, 100_000, 1_281_167, 15_000_000):
         began = time.perf_counter()
-        positions = order(0, 0, count)
+        positions = epoch_order(0, 0, count)
         seconds = time.perf_counter() - began
         held = (positions.nbytes + np.zeros(count, np.int64).nbytes + np.zeros(count, bool).nbytes) / 1e6
         seen.append((count, seconds, held))

@@ -46,16 +46,16 @@ WANTED = {
 
 def contenders(one: Classifier) -> Iterator[tuple[str, Engine]]:
     """What `auto` chooses from, then what needs calibration, then what it chose."""
-    contents, pictures = to_bytes(weights_of(one), preprocessing=True), choosing.made_up(one.preprocess, 32)
+    contents, pictures = to_bytes(weights_of(one), preprocessing=True), choosing.made_up_batch(one.preprocess, 32)
     for key, start in choosing.forms(one):
         yield " ".join(key), start()
     if choosing.has("onnxruntime", "onnx"):
-        yield "onnx int8", onnx.start(onnx.int8(contents, [pictures]), one.preprocess, "int8")
+        yield "onnx int8", onnx.make_engine(onnx.int8(contents, [pictures]), one.preprocess, "int8")
     if choosing.has("openvino", "nncf"):
         graph = openvino.int8(openvino.read(contents), [pictures])
-        yield "openvino int8", openvino.start(graph, one.preprocess, "int8")
+        yield "openvino int8", openvino.make_engine(graph, one.preprocess, "int8")
         if choose_precision(torch.device("cpu"))[0] is torch.bfloat16:
-            yield "openvino int8 bfloat16", openvino.start(graph, one.preprocess, "int8 bfloat16", bfloat16=True)
+            yield "openvino int8 bfloat16", openvino.make_engine(graph, one.preprocess, "int8 bfloat16", bfloat16=True)
 
 
 def measure(name: str, single: int, batches: int) -> dict:
@@ -64,12 +64,12 @@ def measure(name: str, single: int, batches: int) -> dict:
     engines = dict(contenders(one))
     chosen = {}
     for size in (1, BATCH):
-        choice = choosing.choose(one, size)
+        choice = choosing.choose_engine(one, size)
         engines[f"auto, batch {size}"] = choice.engine
         chosen[size] = choice.words
         print(f"{name}, batch {size}: {choice.words}", flush=True)
     functions = {key: Realtime(replace(one, engine=engine)) for key, engine in engines.items()}
-    picture, pictures = choosing.made_up(one.preprocess, 1)[0], choosing.made_up(one.preprocess, BATCH)
+    picture, pictures = choosing.made_up_batch(one.preprocess, 1)[0], choosing.made_up_batch(one.preprocess, BATCH)
     alone: dict[str, list[float]] = {key: [] for key in engines}
     together: dict[str, list[float]] = {key: [] for key in engines}
     while len(alone["torch float32"]) < single:

@@ -25,7 +25,7 @@ import torch
 
 from alexnet import evaluate, train
 from alexnet.data.dataset import Data, Split
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.reading import HEADER
 from alexnet.data.packs.writing import QUALITY, pack
 
@@ -70,7 +70,7 @@ def make_packs(arguments: argparse.Namespace, folder: Path) -> dict[str, Path]:
     """The same pictures as a raw and as a jpeg pack."""
     paths = {name: folder / name for name in ("raw", "jpeg")}
     if not all((path / HEADER).exists() for path in paths.values()):
-        data = subset(find(arguments.data), arguments.classes, arguments.pictures)
+        data = subset(find_data(arguments.data), arguments.classes, arguments.pictures)
         print(data.summary(), flush=True)
         for name, path in paths.items():
             if not (path / HEADER).exists():
@@ -93,7 +93,7 @@ def psnr(raw: Path, jpeg: Path) -> float:
     """Of the validation pictures, in dB."""
     from alexnet.data.pictures import decode
 
-    one, other = find(raw).split("valid"), find(jpeg).split("valid")
+    one, other = find_data(raw).split("valid"), find_data(jpeg).split("valid")
     squares = [
         np.square(np.asarray(decode(one.read(i))).astype(float) - np.asarray(decode(other.read(i)))).mean()
         for i in range(len(one))

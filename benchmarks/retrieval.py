@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 
 import alexnet
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.reproduction.intervals import paired
 from alexnet.reproduction.measures import neighbourhood
 
 
 def main(model: str, data: str) -> None:
     classifier = alexnet.load(model, "cpu")
-    found = find(data)
+    found = find_data(data)
     seen = neighbourhood(classifier, found)
     print(f"{classifier.origin}; {len(seen.labels):,} pictures of {len(found.classes)} classes")
     for name, shares in seen.shares.items():

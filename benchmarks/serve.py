@@ -44,7 +44,7 @@ def pictures(count: int) -> list[bytes]:
     """Smooth colours with grain as JPEG files, always the same."""
     base = load("tiny").preprocess
     made = []
-    for pixels in choosing.made_up(base, count):
+    for pixels in choosing.made_up_batch(base, count):
         file = io.BytesIO()
         Image.fromarray(pixels).resize((SIDE * 4 // 3, SIDE)).save(file, "JPEG", quality=90)
         made.append(file.getvalue())

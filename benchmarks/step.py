@@ -84,8 +84,8 @@ def work(kind: str, words: list[str], batch_size: int) -> float:
         batch = bench.one_batch(run)
         if kind == "plain":
             with fast.plain():
-                return bench.seconds(lambda: bench.train(run, batch), cpu)
-        return bench.seconds(lambda: bench.train(run, batch), cpu)
+                return bench.seconds(lambda: bench.train_step(run, batch), cpu)
+        return bench.seconds(lambda: bench.train_step(run, batch), cpu)
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ import numpy as np
 
 import alexnet
 from alexnet.base import metrics
-from alexnet.base.device import choose_device, describe
+from alexnet.base.device import choose_device, device_name
 from alexnet.base.run_files import METRICS
-from alexnet.data.layouts.registry import Data, find
+from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import evaluate
 from alexnet.reproduction.running import commit, versions
 from alexnet.training.finetuning import finetune
@@ -63,7 +63,7 @@ def learned(model: str, data: Data, way: str, each: int, folder: Path, device: s
 
 def line(model: str, place: str, way: str, each: int, out: Path, tested: int, device: str) -> dict:
     """What came of one way with so many pictures a class."""
-    data = find(place)
+    data = find_data(place)
     folder = out / "work" / f"{Path(place).name}-{each}-{way.replace(' ', '-')}"
     learned(model, part(data, "train", each), way, each, folder, device)
     result = evaluate(folder, part(data, "valid", tested), device=device)
@@ -71,7 +71,7 @@ def line(model: str, place: str, way: str, each: int, out: Path, tested: int, de
     return {
         "model": model, "data": Path(place).name, "way": way, "each": each, "epochs": len(epochs), "seed": 0,
         "test_pictures": result.images, "top1_error": result.top1_error,
-        "device": describe(choose_device(device)), "versions": versions(), "commit": commit(),
+        "device": device_name(choose_device(device)), "versions": versions(), "commit": commit(),
     }  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     before = [json.loads(one) for one in file.read_text("utf-8").splitlines()] if file.exists() else []
     for each in asked.each:
         for place in asked.data:
-            if each > np.bincount(find(place).split("train").labels).min():
+            if each > np.bincount(find_data(place).split("train").labels).min():
                 print(f"{place} has not {each} pictures of every class: left out")
                 continue
             for way in WAYS:

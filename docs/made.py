@@ -40,7 +40,7 @@ def recipes() -> str:
     parts += ["\n## The keys\n", "| key | 2012 | what it means | takes |", "| --- | --- | --- | --- |"]
     values = dict(line.split(" = ", 1) for line in recipe.to_toml(recipe.resolve()).splitlines())
     parts += [
-        f"| `{name}` | `{value}` | {recipe.KEYS[name].meaning} | {recipe.takes(name)} |"
+        f"| `{name}` | `{value}` | {recipe.KEYS[name].meaning} | {recipe.accepted_values(name)} |"
         for name, value in values.items()
     ]
     return "\n".join(parts) + "\n"

@@ -40,7 +40,7 @@ def two(monkeypatch) -> None:
     monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
 
 
-def plan() -> list[planning.Part]:
+def plan() -> list[planning.StudyPart]:
     return Everything(None, Path("nowhere")).parts()
 
 
@@ -145,7 +145,7 @@ def test_the_clock_stops_it_within_a_network_and_the_same_command_goes_on_to_the
 
 def test_nothing_is_begun_after_the_time_where_a_network_has_outlived_it_by_its_last_step(place, tmp_path, two):
     work = Everything(place, tmp_path, seeds=1, sets=SETS, device="cpu")
-    measured = everything.measure
+    measured = everything.measure_claim
 
     def late(study):
         outcome = measured(study)
@@ -153,7 +153,7 @@ def test_nothing_is_begun_after_the_time_where_a_network_has_outlived_it_by_its_
         return outcome
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(everything, "measure", late)
+        patch.setattr(everything, "measure_claim", late)
         assert work.run() == {"done": ["headline, 1 seed"], "left": ["dropout, 1 seed"]}
 
 

@@ -86,10 +86,10 @@ def test_the_one_pass_makes_all_up_to_the_scale_or_nothing():
         return [name for name, _ in augmentations.steps(replace(recipe, **keys), part, drawn, CPU)]
 
     assert names(augment="erase,gray") == ["crops", "gray", "mean", "colour", "scale", "erase"]
-    assert augment_fast.taken(names()) == augment_fast.taken(names(augment="erase")) == 4
-    assert augment_fast.taken(names(augment="gray")) == 0
+    assert augment_fast.fused_steps(names()) == augment_fast.fused_steps(names(augment="erase")) == 4
+    assert augment_fast.fused_steps(names(augment="gray")) == 0
     boxes = replace(drawn, boxes=torch.zeros(2, 4))
-    assert augment_fast.taken([name for name, _ in augmentations.steps(recipe, part, boxes, CPU)]) == 0
+    assert augment_fast.fused_steps([name for name, _ in augmentations.steps(recipe, part, boxes, CPU)]) == 0
 
 
 def test_amounts_are_given_by_name_and_what_is_none_is_refused():

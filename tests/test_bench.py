@@ -10,7 +10,7 @@ import torch
 
 from alexnet.data.pictures import decode
 from alexnet.networks.model import build
-from alexnet.training.bench import made_up, work_of_a_step
+from alexnet.training.bench import made_up_data, work_of_a_step
 from alexnet.training.recipe import resolve
 from conftest import DEVICE
 
@@ -55,9 +55,9 @@ def test_operations_are_three_products_a_layer_less_the_gradient_of_the_pictures
 
 
 def test_made_up_pictures_are_photographs_in_size_and_differ():
-    data = made_up(6, 3, (200, 150), distinct=4)
+    data = made_up_data(6, 3, (200, 150), distinct=4)
     split = data.split("train")
     assert len({split.read(i) for i in range(6)}) == 4
     assert decode(split.read(0), 3).size == (200, 150)
-    gray = made_up(1, 1, (40, 30))
+    gray = made_up_data(1, 1, (40, 30))
     assert len(gray.split("valid")) == 1

@@ -13,7 +13,7 @@ import torch
 
 import alexnet as package
 from alexnet.base import run_files
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import loop
 from alexnet.training import recipe as recipes
@@ -111,7 +111,7 @@ def test_a_choice_of_weights_where_there_is_none_is_refused(refused, runs, tmp_p
     ],
 )  # fmt: skip
 def test_the_report_says_which_epoch_was_chosen_by_which_pictures(runs, name, said):
-    text = write(runs / name, find(runs / "data")).read_text()
+    text = write(runs / name, find_data(runs / "data")).read_text()
     assert f"<p>{said}" in text
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data.checking import check
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs import writing
 from alexnet.data.packs.reading import HEADER, STATE, checksum
 from alexnet.data.pictures import decode
@@ -139,7 +139,7 @@ def damaged(draw: st.DrawFn, files: dict[str, bytes]) -> tuple[str, bytes]:
 def used(root: Path) -> None:
     """All that commands do with data: look, read, decode, list its faults."""
     with one_sentence():
-        data = find(root)
+        data = find_data(root)
         for split in data.splits.values():
             for i in range(len(split)):
                 with one_sentence():
@@ -245,7 +245,7 @@ def test_an_array_that_claims_gigabytes_takes_none(tmp_path):
     whole = (tmp_path / "train-labels.npy").read_bytes()
     (tmp_path / "train-labels.npy").write_bytes((header + whole[len(header) :])[: len(whole)])
     with pytest.raises(AlexNetError, match=r"train-labels.npy cannot be read \(its length is another\)"):
-        find(tmp_path)
+        find_data(tmp_path)
 
 
 @cache

@@ -16,7 +16,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data import labels
 from alexnet.data.checking import check
 from alexnet.data.layouts import parquet_rows
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
 from alexnet.inference.matching import match_classes
@@ -87,7 +87,7 @@ def test_every_form_of_a_column_of_pictures_gives_them_to_training_and_to_predic
     for name in ("train", "test"):
         write(tmp_path / f"{name}.parquet", {"image": IMAGES[form], "label": LABELS}, classes(), row_group_size=4)
     wanted = [np.asarray(one).tobytes() for one in PIXELS]
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert seen(data.split("train")) == wanted
     assert data.split("train").labels.tolist() == LABELS
     found = list(Sources(str(tmp_path / "test.parquet")))
@@ -100,7 +100,7 @@ def test_every_form_of_a_column_of_labels_gives_them(tmp_path, form, column):
     given = NUMBERS.get(form, TEXTS.get(form))
     for name in ("train", "test"):
         write(tmp_path / f"{name}.parquet", {"img": structs(), column: given, "coarse_label": [0] * 6}, None)
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert data.split("train").labels.tolist() == data.split("valid").labels.tolist() == LABELS
     assert data.classes == (NAMES if form in TEXTS else ["0", "1", "2"])
     assert data.named == (form in TEXTS)
@@ -109,18 +109,18 @@ def test_every_form_of_a_column_of_labels_gives_them(tmp_path, form, column):
 
 def test_labels_that_are_truth_values_have_their_names(tmp_path):
     write(tmp_path / "train.parquet", {"image": structs(), "label": pa.array([x == 0 for x in LABELS])})
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert (data.classes, data.named) == (["False", "True"], True)
 
 
 def test_each_files_labels_are_read_by_its_own_names(tmp_path):
     write(tmp_path / "train.parquet", {"image": structs(), "label": LABELS}, classes())
     write(tmp_path / "test.parquet", {"image": structs(), "label": [2 - x for x in LABELS]}, classes(names=NAMES[::-1]))
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert data.split("valid").labels.tolist() == LABELS
     write(tmp_path / "test.parquet", {"image": structs(), "label": LABELS}, classes(names=["a", "b", "c"]))
     with pytest.raises(AlexNetError, match=r"test.parquet has other class names than train.parquet \(more: a, b, c"):
-        find(tmp_path)
+        find_data(tmp_path)
 
 
 REFUSED = {
@@ -139,7 +139,7 @@ def test_columns_that_cannot_be_told_are_refused_and_listed(tmp_path, name):
     columns, said = REFUSED[name]
     write(tmp_path / "train.parquet", columns)
     with pytest.raises(AlexNetError) as caught:
-        find(tmp_path)
+        find_data(tmp_path)
     assert said in str(caught.value)
     write(tmp_path / "test.parquet", columns)
     assert any(
@@ -161,13 +161,13 @@ def test_sets_beside_one_another_are_refused_and_pointers_are_called_so(tmp_path
     for name in ("cropped_digits", "full_numbers"):
         write(tmp_path / name / "train-0.parquet", {"image": structs(), "label": LABELS})
     with pytest.raises(AlexNetError, match=r"has several sets of parquet files .*; give one of them, .*cropped_digits"):
-        find(tmp_path)
+        find_data(tmp_path)
     for name, wanted in (("train.parquet", "Git LFS"), ("train.tar", "Git LFS")):
         (tmp_path / "p").mkdir(exist_ok=True)
         file = tmp_path / "p" / name
         file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 15305732\n")
         with pytest.raises(AlexNetError, match=wanted):
-            find(file)
+            find_data(file)
         assert wanted in str(next(iter(Sources(str(file))))[1])
         file.unlink()
 
@@ -180,7 +180,7 @@ def test_memory_is_bounded_however_large_a_row_group_is_or_grows(tmp_path, monke
     several = [large if repeated else n.to_bytes(4, "big") + large[4:] for n in range(count)]
     table = {"image": pa.array(several, pa.binary()), "label": [n % 2 for n in range(count)]}
     write(tmp_path / "train.parquet", table, use_dictionary=repeated, write_batch_size=4, data_page_size=1 << 16)
-    split = find(tmp_path, whole=True).split("all")
+    split = find_data(tmp_path, whole=True).split("all")
     own, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
     del table
     pa.set_memory_pool(own)
@@ -198,7 +198,7 @@ def test_memory_is_bounded_however_large_a_row_group_is_or_grows(tmp_path, monke
 def test_row_groups_that_do_not_fit_are_read_again_and_others_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_rows, "HELD", 4 * len(PICTURES[0]))
     write(tmp_path / "train.parquet", {"image": structs(), "label": LABELS}, row_group_size=1)
-    split = find(tmp_path, whole=True).split("all")
+    split = find_data(tmp_path, whole=True).split("all")
     order = np.random.default_rng(0).permutation(np.tile(np.arange(6), 5))
     assert [split.read(int(i)) for i in order] == [PICTURES[i] for i in order]
 
@@ -222,7 +222,7 @@ def test_pictures_and_classes_of_a_shard_meet_by_their_names_in_any_order(tmp_pa
     found = [(name, b"%d\n" % LABELS[n]) for n, (_, name) in enumerate(pairs)]
     files = [*found[::-1], *pictures] if apart else [one for pair in zip(pictures, found, strict=True) for one in pair]
     (tmp_path / "train.tar").write_bytes(tar(dict(files)))
-    split = find(tmp_path, whole=True).split("all")
+    split = find_data(tmp_path, whole=True).split("all")
     assert [split.read(i) for i in range(6)] == PICTURES
     assert split.labels.tolist() == LABELS
 
@@ -232,7 +232,7 @@ def test_other_pictures_of_a_sample_are_not_taken_for_its_own(tmp_path):
     for n in range(6):
         files |= {f"{n}.png": PICTURES[n], f"{n}.cls": b"%d" % LABELS[n], f"{n}.mask.png": PICTURES[0]}
     (tmp_path / "train.tar").write_bytes(tar(files))
-    data = find(tmp_path, whole=True)
+    data = find_data(tmp_path, whole=True)
     assert [data.split("all").read(i) for i in range(6)] == PICTURES
     assert "has 6 more pictures or labels of samples that have both" in data.summary()
 
@@ -255,7 +255,7 @@ def test_a_shard_that_is_another_says_what_it_holds(tmp_path, name):
     files, said = SHARDS[name]
     (tmp_path / "train.tar").write_bytes(tar(files))
     with pytest.raises(AlexNetError) as caught:
-        find(tmp_path)
+        find_data(tmp_path)
     assert said in str(caught.value)
 
 
@@ -264,10 +264,10 @@ def test_class_names_beside_shards_may_have_a_mark_or_be_broken(tmp_path, mark):
     files = {f"{n}.png": PICTURES[n] for n in range(6)} | {f"{n}.cls": b"%d" % LABELS[n] for n in range(6)}
     (tmp_path / "train.tar").write_bytes(tar(files))
     (tmp_path / "classes.txt").write_bytes(mark + "café\r\ntea\r\nwater\r\n".encode())
-    assert find(tmp_path).classes == ["café", "tea", "water"]
+    assert find_data(tmp_path).classes == ["café", "tea", "water"]
     (tmp_path / "classes.txt").write_text("café\ntea\nwater\n", "latin-1")
     with pytest.raises(AlexNetError, match=r"classes.txt cannot be read .*; save it as UTF-8, a class a line"):
-        find(tmp_path)
+        find_data(tmp_path)
 
 
 # -- names of classes -----------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ HUB[134], HUB[517], HUB[638], HUB[639] = "crane", "crane", "maillot", "maillot, 
 def data_of(tmp_path: Path, names: list[str] | None, given: list[int]):
     table = {"image": pa.array([PICTURES[n % 6] for n in range(len(given))], pa.binary()), "label": given}
     write(tmp_path / "val.parquet", table, classes(names=names) if names else None)
-    return find(tmp_path)
+    return find_data(tmp_path)
 
 
 @pytest.mark.parametrize("names", [HUB, OWN, list(labels.imagenet()), [n.replace(" ", "_") for n in OWN], None])

@@ -15,7 +15,7 @@ import test_imports
 from alexnet.base import hints, run_files
 from alexnet.cli import commands
 from alexnet.engines import choosing
-from alexnet.inference.info import describe
+from alexnet.inference.info import network_info
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import recipe
 from conftest import coloured
@@ -43,7 +43,7 @@ def test_every_network_of_the_explanation_is_as_info_says():
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", read("docs/explanations/which-alexnet.md"), re.M)
     assert {"alexnet2012", "alexnet_paper", "alexnet_owt", "bvlc_alexnet", "caffenet"} <= {name for name, _ in rows}
     for name, text in rows:
-        facts = describe(name)
+        facts = network_info(name)
         assert [cell.strip() for cell in text.split("|")][1:4] == [
             str(facts.input[1]), f"{facts.parameters:,}", f"{facts.macs:,}",
         ]  # fmt: skip
@@ -60,7 +60,7 @@ def test_the_reference_has_every_command_recipe_key_network_module_and_public_na
     for name in recipe.KEYS:
         assert f"| `{name}` | " in pages["recipes"]
     for name, one in VARIANTS.items():
-        assert f"| `{name}` | {one.source} | {one.input} | {describe(name).parameters:,} |" in pages["networks"]
+        assert f"| `{name}` | {one.source} | {one.input} | {network_info(name).parameters:,} |" in pages["networks"]
     for path in (ROOT / "src" / "alexnet").rglob("*.py"):
         assert path.name.startswith("__") or f"| `{path.name}` | " in pages["modules"], path
     for name in alexnet.__all__:

@@ -79,7 +79,7 @@ def test_a_formula_computes_what_the_layer_does():
 def test_maps_on_a_sheet_are_scaled_together_and_stand_in_order():
     values = np.zeros((3, 2, 2), np.float32)
     values[1], values[2, 0, 0] = 4, 2
-    sheet = drawing.map_sheet(values, maps.order(values))
+    sheet = drawing.map_sheet(values, maps.brightest_first(values))
     tile, gap = drawing.SMALL, 1
     assert sheet.shape == (tile + 2 * gap, 3 * (tile + gap) + gap)
     firsts = [sheet[gap, gap + number * (tile + gap)] for number in range(3)]

@@ -17,7 +17,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from alexnet import evaluate
 from alexnet.base.errors import AlexNetError
 from alexnet.cli import run
-from alexnet.data.layouts.registry import Data, find
+from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.preprocess import Preprocess
 from alexnet.inference.confusion import Tally, answers
 from alexnet.inference.ensemble import fit_weights, search
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.device
 @pytest.fixture(scope="module")
 def data() -> Data:
     """30 digits."""
-    digits = find("digits")
+    digits = find_data("digits")
     some = digits.split("valid").take(np.arange(30), "some")
     return Data(digits.path, digits.layout, digits.classes, {"valid": some})
 

@@ -38,7 +38,7 @@ FAR = 5e-5  # the greatest difference of probabilities between float32 engines
 
 
 def pixels(one: Classifier, count: int = 5) -> np.ndarray:
-    return choosing.made_up(one.preprocess, count)
+    return choosing.made_up_batch(one.preprocess, count)
 
 
 def expected(one: Classifier, pictures: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_the_share_of_pictures_with_the_same_class_is_counted(tmp_path, tiny_run
     turned = classifier_.Engine(
         "turned", package.load(tiny_run).preprocess, lambda p, o: np.eye(3, dtype="f4")[p[:, 0, 0] % 3]
     )
-    monkeypatch.setattr(exporting.onnx, "start", lambda *given: turned)
+    monkeypatch.setattr(exporting.onnx, "make_engine", lambda *given: turned)
     monkeypatch.setattr(exporting, "_rate", lambda engine, batch: 1.0)
     turned = replace(turned, run=lambda pictures, output: np.tile(np.float32([9, 0, 0]), (len(pictures), 1)))
     change = package.export(tiny_run, tmp_path / "net", "onnx", data=folders).change
@@ -243,7 +243,9 @@ def test_auto_really_tries_what_is_installed(alexnet, tiny_run, folders):
     assert {("onnx", base.FLOAT32), ("onnx", base.W8)} <= set(keys)
     pictures = pixels(one)
     for key, start in choosing.forms(one):
-        far = choosing.difference(start().run(pictures, "logits"), choosing.in_torch(one).run(pictures, "logits"))
+        far = choosing.relative_difference(
+            start().run(pictures, "logits"), choosing.in_torch(one).run(pictures, "logits")
+        )
         assert far <= choosing.BOUNDS[key[1]], key
 
 

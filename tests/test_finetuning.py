@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 import alexnet as package
 from alexnet.base import run_files
 from alexnet.base.metrics import read
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.networks.model import seeded_build
 from alexnet.training import finetuning, optimizer, report, starting
 from alexnet.training import recipe as recipes
@@ -70,7 +70,7 @@ def test_layers_below_learn_at_their_share_of_the_rate():
     """One update of a network with equal gradients: every layer moves by its rate."""
     recipe = recipes.resolve("finetune", ["momentum=0", "weight_decay=0", "warmup=0", "rate_below=0.25", "bias_rate=2"])
     model = seeded_build(0, "alexnet32", 2, 3, 28)
-    update = optimizer.build(model, recipe)
+    update = optimizer.build_optimizer(model, recipe)
     optimizer.set_rates(update, optimizer.rates(recipe, 0.0, optimizer.Plateau()))
     before = {name: x.detach().clone() for name, x in model.named_parameters()}
     for parameter in model.parameters():
@@ -87,7 +87,7 @@ def test_a_probe_moves_the_last_layer_alone_and_is_as_good_as_logistic_regressio
     assert alexnet("finetune", tiny_run, two, "--out", run, *words)[0] == 0
     before, after = state(tiny_run), state(run)
     assert all(torch.equal(x, before[name]) for name, x in after.items() if not name.startswith("fc8"))
-    data, one = find(two), package.load(tiny_run)
+    data, one = find_data(two), package.load(tiny_run)
     rows = {}
     for name, split in data.splits.items():
         values = one.features([split.read(i) for i in range(len(split))], "relu7")
@@ -184,7 +184,7 @@ def test_the_report_stands_alone_and_shows_the_surest_mistakes_first(tiny_run, t
         for n in range(10):
             coloured("green" if name == "red" and n < 4 else name, 900 + n).save(tmp_path / "data" / name / f"{n}.png")
     run = shutil.copytree(tiny_run, tmp_path / "a<b")
-    data = find(tmp_path / "data")
+    data = find_data(tmp_path / "data")
     everything = type(data)(data.path, data.layout, data.classes, {"valid": data.split("all")})
     one = package.load(run)
     judged = report.judge(one, everything.split("valid"))

@@ -300,7 +300,7 @@ def test_the_update_in_one_pass_is_the_optimisers_at_rates_that_change_stop_and_
             {"params": parameters[1:], "name": "bias", "weight_decay": 0.0},
         ]
         sgd = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
-        rule = captured.Update(sgd, DEVICE) if quick else optimizer.Rule(sgd)
+        rule = captured.FusedUpdate(sgd, DEVICE) if quick else optimizer.Rule(sgd)
         for rate in rates:
             for parameter in parameters:
                 parameter.grad = torch.randn(parameter.shape, device=DEVICE)

@@ -16,7 +16,7 @@ from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.data.dataset import Data, Split
 from alexnet.data.held_out import HeldOut, as_trained, digest, divided
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.engines import loading
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import checkpoint
@@ -73,7 +73,7 @@ def test_what_is_held_out_is_a_function_of_names_and_not_of_their_order(held):
 
 
 def test_pictures_that_stood_apart_are_left_alone_and_are_the_split_test(folders):
-    data = find(folders)
+    data = find_data(folders)
     one = divided(data, HeldOut(0.25))
     assert {name: len(split) for name, split in one.splits.items()} == {"train": 36, "valid": 12, "test": 15}
     assert names(one, "test") == names(data, "valid")
@@ -89,7 +89,7 @@ def test_what_was_said_of_the_splits_is_said_of_the_new_ones(tmp_path):
     root = write_folders(tmp_path, 3)
     (root / "white").mkdir()
     coloured("red", 9).save(root / "white" / "9.png")
-    data = find(root)
+    data = find_data(root)
     assert data.notes == ["valid has no picture of 1 of 4 classes (white); errors on it say nothing of these"]
     assert divided(data, HeldOut(0.4)).notes == data.notes
     (said,) = divided(data, HeldOut(folds=9, fold=1)).notes
@@ -148,7 +148,7 @@ def small(tmp_path_factory):
 
 
 def test_evaluate_takes_the_pictures_that_the_run_held_out(alexnet, small, tmp_path):
-    held = divided(find(small / "data"), HeldOut(0.4))
+    held = divided(find_data(small / "data"), HeldOut(0.4))
     final = json.loads((small / "run" / run_files.METRICS).read_text().splitlines()[-1])
     copy = shutil.copy(small / "run" / run_files.LAST, tmp_path / "other.safetensors")
     moved = shutil.copytree(small / "data", tmp_path / "moved")
@@ -187,7 +187,7 @@ def test_facts_of_a_file_that_make_no_sense_say_nothing(changed):
 
 def test_data_that_are_divided_already_are_taken_as_they_are(small):
     said: list[str] = []
-    held = divided(find(small / "data"), HeldOut(0.4))
+    held = divided(find_data(small / "data"), HeldOut(0.4))
     assert evaluate(small / "run", held, device="cpu", say=said.append).images == 12
     assert "not what MODEL was trained on" not in " ".join(said)
 
@@ -208,7 +208,7 @@ def test_members_that_held_out_others_than_the_first_are_named(small, tmp_path):
 def test_a_resumed_run_holds_out_the_same_and_refuses_another_share(small, tmp_path):
     run = shutil.copytree(small / "run", tmp_path / "run")
     train(small / "data", run, sets=["max_steps=2"], resume=True)
-    trained = loading.load(run).trained
+    trained = loading.load_classifier(run).trained
     assert (trained["valid"], trained["step"]) == (0.4, 2)
     with pytest.raises(AlexNetError, match=r"started with valid = 0.4, now valid = 0.2"):
         train(small / "data", run, sets=["valid=0.2"], resume=True)

@@ -18,7 +18,7 @@ import pytest
 from alexnet.base.errors import AlexNetError
 from alexnet.data import labels
 from alexnet.data.layouts import remote, tars
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.writing import pack
 from alexnet.data.pictures import decode
 from conftest import COLOURS, coloured, encoded
@@ -82,7 +82,7 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
 
 def refusal(path) -> str:
     with pytest.raises(AlexNetError) as caught:
-        find(path)
+        find_data(path)
     return str(caught.value)
 
 
@@ -124,7 +124,7 @@ def write_official(root: Path, train: dict[str, bytes], valid: dict[str, bytes])
 def test_official_archives_are_read_without_unpacking(tmp_path):
     write_official(tmp_path, train_pictures(), valid_pictures())
     before = sorted(tmp_path.rglob("*"))
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert data.classes == HUMAN
     train, valid = data.split("train"), data.split("valid")
     assert {train.name(i): train.read(i) for i in range(len(train))} == train_pictures()
@@ -132,13 +132,13 @@ def test_official_archives_are_read_without_unpacking(tmp_path):
     for split in (train, valid):
         shows(split, data.classes, HUMAN)
     assert sorted(tmp_path.rglob("*")) == before
-    alone = find(tmp_path / "ILSVRC2012_img_train.tar")
+    alone = find_data(tmp_path / "ILSVRC2012_img_train.tar")
     assert (len(alone.split("train")), len(alone.split("valid"))) == (9, 3)
 
 
 def test_the_validation_archive_alone_has_all_classes_for_a_published_model(tmp_path):
     write_official(tmp_path, train_pictures(), valid_pictures())
-    data = find(tmp_path / "ILSVRC2012_img_val.tar")
+    data = find_data(tmp_path / "ILSVRC2012_img_val.tar")
     assert list(data.splits) == ["valid"]
     assert data.classes == list(labels.imagenet().values())
     assert sorted(data.split("valid").labels) == [0, 0, 1, 1, 2, 2]
@@ -147,7 +147,7 @@ def test_the_validation_archive_alone_has_all_classes_for_a_published_model(tmp_
 def test_a_flat_validation_folder_is_labelled_by_its_names(tmp_path):
     write(tmp_path / "train", train_pictures())
     write(tmp_path / "val", valid_pictures())
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert "flat" in data.summary()
     assert data.classes == HUMAN
     for name in ("train", "valid"):
@@ -163,7 +163,7 @@ def test_a_flat_validation_folder_of_anything_else_is_refused_and_not_passed_ove
     write(tmp_path / "val", {"1.JPEG": jpeg(0, 0)})
     assert "has pictures but no class folders" in refusal(tmp_path)
     (tmp_path / "val").rename(tmp_path / "test")  # a test set without labels, as competitions have
-    assert "tenth" in find(tmp_path).split("valid").origin
+    assert "tenth" in find_data(tmp_path).split("valid").origin
 
 
 def write_kaggle(root: Path, solution: bool) -> Path:
@@ -182,7 +182,7 @@ def write_kaggle(root: Path, solution: bool) -> Path:
 
 
 def test_kaggles_tables_label_its_flat_validation_folder(tmp_path):
-    data = find(write_kaggle(tmp_path, solution=True))
+    data = find_data(write_kaggle(tmp_path, solution=True))
     assert data.classes == ["tench", "goldfish", "dog"]
     assert {name: len(s) for name, s in data.splits.items()} == {"train": 12, "valid": 6}
     for name in ("train", "valid"):
@@ -202,7 +202,7 @@ def test_kaggle_without_its_tables_is_labelled_by_name(tmp_path):
         if one.name not in KNOWN:
             one.rename(base / "train" / KNOWN[2])
     write(base / "val", valid_pictures())
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert data.classes == HUMAN
     shows(data.split("valid"), data.classes, HUMAN)
 
@@ -218,7 +218,7 @@ def test_tiny_imagenet_as_stanford_packs_it(tmp_path):
     (tmp_path / "wnids.txt").write_text("\n".join(reversed(IDS)) + "\n")
     (tmp_path / "words.txt").write_text("n02084071\tdog, domestic dog\nn00001740\tentity\n")
     write(tmp_path / "test" / "images", {"test_0.JPEG": jpeg(0, 0)})
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert data.classes == ["tench", "goldfish", "dog"]
     assert {name: len(s) for name, s in data.splits.items()} == {"train": 12, "valid": 6}
     for name in ("train", "valid"):
@@ -229,9 +229,9 @@ def test_tiny_imagenet_as_stanford_packs_it(tmp_path):
 
 def test_class_folders_of_wordnet_ids_get_names(tmp_path):
     write(tmp_path, train_pictures())
-    assert find(tmp_path).classes == HUMAN
+    assert find_data(tmp_path).classes == HUMAN
     (tmp_path / "n01484850").rename(tmp_path / "shark")
-    assert find(tmp_path).classes == ["n01440764", "n01443537", "shark"]
+    assert find_data(tmp_path).classes == ["n01440764", "n01443537", "shark"]
 
 
 # -- damaged archives ---------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path):
     train = tar({f"{one}.tar": tar({"a.JPEG": jpeg(n, 0), "b.JPEG": jpeg(n, 1)}) for n, one in enumerate(KNOWN)})
     (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(train)
     path.unlink()
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(train[:3000])
     with pytest.raises(AlexNetError, match="cut short"):
         data.split("train").read(2)
@@ -300,7 +300,7 @@ def test_a_listing_has_what_tarfile_lists(tmp_path):
                 archive.addfile(member, io.BytesIO(contents))
         with tarfile.open(path) as archive:
             expected = [(m.name, m.offset_data, m.size) for m in archive.getmembers()]
-        assert [tuple(one) for one in tars.listed(path)] == expected
+        assert [tuple(one) for one in tars.archive_members(path)] == expected
         assert all(tars.read(path, start, size) == files[name] for name, start, size in expected)
 
 
@@ -335,7 +335,7 @@ def test_cifar_10s_archive_is_read_and_its_pickles_are_not_run(tmp_path, form):
     else:
         write(tmp_path, bytes_of)
         root = tmp_path / "cifar-10-batches-py" if form == "folder" else tmp_path
-    data = find(root)
+    data = find_data(root)
     assert data.classes == ["airplane", "automobile"]
     train, valid = data.split("train"), data.split("valid")
     assert train.labels.tolist() + valid.labels.tolist() == found
@@ -350,7 +350,7 @@ def test_cifar_100_has_its_fine_labels(tmp_path):
     meta = {"fine_label_names": ["apple", "bear"], "coarse_label_names": ["x"]}
     files = {"train": batch, "test": batch, "meta": meta}
     write(tmp_path / "cifar-100-python", {name: pickle.dumps(value, 2) for name, value in files.items()})
-    found = find(tmp_path)
+    found = find_data(tmp_path)
     assert (found.layout, found.classes) == ("CIFAR-100", ["apple", "bear"])
     assert found.split("train").labels.tolist() == [0, 1]
 
@@ -410,12 +410,12 @@ def check_shards(data, train: int = 12) -> None:
 def test_webdataset_shards_in_a_folder_by_pattern_and_by_address(tmp_path):
     write(tmp_path, shards())
     for where in (tmp_path, f"{tmp_path}/set-*.tar", f"file://{tmp_path}/set-*.tar", f"file://{tmp_path}"):
-        check_shards(find(where))
-    check_shards(find(f"file://{tmp_path}/set-{{train,validation}}-*.tar".replace("{train,validation}", "*")))
-    one = find(f"{tmp_path}/set-train-{{000..001}}.tar")
+        check_shards(find_data(where))
+    check_shards(find_data(f"file://{tmp_path}/set-{{train,validation}}-*.tar".replace("{train,validation}", "*")))
+    one = find_data(f"{tmp_path}/set-train-{{000..001}}.tar")
     assert sum(map(len, one.splits.values())) == 12
     write(tmp_path, {"classnames.txt": b"blue\ngreen\nred\n"})
-    assert find(tmp_path).classes == ["blue", "green", "red"]
+    assert find_data(tmp_path).classes == ["blue", "green", "red"]
 
 
 @pytest.fixture
@@ -449,7 +449,7 @@ def blocks() -> list[tuple[str, int]]:
 
 def test_webdataset_from_afar_is_packed_without_a_local_copy(tmp_path, memory, monkeypatch):
     monkeypatch.setattr(remote, "BLOCK", 1000)  # pictures lie over several blocks
-    check_shards(find("memory://set/*.tar"))
+    check_shards(find_data("memory://set/*.tar"))
     write(tmp_path / "local", shards())
     pack(tmp_path / "local", tmp_path / "a", 32)
     pack("memory://set", tmp_path / "b", 32)
@@ -459,7 +459,7 @@ def test_webdataset_from_afar_is_packed_without_a_local_copy(tmp_path, memory, m
 
 def test_no_block_is_asked_for_twice_while_listing_nor_while_packing(tmp_path, asked, monkeypatch):
     monkeypatch.setattr(remote, "_block", lru_cache(1)(remote._block.__wrapped__))
-    data = find("memory://set")
+    data = find_data("memory://set")
     assert asked == [one for one in blocks() if one in asked]  # in order, once; headers lie in most of them
     asked.clear()
     remote._block.cache_clear()
@@ -471,7 +471,7 @@ def test_no_block_is_asked_for_twice_while_listing_nor_while_packing(tmp_path, a
 
 
 def test_threads_that_want_the_same_block_wait_for_one_reading(asked, memory, monkeypatch):
-    split = find("memory://set").split("train")
+    split = find_data("memory://set").split("train")
     asked.clear()
     remote._block.cache_clear()
     counted = type(memory).cat_file
@@ -483,7 +483,7 @@ def test_threads_that_want_the_same_block_wait_for_one_reading(asked, memory, mo
 
 def test_a_listing_is_kept_for_other_runs_until_the_shard_changes(tmp_path, asked, memory, monkeypatch):
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path))
-    check_shards(find("memory://set"))
+    check_shards(find_data("memory://set"))
     assert not list(tmp_path.iterdir())  # of memory:// nothing but a length is known, which would not tell a change
     real, tags = type(memory).info, {name: "first" for name in shards()}
 
@@ -492,9 +492,9 @@ def test_a_listing_is_kept_for_other_runs_until_the_shard_changes(tmp_path, aske
         return facts | ({"ETag": tags[Path(path).name]} if facts["type"] == "file" else {})
 
     monkeypatch.setattr(type(memory), "info", info)
-    before = find("memory://set")
+    before = find_data("memory://set")
     asked.clear()
-    after = find("memory://set")
+    after = find_data("memory://set")
     assert asked == []
     check_shards(after)
     for one, two in zip(before.splits.values(), after.splits.values(), strict=True):
@@ -505,12 +505,12 @@ def test_a_listing_is_kept_for_other_runs_until_the_shard_changes(tmp_path, aske
     memory.pipe_file("/set/set-train-000.tar", other)
     tags["set-train-000.tar"] = "second"
     asked.clear()
-    assert find("memory://set").split("train").labels[:5].tolist() == [2] * 5
+    assert find_data("memory://set").split("train").labels[:5].tolist() == [2] * 5
     assert {path for path, _ in asked} == {"/set/set-train-000.tar"}
     for kept in (tmp_path / "listings").iterdir():
         kept.write_bytes(kept.read_bytes()[:-50])
     asked.clear()
-    assert find("memory://set").split("train").labels[:5].tolist() == [2] * 5
+    assert find_data("memory://set").split("train").labels[:5].tolist() == [2] * 5
     assert {path for path, _ in asked} == {path for path, _ in blocks()}
 
 
@@ -532,11 +532,11 @@ def test_a_faulty_listing_is_not_kept_and_a_folder_that_cannot_be_written_is_no_
     monkeypatch.setattr(remote, "VERSIONS", {"created"})
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file"))
-    check_shards(find("memory://set"))
+    check_shards(find_data("memory://set"))
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
     memory.pipe_file("/set/set-train-002.tar", tar({"a.jpg": jpeg(0, 0)}))
     faults: list[str] = []
-    find("memory://set", tell=lambda fault: faults.append(str(fault)))
+    find_data("memory://set", tell=lambda fault: faults.append(str(fault)))
     assert len(faults) == 1
     assert len(list((tmp_path / "cache" / "listings").iterdir())) == 3
     assert "a without its .cls" in refusal("memory://set")
@@ -544,7 +544,7 @@ def test_a_faulty_listing_is_not_kept_and_a_folder_that_cannot_be_written_is_no_
 
 def test_a_shard_that_vanishes_or_stalls_or_answers_short_is_named_after_three_tries(asked, memory, monkeypatch):
     monkeypatch.setattr(remote, "PAUSE", 0.0)
-    split = find("memory://set").split("train")
+    split = find_data("memory://set").split("train")
     split.read(0)
     remote._block.cache_clear()
     memory.rm("/set/set-train-001.tar")
@@ -582,16 +582,16 @@ def test_a_read_that_fails_once_is_tried_again_and_counts_nothing_twice(memory, 
         return real(self, path, start, end)
 
     monkeypatch.setattr(type(memory), "cat_file", flaky)
-    split = find("memory://set").split("train")
+    split = find_data("memory://set").split("train")
     assert [split.read(i) for i in range(len(split))] == expected
 
 
 def test_a_tar_beside_class_folders_is_not_what_is_read(tmp_path):
     write(tmp_path, train_pictures() | {"original.tar": tar({})})
-    assert find(tmp_path).layout == "class folders"
+    assert find_data(tmp_path).layout == "class folders"
     write(tmp_path / "shards" / "train", {"0.tar": shards()["set-train-000.tar"]})
     write(tmp_path / "shards" / "val", {"0.tar": shards()["set-validation-000.tar"]})
-    assert {name: len(s) for name, s in find(tmp_path / "shards").splits.items()} == {"train": 5, "valid": 6}
+    assert {name: len(s) for name, s in find_data(tmp_path / "shards").splits.items()} == {"train": 5, "valid": 6}
 
 
 def test_webdataset_faults_are_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -14,10 +15,16 @@ MODULES = {".".join(("alexnet", *p.relative_to(ROOT).with_suffix("").parts)): p 
 MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
 
 
-def imported(path: Path) -> set[str]:
-    """The modules of this package that a file imports, wherever in it."""
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
+@cache
+def imported(module: str) -> set[str]:
+    """The modules of this package that one imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{one.name}" for one in node.names}
             found |= {name if name in MODULES else node.module for name in names}
@@ -33,9 +40,39 @@ def room(name: str) -> int:
 
 
 def test_each_room_imports_only_those_before_it():
-    wrong = [(one, other) for one, path in MODULES.items() for other in imported(path) if room(other) > room(one)]
+    wrong = [(one, other) for one in MODULES for other in imported(one) if room(other) > room(one)]
     assert not wrong
 
 
 def test_no_imports_go_in_a_circle():
-    assert list(TopologicalSorter({name: imported(path) - {name} for name, path in MODULES.items()}).static_order())
+    assert list(TopologicalSorter({name: imported(name) - {name} for name in MODULES}).static_order())
+
+
+# Words that several modules define, each in one sense wherever it stands.
+SHARED = {
+    "the network and its layers, as a record and as a module": "AlexNet Dropout WithinMapNorm",
+    "reads or writes what the module is named after, as a file or as bytes": "load read recognises save to_bytes write",
+    "for people, as text or HTML": "page text",
+    "the items of a list in a recipe, parsed; the known ones in words": "listed named",
+    "opens what the module is about": "opened",
+    "an engine's forms": "int8 make_engine weights8",
+    "a table of answers, made and written": "answers write_table",
+    "the same thing computed in a plain and in a fast form": "augmented blocks_of_pixels passes",
+    "draws random numbers": "draw",
+    "refuses, before any work, a file that could not be written": "check_output",
+    "a hash of what results depend on": "fingerprint",
+    "names made to hold from any folder": "absolute",
+}
+
+
+def test_a_word_that_several_modules_define_has_one_sense():
+    """A command and the function behind it have one name, too."""
+    homes: dict[str, list[str]] = {}
+    for module in MODULES:
+        for node in tree(module).body if room(module) != ROOMS.index("cli") else ():
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+    shared = {word for words in SHARED.values() for word in words.split()}
+    several = {word: places for word, places in homes.items() if len(places) > 1}
+    assert {word: places for word, places in several.items() if word not in shared} == {}
+    assert shared <= several.keys()  # none is kept for words that are gone

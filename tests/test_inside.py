@@ -97,7 +97,7 @@ def test_maps_are_what_hooks_see_in_float64(one):
         wanted = seen[name].reshape(*seen[name].shape, *[1] * (3 - seen[name].dim())).detach().numpy()
         assert found[name].dtype == np.float32
         np.testing.assert_allclose(found[name], wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max(), err_msg=name)
-        means = wanted.mean((1, 2))[maps.order(found[name])]
+        means = wanted.mean((1, 2))[maps.brightest_first(found[name])]
         assert (np.diff(means) <= 1e-4 * np.abs(wanted).max()).all()
     assert maps.spatial(one.model) == [name for name in names if seen[name].dim() == 3 and seen[name].shape[-1] > 1]
 
@@ -135,7 +135,7 @@ def test_a_receptive_field_is_what_a_pixel_that_is_no_number_spoils(name):
 def test_a_patch_is_all_that_its_value_depends_on(one):
     layer = heat.last_maps(one.model)
     pictures = [np.asarray(picture(number)) for number in range(5)]
-    number = int(maps.order(maps.maps(one, pictures[0], layer))[0])
+    number = int(maps.brightest_first(maps.maps(one, pictures[0], layer))[0])
     found = maps.top_patches(one, layer, number, pictures, count=3)
     greatest = [float(maps.maps(one, each, layer)[number].max()) for each in pictures]
     assert [patch.file for patch in found.patches] == [f"picture {n}" for n in np.argsort(greatest)[::-1][:3]]
@@ -309,7 +309,7 @@ def test_views_of_a_network_that_sees_whole_pictures_lie_within_the_enlarged_one
 def test_the_steps_end_in_what_the_network_is_given(square, size):
     preprocess = made("alexnet2012", square).preprocess
     given = picture().resize(size)
-    original, whole, cut, crop, apart = views.steps(preprocess, given)
+    original, whole, cut, crop, apart = views.preprocessing_steps(preprocess, given)
     assert np.array_equal(original.pixels, np.asarray(given))
     side = preprocess.stored
     assert min(whole.pixels.shape[:2]) == side
@@ -350,10 +350,10 @@ def test_a_place_of_the_class_map_is_what_the_dense_form_says_there():
 def test_two_models_differ_where_they_were_made_to():
     one = made("alexnet2012")
     other = replace(one, model=copy.deepcopy(one.model))
-    assert all(each.difference == 0 for each in compare.compare(one, other, picture()).layers)
+    assert all(each.difference == 0 for each in compare.compare_inside(one, other, picture()).layers)
     with torch.no_grad():
         other.model.conv3.bias += 1.0
-    found = {each.layer: each for each in compare.compare(one, other, picture()).layers}
+    found = {each.layer: each for each in compare.compare_inside(one, other, picture()).layers}
     assert [name for name, each in found.items() if each.difference == 0][-1] == "pool2"
     assert found["conv3"].difference == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(found["conv3"].map, 1, atol=1e-3)
@@ -363,7 +363,7 @@ def test_two_models_differ_where_they_were_made_to():
 
 
 def test_layers_that_only_one_of_two_models_has_are_named():
-    found = compare.compare(made("alexnet2012"), made("alexnet_owt"), picture())
+    found = compare.compare_inside(made("alexnet2012"), made("alexnet_owt"), picture())
     assert found.apart[:2] == ["conv1", "norm1"] or "norm1" in found.apart
     assert {each.layer for each in found.layers} & set(found.apart) == set()
     assert [c.label for c in found.first] == [c.label for c in predict(made("alexnet2012"), picture())[0].classes]

@@ -41,7 +41,7 @@ def model() -> AlexNet:
 
 def test_each_layer_moves_by_the_formula_and_biases_by_the_plain_rule(model):
     recipe = Recipe(learning_rate=RATES[0], weight_decay=DECAY, bias_decay=True)
-    update = optimizer.build(model, recipe)
+    update = optimizer.build_optimizer(model, recipe)
     rule = Lars(update, TRUST, model, lambda names, squares: squares)
     draw = torch.Generator().manual_seed(0)
     at = {name: (np.zeros(p.shape), p.detach().numpy().copy()) for name, p in model.named_parameters()}
@@ -62,9 +62,9 @@ def test_each_layer_moves_by_the_formula_and_biases_by_the_plain_rule(model):
 def test_a_state_that_is_loaded_goes_on_by_the_same_rule(model):
     """The decay lies in the state, which torch's own rule would add a second time."""
     recipe = Recipe(learning_rate=1.0, weight_decay=0.1)
-    update = optimizer.build(model, recipe)
+    update = optimizer.build_optimizer(model, recipe)
     Lars(update, 0.1, model, lambda names, squares: squares)
-    again = optimizer.build(model, recipe)
+    again = optimizer.build_optimizer(model, recipe)
     again.load_state_dict(update.state_dict())
     Lars(again, 0.1, model, lambda names, squares: squares)
     groups = [(group["decay"], group["weight_decay"]) for group in again.param_groups]

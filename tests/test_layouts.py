@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet.base.errors import AlexNetError
-from alexnet.data.layouts.registry import find, stratified
+from alexnet.data.layouts.registry import find_data, stratified
 from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)
@@ -19,7 +19,7 @@ def rows(per_class: int, first: int = 0) -> list[tuple[bytes, int]]:
 
 
 def test_class_folders_with_splits(folders):
-    data = find(folders)
+    data = find_data(folders)
     assert data.classes == NAMES
     assert {name: len(s) for name, s in data.splits.items()} == {"train": 48, "valid": 15}
     train = data.split("train")
@@ -32,7 +32,7 @@ def test_class_folders_with_splits(folders):
 
 
 def test_all_is_every_split_one_after_another(folders):
-    data = find(folders)
+    data = find_data(folders)
     whole, train, valid = (data.split(name) for name in ("all", "train", "valid"))
     assert len(whole) == 63
     for i, (split, row) in {0: (train, 0), 47: (train, 47), 48: (valid, 0), 62: (valid, 14)}.items():
@@ -42,7 +42,7 @@ def test_all_is_every_split_one_after_another(folders):
 
 def test_class_folders_without_splits_hold_out_the_same_tenth_each_time(tmp_path):
     write_folders(tmp_path, 20)
-    one, two = find(tmp_path), find(tmp_path)
+    one, two = find_data(tmp_path), find_data(tmp_path)
     assert (len(one.split("train")), len(one.split("valid"))) == (54, 6)
     names = [{d.split(s).name(i) for i in range(len(d.split(s)))} for d in (one, two) for s in ("train", "valid")]
     assert names[0] == names[2]
@@ -55,7 +55,7 @@ def test_class_folders_without_splits_hold_out_the_same_tenth_each_time(tmp_path
 def test_the_first_of_several_validation_folders_is_taken_and_named(tmp_path):
     for name in ("train", "test", "valid"):
         write_folders(tmp_path / name, 2)
-    assert find(tmp_path).split("valid").origin == "valid/"
+    assert find_data(tmp_path).split("valid").origin == "valid/"
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -63,7 +63,7 @@ def test_a_class_may_be_called_train(tmp_path):
         (tmp_path / name).mkdir()
         for n in range(3):
             coloured("red", n).save(tmp_path / name / f"{n}.png")
-    assert find(tmp_path).classes == ["boat", "train"]
+    assert find_data(tmp_path).classes == ["boat", "train"]
 
 
 def test_hidden_files_and_litter_are_not_pictures(tmp_path):
@@ -72,14 +72,14 @@ def test_hidden_files_and_litter_are_not_pictures(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / "red" / "Thumbs.db").write_bytes(b"x")
     (tmp_path / "red" / ".hidden.png").write_bytes(b"x")
-    assert sum(map(len, find(tmp_path).splits.values())) == 30
+    assert sum(map(len, find_data(tmp_path).splits.values())) == 30
 
 
 def test_parquet_gives_bytes_labels_and_names(tmp_path):
     write_parquet(tmp_path / "train-00000-of-00002.parquet", rows(5), NAMES)
     write_parquet(tmp_path / "train-00001-of-00002.parquet", rows(4, 5), NAMES)
     write_parquet(tmp_path / "test-00000-of-00001.parquet", rows(2, 50), NAMES)
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert data.classes == NAMES
     train = data.split("train")
     assert (len(train), len(data.split("valid"))) == (27, 6)
@@ -92,25 +92,25 @@ def test_parquet_gives_bytes_labels_and_names(tmp_path):
 def test_parquet_in_a_data_folder_or_as_one_file(tmp_path):
     file = write_parquet(tmp_path / "set" / "data" / "train.parquet", rows(20), NAMES)
     for path in (tmp_path / "set", file):
-        data = find(path)
+        data = find_data(path)
         assert (len(data.split("train")), len(data.split("valid"))) == (54, 6)
 
 
 def test_an_unlabelled_test_split_is_passed_over(tmp_path):
     write_parquet(tmp_path / "train-0.parquet", rows(20), NAMES)
     write_parquet(tmp_path / "test-0.parquet", [(b, -1) for b, _ in rows(2)], NAMES)
-    assert "tenth" in find(tmp_path).split("valid").origin
+    assert "tenth" in find_data(tmp_path).split("valid").origin
     write_parquet(tmp_path / "validation-0.parquet", rows(2), NAMES)
-    assert find(tmp_path).split("valid").origin == "validation"
+    assert find_data(tmp_path).split("valid").origin == "validation"
 
 
 def test_parquet_without_names_has_numbers(tmp_path):
     write_parquet(tmp_path / "train.parquet", rows(10), None)
-    assert find(tmp_path).classes == ["0", "1", "2"]
+    assert find_data(tmp_path).classes == ["0", "1", "2"]
 
 
 def test_digits_are_split_fixed_and_stratified():
-    data = find("digits")
+    data = find_data("digits")
     train, valid = data.split("train"), data.split("valid")
     assert len(train) + len(valid) == 1797
     assert np.ptp(np.bincount(valid.labels)) <= 2
@@ -128,7 +128,7 @@ def test_a_class_of_one_picture_stays_in_training():
 
 def refusal(path) -> str:
     with pytest.raises(AlexNetError) as caught:
-        find(path)
+        find_data(path)
     return str(caught.value)
 
 
@@ -195,5 +195,5 @@ def test_a_file_in_the_folder_of_layouts_is_all_that_a_layout_takes(tmp_path, mo
     monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
     monkeypatch.setattr(entries, "_FOUND", {})
     (tmp_path / "mine.list").touch()
-    assert find(tmp_path / "mine.list").layout == "handwritten digits"
+    assert find_data(tmp_path / "mine.list").layout == "handwritten digits"
     assert base.expected() == before.replace("a pack, or the word digits", "a pack, a list, or the word digits")

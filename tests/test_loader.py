@@ -10,8 +10,8 @@ import torch
 
 from alexnet.base.distributed import World
 from alexnet.data import loader
-from alexnet.data.layouts.registry import find
-from alexnet.data.loader import Pictures, batches, order, statistics
+from alexnet.data.layouts.registry import find_data
+from alexnet.data.loader import Pictures, batches, epoch_order, statistics
 from conftest import coloured, write_folders
 
 
@@ -30,22 +30,24 @@ def faulty(tmp_path):
     (tmp_path / "green" / "4.png").write_text("not a picture")
     whole = (tmp_path / "red" / "5.png").read_bytes()
     (tmp_path / "red" / "5.png").write_bytes(whole[: len(whole) // 2])
-    return find(tmp_path).split("train")
+    return find_data(tmp_path).split("train")
 
 
 @pytest.mark.parametrize("neighbours", [1, 7])
 def test_the_order_is_a_permutation_that_seed_and_epoch_decide(neighbours):
-    one = order(3, 5, 100, neighbours)
+    one = epoch_order(3, 5, 100, neighbours)
     assert sorted(one) == list(range(100))
-    assert (one == order(3, 5, 100, neighbours)).all()
-    assert (one != order(3, 6, 100, neighbours)).any()
-    assert (one != order(4, 5, 100, neighbours)).any()
+    assert (one == epoch_order(3, 5, 100, neighbours)).all()
+    assert (one != epoch_order(3, 6, 100, neighbours)).any()
+    assert (one != epoch_order(4, 5, 100, neighbours)).any()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_processes_together_see_each_readable_picture_of_a_batch_once(faulty, size):
-    alone = list(batches(Pictures(faulty, 8, 3, 1), order(0, 0, len(faulty)), 8, world()))
-    parts = [list(batches(Pictures(faulty, 8, 3, 1), order(0, 0, len(faulty)), 8, world(r, size))) for r in range(size)]
+    alone = list(batches(Pictures(faulty, 8, 3, 1), epoch_order(0, 0, len(faulty)), 8, world()))
+    parts = [
+        list(batches(Pictures(faulty, 8, 3, 1), epoch_order(0, 0, len(faulty)), 8, world(r, size))) for r in range(size)
+    ]
     for number, whole in enumerate(alone):
         mine = [part[number] for part in parts]
         assert [m.size for m in mine] == [whole.size] * size
@@ -67,7 +69,7 @@ def test_unreadable_pictures_are_named_with_their_fault(tmp_path, faulty):
 
 def test_batches_can_start_and_end_anywhere(faulty):
     pictures = Pictures(faulty, 8, 3, 2)
-    positions = order(0, 0, len(faulty))
+    positions = epoch_order(0, 0, len(faulty))
     whole = list(batches(pictures, positions, 8, world()))
     some = list(batches(pictures, positions, 8, world(), 2, 5))
     assert len(some) == 3
@@ -87,17 +89,17 @@ def test_pictures_kept_in_memory_and_pictures_decoded_anew_are_the_same(faulty, 
 
 
 def test_labels_stand_beside_their_pictures(folders):
-    split = find(folders).split("train")
+    split = find_data(folders).split("train")
     colours = {"blue": 2, "green": 1, "red": 0}
-    for batch in batches(Pictures(split, 8, 3, 1), order(1, 0, len(split)), 16, world()):
+    for batch in batches(Pictures(split, 8, 3, 1), epoch_order(1, 0, len(split)), 16, world()):
         strongest = batch.pictures.float().mean((2, 3)).argmax(1)
-        expected = [colours[find(folders).classes[label]] for label in batch.labels.tolist()]
+        expected = [colours[find_data(folders).classes[label]] for label in batch.labels.tolist()]
         assert strongest.tolist() == expected
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_mean_and_colour_axes_are_those_of_numpy_in_float64(folders, channels):
-    split = find(folders).split("train")
+    split = find_data(folders).split("train")
     pictures = Pictures(split, 16, channels, 2)
     got = statistics(pictures, world())
     pixels = pictures.get(np.arange(len(split)))[0].astype(np.float64)
@@ -110,7 +112,7 @@ def test_mean_and_colour_axes_are_those_of_numpy_in_float64(folders, channels):
 
 
 def test_statistics_do_not_depend_on_the_number_of_processes(folders, monkeypatch):
-    split = find(folders).split("train")
+    split = find_data(folders).split("train")
     alone = statistics(Pictures(split, 16, 3, 1), world())
     sums: list[torch.Tensor] = []
     monkeypatch.setattr(World, "sum", lambda self, tensor: sums.append(tensor.clone()) or tensor)
@@ -128,7 +130,7 @@ def test_a_large_picture_is_stored_at_its_size(tmp_path):
         (tmp_path / name).mkdir()
         for n in range(2):
             coloured("red", n, (300, 500)).save(tmp_path / name / f"{n}.jpg")
-    pixels, readable = Pictures(find(tmp_path).split("train"), 256, 3, 1).get(np.array([0]))
+    pixels, readable = Pictures(find_data(tmp_path).split("train"), 256, 3, 1).get(np.array([0]))
     assert pixels.shape == (1, 3, 256, 256)
     assert readable.all()
 

@@ -56,7 +56,7 @@ def test_every_network_can_be_looked_into(name, tmp_path):
     assert list(found.filters) == convolutions
     assert set(found.top) >= set(convolutions)
     for layer, those in found.top.items():
-        assert list(those) == maps.order(found.maps[layer])[: looking.BRIGHTEST].tolist()
+        assert list(those) == maps.brightest_first(found.maps[layer])[: looking.BRIGHTEST].tolist()
     crop = one.preprocess.central(one.preprocess.pixels(picture())).permute(1, 2, 0)
     assert np.array_equal(found.picture, crop)
     drawn = list(page.drawings(found))
@@ -97,7 +97,7 @@ def test_the_command_writes_a_picture_of_each_and_one_page_that_needs_nothing_el
         assert html.escape(heat.METHODS[method].says) in text
     found = package.look(tiny_run, image, ["maps"])
     sheet = np.asarray(Image.open(out / "maps-conv1.png"))
-    assert np.array_equal(sheet, drawing.map_sheet(found.maps["conv1"], maps.order(found.maps["conv1"])))
+    assert np.array_equal(sheet, drawing.map_sheet(found.maps["conv1"], maps.brightest_first(found.maps["conv1"])))
 
 
 def test_only_what_was_asked_for_is_drawn_and_what_could_not_be_read_is_named(alexnet, tiny_run, photos, tmp_path):

@@ -20,7 +20,7 @@ AUTHOR = resolve("author_2012")
 def test_all_95_epochs_are_those_of_the_written_out_rule():
     layers = (v.Conv("conv1", 2, 3), v.Conv("conv2", 2, 3), v.FC("fc8", None))
     model = AlexNet(v.Variant("tiny", "", 5, 5, layers), 3, 1, 5).double()
-    sgd, steps = optimizer.build(model, AUTHOR), 3
+    sgd, steps = optimizer.build_optimizer(model, AUTHOR), 3
     w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     velocity = {name: np.zeros_like(value) for name, value in w.items()}
     draw, frozen = np.random.default_rng(0), {}
@@ -52,7 +52,7 @@ def test_all_95_epochs_are_those_of_the_written_out_rule():
 def test_a_matrix_that_was_frozen_goes_on_with_the_velocity_that_it_had():
     """The rule skips a matrix whose rate is 0 altogether, so its velocity waits; a run made longer can thaw conv1."""
     model = AlexNet(v.Variant("tiny", "", 3, 3, (v.Conv("conv1", 2, 3), v.FC("fc8", None))), 3, 1, 3).double()
-    sgd = optimizer.build(model, AUTHOR)
+    sgd = optimizer.build_optimizer(model, AUTHOR)
     w = model.conv1.weight.detach().numpy().copy()
     velocity, draw = np.zeros_like(w), np.random.default_rng(0)
     for epoch in (0.0, 1.0, 73.0, 74.0, 2.0, 3.0):
@@ -146,6 +146,6 @@ def test_caffes_rates_fall_every_100_000_steps_of_256_pictures():
 
 def test_torchvisions_biases_decay_like_its_weights():
     recipe = resolve("torchvision")
-    sgd = optimizer.build(AlexNet(v.variant("alexnet32"), 3, 3, 28), recipe)
+    sgd = optimizer.build_optimizer(AlexNet(v.variant("alexnet32"), 3, 3, 28), recipe)
     assert {group["weight_decay"] for group in sgd.param_groups} == {1e-4}
     assert len(set(rates(recipe, 10, Plateau()).values())) == 1

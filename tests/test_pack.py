@@ -23,8 +23,8 @@ from alexnet.base.errors import AlexNetError, Interrupted
 from alexnet.base.metrics import read as read_metrics
 from alexnet.cli import run as run_command
 from alexnet.data import loader
-from alexnet.data.layouts.registry import find
-from alexnet.data.loader import Pictures, batches, order, statistics
+from alexnet.data.layouts.registry import find_data
+from alexnet.data.loader import Pictures, batches, epoch_order, statistics
 from alexnet.data.packs import job, shards, writing
 from alexnet.data.packs.reading import HEADER, STATE, checksum, verify
 from alexnet.data.packs.writing import pack
@@ -74,7 +74,7 @@ def packs(tmp_path_factory, folders) -> dict[str, Path]:
 
 
 def test_a_raw_pack_holds_what_the_loader_makes_of_the_source(folders, packs):
-    before, after = find(folders), find(packs["raw"])
+    before, after = find_data(folders), find_data(packs["raw"])
     assert after.classes == before.classes
     for name in ("train", "valid"):
         one, two = before.split(name), after.split(name)
@@ -90,15 +90,15 @@ def test_a_raw_pack_holds_what_the_loader_makes_of_the_source(folders, packs):
 
 
 def test_mean_and_colours_of_a_pack_are_those_of_the_loader_bit_for_bit(folders, packs):
-    expected = statistics(Pictures(find(folders).split("train"), 32, 3, 1), world())
-    got = statistics(Pictures(find(packs["raw"]).split("train"), 32, 3, 1), world())
+    expected = statistics(Pictures(find_data(folders).split("train"), 32, 3, 1), world())
+    got = statistics(Pictures(find_data(packs["raw"]).split("train"), 32, 3, 1), world())
     for name in ("mean", "colour_std", "colour_axes"):
         assert torch.equal(getattr(got, name), getattr(expected, name)), name
 
 
 @pytest.mark.parametrize(("size", "channels"), [(20, 3), (48, 3), (32, 1)])
 def test_statistics_of_a_resized_pack_are_near_those_of_its_resized_pictures(packs, size, channels):
-    pictures = Pictures(find(packs["raw"]).split("train"), size, channels, 1)
+    pictures = Pictures(find_data(packs["raw"]).split("train"), size, channels, 1)
     pixels = pictures.get(np.arange(len(pictures)))[0].astype(np.float64)
     got = statistics(pictures, world())
     assert np.abs(got.mean.numpy() - pixels.mean(0)).max() < 1  # rounding to grey levels, 48 pictures
@@ -124,7 +124,7 @@ def test_a_pack_is_read_with_numpy_alone(folders, packs):
 
 def test_a_jpeg_pack_holds_jpeg_files_of_its_quality(packs):
     root = packs["jpeg"]
-    raw, split = find(packs["raw"]).split("train"), find(root).split("train")
+    raw, split = find_data(packs["raw"]).split("train"), find_data(root).split("train")
     ends, file = np.load(root / "train-ends.npy"), np.load(root / "train-00000.npy")
     for i in range(16):
         whole = file[(ends[i - 1] if i else 0) : ends[i]].tobytes()
@@ -232,7 +232,7 @@ def test_broken_pictures_are_left_out_listed_and_give_status_1(alexnet, source, 
     assert facts["pictures"] == {"train": 46, "valid": 14}
     assert [one["file"] for one in facts["failed"]] == ["blue/3.png", "red/4.png", "green/101.png"]
     assert "red/4.png: not a picture" in err
-    data = find(tmp_path / "pack")
+    data = find_data(tmp_path / "pack")
     split = data.split("train")
     assert len(split) == 46
     assert all(split.name(i).startswith(data.classes[split.labels[i]]) for i in range(46))
@@ -245,7 +245,7 @@ def test_ctrl_c_says_how_to_go_on(source, tmp_path, monkeypatch):
         pack(source, tmp_path / "pack", 32)
     assert caught.value.status == 130
     (tmp_path / "pack" / STATE).write_bytes(b"")
-    assert "not finished" in refusal(find, tmp_path / "pack")
+    assert "not finished" in refusal(find_data, tmp_path / "pack")
     assert "packing.npz is damaged" in refusal(pack, source, tmp_path / "pack", 32)
 
 
@@ -298,7 +298,7 @@ def test_a_pack_of_another_size_is_resized_and_that_is_said_once(packs, tiny_run
     said: list[str] = []
     result = evaluate(tiny_run, packs["raw"], split="all", say=said.append)
     assert result.images == 63
-    pictures = Pictures(find(packs["raw"]).split("train"), 20, 3, 1)
+    pictures = Pictures(find_data(packs["raw"]).split("train"), 20, 3, 1)
     assert pictures.notes() == ["the pack's pictures of 32 x 32 are resized to 20 as they are read"]
     expected = Image.fromarray(pictures.split.read(5)).resize((20, 20), Image.Resampling.BILINEAR)
     assert (pictures.get(np.array([5]))[0][0].transpose(1, 2, 0) == np.asarray(expected)).all()
@@ -309,8 +309,8 @@ def test_a_pack_of_another_size_is_resized_and_that_is_said_once(packs, tiny_run
 def test_processes_together_see_each_picture_of_a_pack_once_and_in_order(packs, size, neighbours, monkeypatch):
     monkeypatch.setattr(loader, "WINDOW", 16)
     monkeypatch.setattr("alexnet.data.packs.reading.memory", lambda: size << 30 if size % 2 else 0)  # mapped, and read
-    split = find(packs["raw"]).split("train")
-    positions = order(1, 2, len(split), neighbours)
+    split = find_data(packs["raw"]).split("train")
+    positions = epoch_order(1, 2, len(split), neighbours)
     alone = list(batches(Pictures(split, 32, 3, 1), positions, 7, world(), neighbours=neighbours))
     assert sorted(torch.cat([b.labels for b in alone]).tolist()) == sorted(split.labels.tolist())
     expected = np.stack([split.read(int(i)) for i in positions])
@@ -325,10 +325,10 @@ def test_processes_together_see_each_picture_of_a_pack_once_and_in_order(packs, 
 
 def test_neighbours_stay_within_windows_and_come_from_everywhere(monkeypatch):
     monkeypatch.setattr(loader, "WINDOW", 256)
-    positions = order(3, 1, 10_000, 16)
+    positions = epoch_order(3, 1, 10_000, 16)
     assert sorted(positions) == list(range(10_000))
-    assert (positions == order(3, 1, 10_000, 16)).all()
-    assert (positions != order(3, 2, 10_000, 16)).any()
+    assert (positions == epoch_order(3, 1, 10_000, 16)).all()
+    assert (positions != epoch_order(3, 2, 10_000, 16)).any()
     first = np.sort(positions[:256])
     assert len(np.unique(first // 16)) == 16  # whole runs, 16 of them
     assert np.ptp(first) > 5_000
@@ -336,8 +336,8 @@ def test_neighbours_stay_within_windows_and_come_from_everywhere(monkeypatch):
 
 
 def test_a_batch_that_is_held_is_never_written_over_and_one_that_is_not_makes_room(packs):
-    split = find(packs["raw"]).split("train")
-    pictures, positions = Pictures(split, 32, 3, 1), order(0, 0, len(split))
+    split = find_data(packs["raw"]).split("train")
+    pictures, positions = Pictures(split, 32, 3, 1), epoch_order(0, 0, len(split))
     held = list(batches(pictures, positions, 4, world()))
     assert len({b.pictures.data_ptr() for b in held}) == len(held)
     places = [batch.pictures.data_ptr() for batch in batches(pictures, positions, 4, world())]
@@ -375,7 +375,7 @@ def test_a_changed_source_or_other_settings_cannot_go_on(source, tmp_path, monke
 
 
 def test_a_picture_that_goes_while_it_is_packed_is_no_broken_picture(source, tmp_path):
-    data = find(source)
+    data = find_data(source)
     (source / "train" / "red" / "7.png").unlink()
     assert "has gone since packing began" in refusal(pack, data, tmp_path / "pack", 32)
 
@@ -403,20 +403,20 @@ def test_files_that_are_short_missing_or_from_the_future_are_refused_at_open(cop
     file, header = copy / "train-00002.npy", json.loads((copy / HEADER).read_text())
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    assert "train-00002.npy has 24,703 bytes, its pack says 24,704" in refusal(find, copy)
+    assert "train-00002.npy has 24,703 bytes, its pack says 24,704" in refusal(find_data, copy)
     file.unlink()
-    assert "train-00002.npy is missing from the pack" in refusal(find, copy)
+    assert "train-00002.npy is missing from the pack" in refusal(find_data, copy)
     file.write_bytes(whole)
-    find(copy)
+    find_data(copy)
     (copy / HEADER).write_text(json.dumps(header).replace('"blue"', '"blau"'))
-    assert "pack.json is damaged" in refusal(find, copy)
+    assert "pack.json is damaged" in refusal(find_data, copy)
     (copy / HEADER).write_text(json.dumps({**header, "version": 2}))
-    assert "was made by a newer version (format 2, this one reads 1)" in refusal(find, copy)
+    assert "was made by a newer version (format 2, this one reads 1)" in refusal(find_data, copy)
     (copy / HEADER).write_text(json.dumps(header)[:-40])
-    assert "pack.json is damaged" in refusal(find, copy)
+    assert "pack.json is damaged" in refusal(find_data, copy)
     del header["sha256"], header["splits"]
     (copy / HEADER).write_text(json.dumps({**header, "sha256": checksum(header)}))
-    assert "does not fit together" in refusal(find, copy)
+    assert "does not fit together" in refusal(find_data, copy)
 
 
 @pytest.mark.parametrize("place", [20, 70, 128, 5000, -1])
@@ -428,13 +428,15 @@ def test_a_changed_byte_anywhere_is_found(copy, place):
     faults = [fault for _, fault in verify(copy) if fault]
     assert [fault["file"] for fault in faults] == ["train-00001.npy"]
     if 0 <= place < 128:
-        assert "train-00001.npy is damaged" in refusal(Pictures(find(copy).split("train"), 32, 3, 1).get, np.arange(16))
+        assert "train-00001.npy is damaged" in refusal(
+            Pictures(find_data(copy).split("train"), 32, 3, 1).get, np.arange(16)
+        )
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 40])
 def test_pictures_are_the_same_mapped_and_read(packs, monkeypatch, memory):
     monkeypatch.setattr("alexnet.data.packs.reading.memory", lambda: memory)
-    split = find(packs["raw"]).split("train")
+    split = find_data(packs["raw"]).split("train")
     rows = np.array([47, 0, 8, 9, 7, 30])
     expected = np.concatenate([np.load(f) for f in sorted(packs["raw"].glob("train-0*.npy"))])[rows]
     assert (Pictures(split, 32, 3, 2).get(rows)[0].transpose(0, 2, 3, 1) == expected).all()
@@ -444,7 +446,7 @@ def test_pictures_are_the_same_mapped_and_read(packs, monkeypatch, memory):
 @pytest.mark.parametrize("memory", [0, 1 << 40])
 def test_a_file_cut_short_while_it_is_read_is_an_error_and_not_a_crash(copy, monkeypatch, memory):
     monkeypatch.setattr("alexnet.data.packs.reading.memory", lambda: memory)
-    pictures = Pictures(find(copy).split("train"), 32, 3, 1)
+    pictures = Pictures(find_data(copy).split("train"), 32, 3, 1)
     pictures.get(np.array([8]))
     os.truncate(copy / "train-00001.npy", 10_000)
     assert "cut short while it was read" in refusal(pictures.get, np.array([15]))
@@ -457,12 +459,12 @@ def test_a_damaged_jpeg_in_a_pack_is_no_broken_picture(packs, tmp_path):
     whole[128:140] = b"x" * 12
     (tmp_path / "train-00001.npy").write_bytes(whole)
     assert "train-00001.npy is damaged" in refusal(
-        Pictures(find(tmp_path).split("train"), 32, 3, 1).get, np.array([16])
+        Pictures(find_data(tmp_path).split("train"), 32, 3, 1).get, np.array([16])
     )
 
 
 def test_where_torchvision_cannot_decode_pillow_does_with_the_same_pixels(packs, monkeypatch):
-    split, rows = find(packs["jpeg"]).split("train"), np.arange(48)
+    split, rows = find_data(packs["jpeg"]).split("train"), np.arange(48)
     expected = Pictures(split, 32, 3, 2).get(rows)[0]
 
     def decode_jpeg(*_):
@@ -474,6 +476,6 @@ def test_where_torchvision_cannot_decode_pillow_does_with_the_same_pixels(packs,
 
 def test_a_pack_can_be_packed_again(packs, tmp_path):
     pack(packs["raw"], tmp_path / "again", 16)
-    assert find(tmp_path / "again").split("train").store.side == 16
+    assert find_data(tmp_path / "again").split("train").store.side == 16
     assert run_command(["pack", str(packs["raw"]), str(tmp_path / "jpeg"), "--size", "32", "--encoding", "jpeg"]) == 0
     assert contents(tmp_path / "jpeg")["train-labels.npy"] == contents(packs["raw"])["train-labels.npy"]

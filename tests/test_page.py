@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from alexnet.inference.info import describe
+from alexnet.inference.info import network_info
 from alexnet.inference.similarity import build_index
 from conftest import coloured, encoded, write_folders
 from serving import process
@@ -103,7 +103,7 @@ def test_a_dropped_picture_is_answered_and_every_view_and_layer_is_drawn(page):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
     open_view(page, "Inside")
     layers = page.locator("#network [role=button]")
-    assert layers.count() == len(describe("tiny").layers)
+    assert layers.count() == len(network_info("tiny").layers)
     for layer in layers.all():
         name = layer.get_attribute("data-layer")
         layer.locator(".hit").click()

@@ -50,7 +50,7 @@ def divided(world: World, way: str, model: AlexNet) -> Division:
 def learn(world: World, name: str, way: str, missing: tuple[int, ...] = (), lars: float = 0.0) -> dict:
     """A few steps on made-up pictures, of which those of `missing` rows cannot be read."""
     division = divided(world, way, network(name))
-    update = optimizer.build(division.part, Recipe(learning_rate=0.01))
+    update = optimizer.build_optimizer(division.part, Recipe(learning_rate=0.01))
     rule = Lars(update, lars, division.part, division.total) if lars else optimizer.Rule(update)
     losses = []
     for step in range(STEPS):
@@ -60,7 +60,7 @@ def learn(world: World, name: str, way: str, missing: tuple[int, ...] = (), lars
     memory = sum(x.numel() for x in division.part.parameters())
     division.together()
     weights = {key: x.clone() for key, x in division.whole.state_dict().items()}
-    again = optimizer.build(division.part, Recipe(learning_rate=0.01))
+    again = optimizer.build_optimizer(division.part, Recipe(learning_rate=0.01))
     state = division.state(update)
     division.load(again, state)
     return {

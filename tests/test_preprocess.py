@@ -14,11 +14,11 @@ import alexnet as package
 from alexnet.base import hints
 from alexnet.base.errors import AlexNetError
 from alexnet.cli import base
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.loader import Pictures
 from alexnet.data.packs.writing import pack
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import told
+from alexnet.engines.loading import all_hints
 from alexnet.inference import similarity
 from alexnet.training import finetuning, recipe, run, starting
 from alexnet.weights import formats, state
@@ -153,7 +153,7 @@ def test_torchvisions_weights_see_what_torchvision_makes_of_a_picture(size):
 def test_a_pack_keeps_its_squares_and_what_is_trained_on_it_means_them(alexnet, photos, tmp_path, how, capfd):
     option, meant = ("--square", how) if how else (), how or "crop"
     assert alexnet("pack", photos, tmp_path / "pack", "--size", 32, *option)[0] == 0
-    data = find(tmp_path / "pack")
+    data = find_data(tmp_path / "pack")
     assert data.square == meant
     pixels = Pictures(data.split("valid"), 32, 3, 1).get(np.array([0]))[0][0]
     assert (pixels.transpose(1, 2, 0) == np.asarray(by_hand(meant, 32))).all()
@@ -174,7 +174,7 @@ def test_training_means_the_squares_that_it_was_given(photos, tmp_path):
     said: list[str] = []
 
     def meant(data, *sets):
-        return run.square(recipe.resolve("cifar10", sets), find(data), said.append)
+        return run.choose_square(recipe.resolve("cifar10", sets), find_data(data), said.append)
 
     assert (meant(photos), meant(photos, "square=torchvision")) == ("crop", "torchvision")
     pack(photos, tmp_path / "pack", 32, square="squash")
@@ -209,6 +209,6 @@ def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):
 
 
 def test_published_weights_know_their_square_and_a_hint_overrules_it():
-    assert told("bvlc").square == "squash"
-    assert told("bvlc?square=crop").square == "crop"
-    assert told("torchvision").square is None  # its reader knows
+    assert all_hints("bvlc").square == "squash"
+    assert all_hints("bvlc?square=crop").square == "crop"
+    assert all_hints("torchvision").square is None  # its reader knows

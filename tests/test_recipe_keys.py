@@ -108,7 +108,7 @@ def watch(tmp_path, monkeypatch) -> Callable[..., Seen]:
 
     def run(*sets: str, of: Data | None = None) -> Seen:
         seen, folder = Seen(), tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        step, augmented, order, save = loop._step, loop._augmented, loop.order, loop.save
+        step, augmented, order, save = loop._step, loop._augmented, loop.epoch_order, loop.save_checkpoint
 
         def one_step(run, batch, epoch):
             if not seen.runs:
@@ -118,7 +118,7 @@ def watch(tmp_path, monkeypatch) -> Callable[..., Seen]:
                 seen.weights.append({k: w.detach().cpu().clone() for k, w in run.model.named_parameters()})
             seen.deterministic = torch.are_deterministic_algorithms_enabled()
             step(run, batch, epoch)
-            seen.rates.append({group["name"]: group["lr"] for group in run.update.param_groups})
+            seen.rates.append({group["name"]: group["lr"] for group in run.optimizer.param_groups})
             seen.weights.append({k: w.detach().cpu().clone() for k, w in run.model.named_parameters()})
 
         def crops(*given):
@@ -133,8 +133,10 @@ def watch(tmp_path, monkeypatch) -> Callable[..., Seen]:
         with monkeypatch.context() as patch:
             patch.setattr(loop, "_step", one_step)
             patch.setattr(loop, "_augmented", crops)
-            patch.setattr(loop, "order", lambda *given: seen.orders.append(order(*given).tolist()) or order(*given))
-            patch.setattr(loop, "save", saved)
+            patch.setattr(
+                loop, "epoch_order", lambda *given: seen.orders.append(order(*given).tolist()) or order(*given)
+            )
+            patch.setattr(loop, "save_checkpoint", saved)
             train(of or data(), folder, None, [*BASE, *sets], say=seen.said.append)
         seen.lines = read(folder / "metrics.jsonl")
         return seen
@@ -521,7 +523,7 @@ def shifts(seen: Seen, step: int = 0) -> Tensor:
 def colour_noise(watch):
     assert shifts(watch()).abs().max() < 1
     seen = watch("batch_size=8", "max_steps=1", "colour_noise=0.5")
-    found = seen.run.found
+    found = seen.run.statistics
     axis = found.colour_axes[int(found.colour_std.argmax())].double().cpu()  # the one that a ramp has
     added = 1.5 * shifts(seen)
     assert (added - (added @ axis)[:, None] * axis).abs().max() < 2
@@ -539,8 +541,8 @@ def test_imagenets_own_colours_are_used_for_its_classes(watch):
     from alexnet.data import labels
 
     seen = watch(of=data(classes=labels.names(1000)))
-    assert seen.run.found.colour_std.tolist() == pytest.approx(list(IMAGENET_STD))
-    assert torch.allclose(seen.run.found.colour_axes, torch.tensor(IMAGENET_AXES))
+    assert seen.run.statistics.colour_std.tolist() == pytest.approx(list(IMAGENET_STD))
+    assert torch.allclose(seen.run.statistics.colour_axes, torch.tensor(IMAGENET_AXES))
 
 
 # -- how it is computed ------------------------------------------------------------------------------------------------
@@ -597,8 +599,8 @@ def workers(watch):
 
 @effect
 def timeout(watch, monkeypatch):
-    waits, start = [], loop.start
-    monkeypatch.setattr(loop, "start", lambda device, seconds: waits.append(seconds) or start(device, seconds))
+    waits, start = [], loop.process_group
+    monkeypatch.setattr(loop, "process_group", lambda device, seconds: waits.append(seconds) or start(device, seconds))
     watch()
     watch("timeout=7.5")
     assert waits == [600.0, 7.5]
@@ -609,7 +611,7 @@ def sinks(watch, monkeypatch):
     from alexnet.training import sinks
 
     given = []
-    listed = sinks.Named(lambda *given: None, "", "json", "")
+    listed = sinks.SinkEntry(lambda *given: None, "", "json", "")
     monkeypatch.setitem(sinks.SINKS, "mine", listed)
     monkeypatch.setattr(sinks, "Guarded", lambda name, *rest: given.append(name) or Silent())
     watch("sinks=mine")

@@ -236,7 +236,7 @@ def test_the_whole_network_learns_as_the_reference(case):
     model, theirs = pair(case)
     rate, decay = (1e-5, 4e-3) if case.decays else (1e-4, 5e-4)
     recipe = override(resolve("author_2012"), {"learning_rate": rate, "weight_decay": decay})
-    sgd, rule = optimizer.build(model, recipe), nets.Rule(theirs.weights(), case.decays)
+    sgd, rule = optimizer.build_optimizer(model, recipe), nets.Rule(theirs.weights(), case.decays)
     x, labels = pictures(model)
     first = {key: w.copy() for key, w in theirs.weights().items()}
     # Epoch, then ε as the script of 2012 has it, as multiples of the first: of weights, of biases, of conv1's.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet.base import metrics
 from alexnet.base.errors import AlexNetError
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.inference.evaluation import evaluate
 from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction import figures, intervals, measures, results, running
@@ -137,7 +137,7 @@ def test_claims_of_the_2012_network_need_only_another_variant():
 
 
 def test_a_part_of_the_data_is_the_first_pictures_of_some_classes_with_labels_in_order(tmp_path):
-    whole = find(write_folders(tmp_path / "d", 20))
+    whole = find_data(write_folders(tmp_path / "d", 20))
     some = running.part(whole, 2, 3)
     assert some.classes == ["blue", "red"]
     assert some.split("train").labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -202,7 +202,7 @@ def test_a_claim_is_tested_by_one_command_and_not_trained_again(alexnet, place, 
 
 def test_a_finished_network_is_found_when_recipes_get_a_key_and_under_the_name_that_it_once_had(tmp_path):
     """The former names are those that were given when recipes had 44 keys."""
-    data = find(write_folders(tmp_path / "d", 5))
+    data = find_data(write_folders(tmp_path / "d", 5))
     known = {
         "alexnet32-552a4fb06d-0": resolve("cifar10"),
         "alexnet64-b6bc0ce8b3-2": resolve("tiny_imagenet", ["seed=2", "weights=x", "workers=3"]),
@@ -319,7 +319,7 @@ def test_a_search_for_a_rate_that_finds_no_worse_one_ends_and_says_so(place, tmp
     study = running.Study(
         replace(CLAIMS["relu-vs-tanh"], arms=arms), place, tmp_path, 2, sets=("epochs=12", "batch_size=8")
     )
-    outcome = measures.measure(study)
+    outcome = measures.measure_claim(study)
     assert [one.recipe.learning_rate for several in outcome.runs.values() for one in several] == [0.003] * 4
     assert all(one.epochs[-1]["train_top1_error"] <= 0.25 for several in outcome.runs.values() for one in several)
     assert all(len(one.epochs) < 12 for several in outcome.runs.values() for one in several)
@@ -334,7 +334,7 @@ def test_a_rate_that_is_later_than_the_soonest_is_given_up_and_one_that_never_ge
     relu, tanh = CLAIMS["relu-vs-tanh"].arms
     arms = (replace(relu, rates=(0.003, 1e-12)), replace(tanh, rates=(1e-12, 1e-8)))
     claim = replace(CLAIMS["relu-vs-tanh"], arms=arms)
-    outcome = measures.measure(running.Study(claim, place, tmp_path, 2, sets=("epochs=12", "batch_size=8")))
+    outcome = measures.measure_claim(running.Study(claim, place, tmp_path, 2, sets=("epochs=12", "batch_size=8")))
     sooner = [len(one.epochs) for one in outcome.runs["ReLU"]]
     assert max(sooner) < 11
     recipes = {file.parent: file.read_text() for file in tmp_path.glob("work/*/recipe.toml")}
@@ -362,7 +362,7 @@ def test_a_bound_from_below_is_drawn_from_its_lower_end_to_beyond_the_mean():
 
     axes = Figure().subplots()
     interval = intervals.Interval(2.2, 2.1, math.inf, 3, 0)
-    bound = measures.Comparison("a sooner than b, at least", "times", interval, "reproduced")
+    bound = measures.ArmComparison("a sooner than b, at least", "times", interval, "reproduced")
     figures._intervals(axes, measures.Outcome({}, [bound]))
     bar = next(line for line in axes.lines if line.get_marker() == ">")
     assert bar.get_xdata()[0] == 2.1
@@ -376,7 +376,7 @@ def test_a_loss_that_becomes_infinite_is_a_sentence_or_a_rate_that_loses(place, 
     assert study.trained(wild, 0, 1e6) is None  # remembered
     wilder = replace(wild, sets={**wild.sets, "learning_rate": 1e6})
     with pytest.raises(AlexNetError, match="became infinite, so there is nothing to compare; give a lower rate"):
-        measures.measure(replace(study, claim=replace(study.claim, arms=(wilder,))))
+        measures.measure_claim(replace(study, claim=replace(study.claim, arms=(wilder,))))
 
 
 @pytest.mark.parametrize(

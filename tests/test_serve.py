@@ -19,7 +19,7 @@ from PIL import Image
 
 import alexnet as package
 from alexnet.base.run_files import METRICS
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import attach
 from alexnet.inference.inside.heat import METHODS
@@ -387,7 +387,7 @@ def test_every_network_is_shown_in_every_view(name, channels):
 def test_the_pictures_to_begin_with_are_those_of_scikit_learn(service):
     from sklearn.datasets import load_sample_image
 
-    digits = find("digits").whole
+    digits = find_data("digits").whole
     for name, digit in DIGITS.items():
         found = Image.open(io.BytesIO(service.get("/page/examples", params={"name": name}).content))
         first = digits.read(int(np.flatnonzero(digits.labels == digit)[0]))

@@ -24,7 +24,7 @@ def test_nearest_are_those_of_scikit_learn_however_the_rows_are_parted(distance,
     rng = np.random.default_rng(1)
     rows, queries = rng.normal(3, 1, (500, 70)).astype(np.float32), rng.normal(3, 1, (9, 70)).astype(np.float32)
     monkeypatch.setattr(similarity, "COPY", 4 * 70 * 4 * 7)  # seven rows at a time
-    got, places = similarity.nearest(torch.from_numpy(queries), [rows[:333], rows[333:]], 12, distance)
+    got, places = similarity.nearest_rows(torch.from_numpy(queries), [rows[:333], rows[333:]], 12, distance)
     judge = NearestNeighbors(n_neighbors=12, metric=distance, algorithm="brute").fit(rows.astype(np.float64))
     expected, expected_places = judge.kneighbors(queries.astype(np.float64))
     np.testing.assert_array_equal(places.numpy(), expected_places)
@@ -34,7 +34,7 @@ def test_nearest_are_those_of_scikit_learn_however_the_rows_are_parted(distance,
 def test_ties_stand_in_the_order_of_the_index_and_itself_is_at_no_distance():
     rows = np.ones((6, 3), np.float32)
     for distance in similarity.DISTANCES:
-        got, places = similarity.nearest(torch.ones(1, 3), [rows[:2], rows[2:]], 4, distance)
+        got, places = similarity.nearest_rows(torch.ones(1, 3), [rows[:2], rows[2:]], 4, distance)
         assert places.tolist() == [[0, 1, 2, 3]]
         assert got.tolist() == pytest.approx(np.zeros((1, 4)), abs=1e-7)
 

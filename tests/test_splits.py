@@ -11,7 +11,7 @@ import pytest
 from alexnet.base.errors import AlexNetError
 from alexnet.data.checking import check
 from alexnet.data.dataset import split_word
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.writing import pack
 from conftest import coloured, encoded, write_parquet
 from test_imagenet import tar, valid_pictures
@@ -101,7 +101,7 @@ def test_the_words_of_names_say_in_every_layout_what_is_trained_on(tmp_path, mak
         root = tmp_path / str(number)
         make(root, train, 0)
         make(root, held_out, 6)
-        data = find(where(make, root))
+        data = find_data(where(make, root))
         assert {name: contents(split) for name, split in data.splits.items()} == {
             "train": set(PICTURE[:6]), "valid": set(PICTURE[6:12]),
         }, (train, held_out)  # fmt: skip
@@ -112,7 +112,7 @@ def test_the_words_of_names_say_in_every_layout_what_is_trained_on(tmp_path, mak
 def test_test_pictures_are_a_split_of_their_own_beside_validation_pictures(tmp_path, make):
     for number, name in enumerate(("train", "dev", "Testing")):
         make(tmp_path, name, 6 * number)
-    data = find(where(make, tmp_path))
+    data = find_data(where(make, tmp_path))
     wanted = {name: set(PICTURE[6 * n : 6 * n + 6]) for n, name in enumerate(("train", "valid", "test"))}
     assert {name: contents(split) for name, split in data.splits.items()} == wanted
     assert contents(data.split("eval")) == wanted["test"]
@@ -123,7 +123,7 @@ def test_a_pack_keeps_test_pictures_apart_too(tmp_path):
     for number, name in enumerate(("train", "dev", "Testing")):
         as_folders(tmp_path / "data", name, 6 * number)
     pack(tmp_path / "data", tmp_path / "pack", 4, workers=1)
-    data = find(tmp_path / "pack")
+    data = find_data(tmp_path / "pack")
     assert {name: split.origin for name, split in data.splits.items()} == {
         "train": "train/", "valid": "dev/", "test": "Testing/",
     }  # fmt: skip
@@ -134,7 +134,7 @@ def test_a_pack_keeps_test_pictures_apart_too(tmp_path):
 @pytest.mark.parametrize("name", ["val", "Testing"])
 def test_pictures_to_hold_out_alone_are_evaluated_and_never_trained_on(tmp_path, make, name):
     make(tmp_path, name, 0)
-    data = find(where(make, tmp_path))
+    data = find_data(where(make, tmp_path))
     assert {split: contents(found) for split, found in data.splits.items()} == {"valid": set(PICTURE[:6])}
     with pytest.raises(AlexNetError, match="has no split 'train'; it has valid"):
         data.split("train")
@@ -146,7 +146,7 @@ def test_parts_of_which_no_word_says_whether_to_train_on_them_are_refused(tmp_pa
     for number, name in enumerate(names):
         make(tmp_path, name, 6 * number)
     with pytest.raises(AlexNetError, match="of which nothing says whether to train on them"):
-        find(where(make, tmp_path))
+        find_data(where(make, tmp_path))
 
 
 def test_words_that_only_contain_those_of_splits_say_none():
@@ -157,7 +157,7 @@ def test_words_that_only_contain_those_of_splits_say_none():
 def test_files_without_a_split_beside_training_files_are_left_out_and_named(tmp_path, make):
     for number, name in enumerate(("train", "test", "extra")):
         make(tmp_path, name, 6 * number)
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert {len(split) for split in data.splits.values()} == {6}
     assert "has files beside those of its splits (extra" in data.summary()
 
@@ -167,7 +167,7 @@ def test_files_without_a_split_beside_training_files_are_left_out_and_named(tmp_
 
 def refusal(path: object) -> str:
     with pytest.raises(AlexNetError) as caught:
-        find(path)
+        find_data(path)
     return str(caught.value)
 
 
@@ -177,7 +177,7 @@ def test_folders_that_hold_the_same_subfolders_are_no_classes(tmp_path, names):
         as_folders(tmp_path, name, 0, CLASSES if name != names[-1] else CLASSES[:2])
     assert f"has folders that hold the same subfolders ({', '.join(names)}: cat, dog" in refusal(tmp_path)
     assert str(tmp_path / names[0]) in refusal(tmp_path)
-    assert len(find(tmp_path / names[0]).classes) == 3
+    assert len(find_data(tmp_path / names[0]).classes) == 3
 
 
 def test_splits_below_the_classes_are_refused(tmp_path):
@@ -189,10 +189,10 @@ def test_splits_below_the_classes_are_refused(tmp_path):
 def test_folders_below_classes_are_read_where_they_differ_or_are_one(tmp_path):
     as_folders(tmp_path / "a", "plants", 0, ["rose", "tulip"])
     as_folders(tmp_path / "a", "animals", 4, ["cat", "dog"])
-    assert find(tmp_path / "a").classes == ["animals", "plants"]
+    assert find_data(tmp_path / "a").classes == ["animals", "plants"]
     for name in CLASSES:
         as_folders(tmp_path / "b", name, 0, ["images"])
-    assert find(tmp_path / "b").classes == CLASSES
+    assert find_data(tmp_path / "b").classes == CLASSES
 
 
 def test_one_class_folder_with_folders_in_it_names_the_way_out(tmp_path):
@@ -207,7 +207,7 @@ def test_each_real_folder_is_entered_once_however_links_lead(tmp_path):
     os.symlink("../dog", tmp_path / "data" / "cat" / "another")  # to another class
     os.symlink("../../outside/more", tmp_path / "data" / "dog" / "linked")  # to what is nowhere else
     os.symlink("loop", tmp_path / "data" / "owl" / "loop.png")
-    data = find(tmp_path / "data", tell=lambda fault: None)
+    data = find_data(tmp_path / "data", tell=lambda fault: None)
     names = sorted(name for split in data.splits.values() for name in map(split.name, range(len(split))))
     assert names == sorted(
         [f"{one}/{n}.png" for one in CLASSES for n in range(2)] + [f"dog/linked/{n}.png" for n in range(2)]
@@ -265,7 +265,7 @@ def test_what_is_no_picture_in_a_class_folder_is_passed_over_and_counted(tmp_pat
     put(tmp_path / "owl" / "broken.png", b"no picture")
     put(tmp_path / "beside.png", PICTURE[10])
     os.mkfifo(tmp_path / "owl" / "pipe")
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert len(data.split("all")) == 8
     assert "has 2 files that are no pictures (cat/notes.txt, dog/metadata.jsonl)" in data.summary()
     assert "has 1 pictures beside its class folders (beside.png)" in data.summary()
@@ -281,7 +281,7 @@ def test_a_class_that_only_validation_lacks_is_said_and_no_reason_to_stop(tmp_pa
     as_folders(tmp_path, "val", 6, CLASSES[:2])
     if empty:
         (tmp_path / "val" / "owl").mkdir()
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert data.classes == CLASSES
     assert "valid has no picture of 1 of 3 classes (owl); errors on it say nothing of these" in data.summary()
     (tmp_path / "train" / "dog").rename(tmp_path / "train" / "wolf")
@@ -292,11 +292,11 @@ def test_a_class_that_only_validation_lacks_is_said_and_no_reason_to_stop(tmp_pa
 def test_imagenets_validation_pictures_alone_are_evaluated(tmp_path, place):
     for name, picture in valid_pictures().items():
         put(tmp_path / place / name, picture)
-    data = find(tmp_path)
+    data = find_data(tmp_path)
     assert list(data.splits) == ["valid"]
     assert len(data.classes) == 1000
     assert sorted(data.split("valid").labels) == [0, 0, 1, 1, 2, 2]
-    assert find(tmp_path / place).split("valid").labels.tolist() == data.split("valid").labels.tolist()
+    assert find_data(tmp_path / place).split("valid").labels.tolist() == data.split("valid").labels.tolist()
 
 
 def test_what_is_held_but_not_read_is_named_with_the_way_to_what_is(tmp_path):

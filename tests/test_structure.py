@@ -18,7 +18,7 @@ import pytest
 from alexnet.base.errors import AlexNetError
 from alexnet.data.checking import check
 from alexnet.data.layouts import remote
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.writing import pack
 from conftest import coloured, encoded, write_folders, write_parquet
 from test_imagenet import (
@@ -197,7 +197,7 @@ def test_a_fault_of_a_layout_is_listed_with_file_and_remedy_and_the_rest_is_look
     there = {split: found["pictures"] for split, found in facts["splits"].items() if found["pictures"]}
     assert there == {split: count for split, count in (("train", train), ("valid", valid)) if count}
     with pytest.raises(AlexNetError, match=re.escape(fault)):
-        find(tmp_path)
+        find_data(tmp_path)
 
 
 def test_every_fault_of_a_layout_is_listed_and_pictures_are_looked_at_beside_it(alexnet, tmp_path):

@@ -19,7 +19,7 @@ from alexnet.base import run_files
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError, CannotWrite, Diverged, Interrupted
 from alexnet.base.metrics import read
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.reproduction.running import part
 from alexnet.training import checkpoint, loop
 from alexnet.training import recipe as recipes
@@ -281,7 +281,7 @@ def test_a_recipe_for_trained_layers_is_refused_on_initial_weights(refused, fold
 
 @pytest.mark.parametrize("classes", [5, 6])
 def test_there_is_no_top_five_of_five_classes_or_fewer(tmp_path, dozen, capfd, classes):
-    data = part(find(dozen), classes, 2)
+    data = part(find_data(dozen), classes, 2)
     said: list[str] = []
     train(data, tmp_path / "run", None, [*TINY, "epochs=1"], say=said.append, quiet=False)
     lines = [line for line in (*said, *capfd.readouterr().err.splitlines()) if "validation error top-1" in line]
@@ -306,14 +306,14 @@ def test_the_loss_of_a_step_is_the_mean_over_its_pictures_in_float64(tmp_path, f
     import numpy as np
 
     from alexnet.data import augment
-    from alexnet.data.loader import order
+    from alexnet.data.loader import epoch_order
     from alexnet.networks.model import seeded_build
 
     run = tmp_path / "run"
     train(folders, run, None, [*TINY, "max_steps=1", "colour_noise=0"])
     logged = read(run / run_files.METRICS)[0]["loss"]
-    split, mean = find(folders).split("train"), load(run).preprocess.mean
-    rows = order(0, 0, len(split))[:8]
+    split, mean = find_data(folders).split("train"), load(run).preprocess.mean
+    rows = epoch_order(0, 0, len(split))[:8]
     draws = augment.draw(8, 4, True, torch.zeros(3), augment.generator(0, 0, 0, augment.CROPS))
     model = seeded_build(0, "alexnet32", 3, 3, 28).double().train()
     masks = augment.dropout_masks(model.dropouts, 8, np.arange(8), (0, 0, 0, augment.DROPOUT), DEVICE)

@@ -19,7 +19,7 @@ from alexnet.base.metrics import read
 from alexnet.data import augment
 from alexnet.data.dataset import Split
 from alexnet.data.layouts.registry import Data
-from alexnet.data.loader import order
+from alexnet.data.loader import epoch_order
 from alexnet.data.preprocess import Preprocess
 from alexnet.inference.conversion import compare, convert
 from alexnet.networks import fast, model
@@ -98,7 +98,7 @@ def by_hand(name: str, mean: Tensor, steps: int) -> tuple[list[float], dict[str,
     velocity = {key: torch.zeros_like(w) for key, w in net.named_parameters()}
     decays = {layer.name: DECAY * layer.decay_mult for layer in plan.layers if isinstance(layer, v.Weighted)}
     split, losses = data().split("train"), []
-    rows = order(0, 0, len(split))
+    rows = epoch_order(0, 0, len(split))
     for step in range(steps):
         chosen = rows[step * BATCH : (step + 1) * BATCH]
         pixels = torch.stack([preprocess.pixels(split.read(int(row))) for row in chosen])

@@ -19,7 +19,7 @@ from safetensors.torch import load_model, save_file
 
 import alexnet
 from alexnet.base.errors import AlexNetError
-from alexnet.base.hints import Hints, joined, split
+from alexnet.base.hints import Hints, split, with_hints
 from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import formats
@@ -282,7 +282,7 @@ def test_hints_travel_with_the_name_of_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names.txt").write_text("a\nb\n")
     (tmp_path / "x?variant=odd").write_text("a file that is called so")
-    whole = joined("net.pth", Hints(variant="alexnet64", classes="names.txt", mean="1,2,3"))
+    whole = with_hints("net.pth", Hints(variant="alexnet64", classes="names.txt", mean="1,2,3"))
     assert whole == f"net.pth?variant=alexnet64&mean=1,2,3&classes={tmp_path}/names.txt"
     assert split(whole) == ("net.pth", Hints("alexnet64", "1,2,3", f"{tmp_path}/names.txt"))
     assert split("x?variant=odd") == ("x?variant=odd", Hints())
@@ -324,26 +324,26 @@ def test_a_nameless_network_is_held_against_numbered_folders_in_the_order_that_i
         coloured("red", 1).save(tmp_path / "data" / "val" / n / "0.png")
     (tmp_path / "names.txt").write_text("\n".join(sorted(map(str, range(12)))))
     one = alexnet.load(tmp_path / "net.pth", classes=tmp_path / order if order == "names.txt" else order)
-    from alexnet.data.layouts.registry import find
+    from alexnet.data.layouts.registry import find_data
     from alexnet.inference.matching import with_names
 
-    named = with_names(one, find(tmp_path / "data"))
+    named = with_names(one, find_data(tmp_path / "data"))
     assert (named.classes[2] != "10") == bool(error)
     one.save(tmp_path / "again.safetensors")  # what is assumed stays assumed in another file
     again = alexnet.load(tmp_path / "again.safetensors")
-    assert (again.naming, with_names(again, find(tmp_path / "data")).classes) == (one.naming, named.classes)
+    assert (again.naming, with_names(again, find_data(tmp_path / "data")).classes) == (one.naming, named.classes)
     assert ("in the order of their numbers; torchvision's ImageFolder orders them as text" in caplog.text) == (
         not order
     )
 
 
 def test_a_nameless_network_and_named_folders_ask_for_the_order(tmp_path, state, folders):
-    from alexnet.data.layouts.registry import find
+    from alexnet.data.layouts.registry import find_data
     from alexnet.inference.matching import with_names
 
     three = {"classifier.6.weight": state["classifier.6.weight"][:3], "classifier.6.bias": torch.zeros(3)}
     torch.save({**state, **three}, tmp_path / "net.pth")
-    data = find(folders)
+    data = find_data(folders)
     with pytest.raises(AlexNetError, match=r"none of its 3 classes, and DATA .* has 3 \(blue, green, red\)"):
         with_names(alexnet.load(tmp_path / "net.pth"), data)
     assert with_names(alexnet.load(tmp_path / "net.pth", classes="imagefolder"), data).classes == data.classes

@@ -23,18 +23,18 @@ def measure(way: str) -> tuple[float, float]:
     import torch
 
     import test_parallel as test
-    from alexnet.base.distributed import start
+    from alexnet.base.distributed import process_group
     from alexnet.networks import traffic
     from alexnet.networks.model import build
     from alexnet.training import optimizer
     from alexnet.training.recipe import Recipe
 
     torch.set_num_threads(1)
-    with start("cpu") as world:
+    with process_group("cpu") as world:
         torch.manual_seed(0)
         model = build("alexnet32", 10).train()
         division = test.divided(world, way, model)
-        rule = optimizer.Rule(optimizer.build(division.part, Recipe(learning_rate=1e-4)))
+        rule = optimizer.Rule(optimizer.build_optimizer(division.part, Recipe(learning_rate=1e-4)))
         before = 0
         for step in range(STEPS + 1):
             if step == 1:  # the first builds what lasts

@@ -14,7 +14,7 @@ from typing import Any
 from alexnet.base import hints
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import OF_OTHERS, load
+from alexnet.engines.loading import OF_OTHERS, load_classifier
 from alexnet.inference.loaded import Loaded
 from alexnet.networks import model
 from alexnet.networks import variants as v
@@ -67,4 +67,4 @@ class AlexNet(model.AlexNet, PyTorchModelHubMixin, library_name="alexnet", pipel
                 local_files_only=local_files_only, token=token, allow_patterns=files,
             )  # fmt: skip
         said = {key: given[key] for key in hints.MEANINGS if given.get(key) is not None}
-        return cls.of(load(place, map_location, **said))
+        return cls.of(load_classifier(place, map_location, **said))

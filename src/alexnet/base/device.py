@@ -115,7 +115,7 @@ def _cpu_flags() -> set[str]:
     return next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set())
 
 
-def describe(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """The device in words, for people and for metrics."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

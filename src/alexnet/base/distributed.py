@@ -160,7 +160,7 @@ def alone(device: torch.device | None = None) -> World:
 
 
 @contextmanager
-def start(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
+def process_group(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
     """The world that torchrun describes in the environment, or a world of one process.
 
     Who waits for another process for more than `timeout` seconds, or finds it gone, ends with a sentence.

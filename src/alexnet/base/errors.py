@@ -45,7 +45,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+def nearest_names(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """The known names that are most like one that is not, the nearest first; case counts for nothing."""
     folded = {one.casefold(): one for one in known}
     return [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, count, 0.0)]
@@ -53,4 +53,4 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The question that ends the first half of an error about an unknown name."""
-    return f"did you mean '{nearest(name, known)[0]}'?"
+    return f"did you mean '{nearest_names(name, known)[0]}'?"

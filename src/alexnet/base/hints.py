@@ -64,7 +64,7 @@ def split(model: str | Path) -> tuple[str, Hints]:
     return name, Hints(**pairs)
 
 
-def joined(model: str | Path, hints: Hints | Mapping[str, Any]) -> str:
+def with_hints(model: str | Path, hints: Hints | Mapping[str, Any]) -> str:
     """MODEL with hints behind a ?, over those that it has; their files by full paths, so that it holds anywhere."""
     given = hints.given() if isinstance(hints, Hints) else {k: str(x) for k, x in hints.items() if x is not None}
     if not given:
@@ -79,4 +79,4 @@ def joined(model: str | Path, hints: Hints | Mapping[str, Any]) -> str:
 def absolute(model: str | Path) -> str:
     """MODEL so that it means the same from any folder."""
     name, hints = split(model)
-    return joined(str(Path(name).absolute()) if Path(name).exists() else name, hints)
+    return with_hints(str(Path(name).absolute()) if Path(name).exists() else name, hints)

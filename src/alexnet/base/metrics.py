@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from alexnet.base.files import write_whole, writing
 
 
-class Sink(Protocol):
+class MetricsSink(Protocol):
     """Where lines go besides the file."""
 
     def add(self, kind: str, step: int, facts: Mapping[str, Any]) -> None: ...
@@ -21,7 +21,7 @@ class Sink(Protocol):
 class Metrics:
     """Appends lines; on opening it cuts what a stopped run had written after its checkpoint at step `after`."""
 
-    def __init__(self, path: Path, after: int, write: bool = True, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, path: Path, after: int, write: bool = True, sinks: Sequence[MetricsSink] = ()) -> None:
         self.path, self.write, self.sinks = path, write, sinks
         if not write:
             return

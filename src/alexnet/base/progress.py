@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 LINE_EVERY = 10.0  # seconds between plain lines
+Say = Callable[[str], object]  # says a line to people
 
 
 class Progress:

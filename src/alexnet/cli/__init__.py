@@ -119,15 +119,15 @@ def demo(out: str | None, device: str) -> int:
 def info(model: str, way: str | None, processes: int | None, as_json: bool) -> int:
     """Print a network's layers: kernel, output shape, parameters and multiply-adds."""
     from alexnet.inference import talk
-    from alexnet.inference.info import describe, table
+    from alexnet.inference.info import info_table, network_info
 
     output = Output(as_json)
-    facts = describe(model)
+    facts = network_info(model)
     found = facts.as_json()
     if way or processes:
-        talking = talk.describe(facts, way or "data", processes or 0)
+        talking = talk.communication(facts, way or "data", processes or 0)
         found["parallel"] = talking.facts
-    output.say(talking.text if way or processes else table(facts))
+    output.say(talking.text if way or processes else info_table(facts))
     output.end(found)
     return 0
 
@@ -263,7 +263,7 @@ def recipes(name: str | None, keys: bool) -> int:
     from alexnet.training import recipe
 
     if keys:
-        click.echo(recipe.table(recipe.resolve(name or "author_2012")))
+        click.echo(recipe.keys_table(recipe.resolve(name or "author_2012")))
     elif name:
         click.echo(recipe.to_toml(recipe.resolve(name)).rstrip())
     else:

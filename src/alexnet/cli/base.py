@@ -158,9 +158,9 @@ def processes(keeps: bool = False) -> Iterator[World | None]:
     if not keeps and "TORCHELASTIC_RUN_ID" not in os.environ and os.environ.get("WORLD_SIZE", "1") == "1":
         yield None
         return
-    from alexnet.base.distributed import start
+    from alexnet.base.distributed import process_group
 
-    with start("cpu") as world:
+    with process_group("cpu") as world:
         yield world
 
 
@@ -251,7 +251,9 @@ def model_options(*names: str) -> Callable[[Callable], Callable]:
                 one = given[name]
                 if one is not None:
                     several = isinstance(one, tuple)
-                    given[name] = tuple(hints.joined(x, said) for x in one) if several else hints.joined(one, said)
+                    given[name] = (
+                        tuple(hints.with_hints(x, said) for x in one) if several else hints.with_hints(one, said)
+                    )
             return command(**given)
 
         for key, meaning in reversed(hints.MEANINGS.items()):

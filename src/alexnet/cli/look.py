@@ -45,7 +45,7 @@ def look(
     the paper: conv1's filters, which needs no IMAGE, and any number of IMAGEs with their classes and neighbours.
     """
     from alexnet.base.device import choose_device
-    from alexnet.engines.loading import load
+    from alexnet.engines.loading import load_classifier
     from alexnet.inference.inside import looking, page
 
     output = Output(as_json)
@@ -54,7 +54,7 @@ def look(
     inside = [name for name in chosen if name not in FIGURES]
     _check(inside, chosen, images, pictures, index)
     folder = page.new_folder(out)
-    classifier = load(model, choose_device(device))
+    classifier = load_classifier(model, choose_device(device))
     files, facts, failed = [], {}, []
     if inside:
         found = looking.look(classifier, images[0], inside, layers or None, of, pictures, quiet=False)

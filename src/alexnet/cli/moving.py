@@ -23,7 +23,7 @@ from alexnet.cli.base import Output
 if TYPE_CHECKING:
     from alexnet.base.signals import StopRequest
     from alexnet.inference.moving.answering import Answer
-    from alexnet.inference.moving.reading import Reader
+    from alexnet.inference.moving.reading import FrameReader
     from alexnet.inference.prediction import ClassProbability
     from alexnet.weights.classifier import Classifier
 
@@ -97,7 +97,7 @@ def predict(
     from alexnet.base import tables
     from alexnet.base.device import choose_device
     from alexnet.base.signals import EXIT_STATUS, StopRequest
-    from alexnet.engines.loading import device_for, load
+    from alexnet.engines.loading import device_for, load_classifier
     from alexnet.inference.moving import annotating, answering, reading
 
     if moving.annotate is not None:
@@ -105,7 +105,7 @@ def predict(
         if len(images) > 1:
             raise AlexNetError(f"--annotate writes one film, and {len(images)} moving pictures were given; give one.")
     readers = [reading.opened(name, moving.rate or reading.RATE) for name in images]
-    classifier = load(model, choose_device(device_for(engine, device)), engine, batch_size, output.say)
+    classifier = load_classifier(model, choose_device(device_for(engine, device)), engine, batch_size, output.say)
     work = _Work(moving, classifier, topk, views, batch_size, output, table is None)
     with StopRequest() as stop:
         found = (answer for reader in readers for answer in work.answers(reader, stop))
@@ -136,7 +136,7 @@ class _Work:
     dropped: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
 
-    def answers(self, reader: Reader, stop: StopRequest) -> Iterator[Answer]:
+    def answers(self, reader: FrameReader, stop: StopRequest) -> Iterator[Answer]:
         """The answers of one source, until its end or until the program is asked to stop."""
         from alexnet.inference.moving import annotating, answering, reading
 

@@ -64,7 +64,7 @@ def predict(
     frames; then each frame has its classes, and the same smoothed over time.
     """
     from alexnet.base import tables
-    from alexnet.base.distributed import start
+    from alexnet.base.distributed import process_group
     from alexnet.data.sources import Sources
     from alexnet.engines.loading import device_for
     from alexnet.inference import prediction
@@ -87,7 +87,7 @@ def predict(
                     output.say(f"  {100 * c.probability:6.2f} %  {printable(c.label)}")
             yield one
 
-    with start(device_for(engine, device)) as world:
+    with process_group(device_for(engine, device)) as world:
         with world.together():
             if table is not None and world.first:
                 tables.check_output("--output", Path(table), tables.SUFFIXES)
@@ -130,17 +130,17 @@ def features(
     A row a readable picture, in order. Parquet and HDF5 hold filename and a column or data set a layer; .npy and
     .safetensors have the names, one a line, in FILE.filenames.txt beside them.
     """
-    from alexnet.base.distributed import start
+    from alexnet.base.distributed import process_group
     from alexnet.data.sources import Sources
-    from alexnet.engines.loading import load
+    from alexnet.engines.loading import load_classifier
     from alexnet.inference import feature_files
 
     out = Output(as_json)
-    with start(device) as world:
+    with process_group(device) as world:
         with world.together():
             if world.first:
                 feature_files.check_output(Path(output), len(set(layers)))
-            classifier = load(model, world.device)
+            classifier = load_classifier(model, world.device)
             sources = Sources(images)
         result = feature_files.write_features(
             classifier, sources, layers, Path(output), pool, batch_size, workers, resume, not world.first, world
@@ -171,12 +171,12 @@ def index(
     as_json: bool, device: str,
 ) -> int:  # fmt: skip
     """Make INDEX, a new folder with the features of pictures, for alexnet similar."""
-    from alexnet.base.distributed import start
+    from alexnet.base.distributed import process_group
     from alexnet.data.sources import Sources
     from alexnet.inference.similarity import absolute, build_index
 
     output = Output(as_json)
-    with start(device) as world:
+    with process_group(device) as world:
         with world.together():
             sources = Sources(absolute(images))
         made, failed = build_index(

@@ -85,14 +85,14 @@ def _one(
 ) -> dict[str, Any]:  # fmt: skip
     """Put one claim to the test, and write and say what came of it."""
     from alexnet.reproduction import results
-    from alexnet.reproduction.measures import measure
+    from alexnet.reproduction.measures import measure_claim
     from alexnet.reproduction.planning import seeds_of
     from alexnet.reproduction.running import Study
 
     count = seeds or seeds_of(chosen, quick)
     study = Study(chosen, data, out, count, quick, sets, device, output.say, quiet=False)
     output.say(f"{chosen.name} ({chosen.section}): {chosen.text}")
-    outcome = measure(study)
+    outcome = measure_claim(study)
     facts = results.write(study, outcome)
     output.say("")
     for one in facts["comparisons"]:

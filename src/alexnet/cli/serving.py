@@ -61,7 +61,7 @@ def serve(
     """
     from alexnet.engines.loading import chosen
     from alexnet.serving.limits import Limits
-    from alexnet.serving.starting import Asked, start
+    from alexnet.serving.starting import Asked, serve_models
 
     output = Output(as_json)
     if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
@@ -71,5 +71,5 @@ def serve(
     asked = Asked(
         paths, host, port, opens, indexes, pictures, data, token, urls, batch_size, delay / 1000, limits, engine, device
     )
-    start(asked, output.say, output.end)
+    serve_models(asked, output.say, output.end)
     return 0

@@ -57,7 +57,7 @@ def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str)
 
     output = Output(as_json)
     result = conversion.compare(a, b, images, device)
-    output.say(conversion.table(result))
+    output.say(conversion.comparison_table(result))
     status = output.failures(result.failed)
     output.end(asdict(result))
     return status
@@ -81,10 +81,10 @@ def export(model: str, out: str, format: str, weights: str | None, data: str | N
     computes in 8 bits, calibrated on DATA's training pictures, but in a .pt2 is the same as w8.
     """
     from alexnet.inference.exporting import export as run_export
-    from alexnet.inference.exporting import table
+    from alexnet.inference.exporting import export_table
 
     output = Output(as_json)
     result = run_export(model, out, format, weights, data, split, output.say, quiet=False)
-    output.say(table(result))
+    output.say(export_table(result))
     output.end(result.facts())
     return 0

@@ -18,7 +18,7 @@ from alexnet.networks.fast.cpu.compiler import call, library
 TAKES = ("crops", "mean", "colour", "scale")  # the steps (augmentations.py) that the one pass makes, in their order
 
 
-def taken(steps: Sequence[str]) -> int:
+def fused_steps(steps: Sequence[str]) -> int:
     """How many steps, from the first, the one pass makes: all up to the scale, or none where one of them is not its."""
     end = steps.index(TAKES[-1]) + 1
     return end if all(name in TAKES for name in steps[:end]) else 0

@@ -198,7 +198,7 @@ def augmented(
 ) -> Tensor:
     """Stored pictures uint8 (n, C, S, S) as the network takes them in training: the steps, some of them in one pass."""
     todo = steps(recipe, part, drawn, pictures.device)
-    images, at_once = None, augment_fast.taken([name for name, _ in todo])
+    images, at_once = None, augment_fast.fused_steps([name for name, _ in todo])
     if at_once:
         images = augment_fast.augmented(pictures, drawn.draws, drawn.preprocess, drawn.axes, drawn.noise, precision)
     images, rest = (pictures, todo) if images is None else (images, todo[at_once:])

@@ -25,7 +25,7 @@ from alexnet.base.progress import Progress
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import Data, Split
 from alexnet.data.faults import Fault
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs import reading
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.data.problems import Problem, Report
@@ -57,7 +57,7 @@ def check(
             return report
     try:
         with world.together() if world else nullcontext():
-            data = find(path, quiet, report.tell)
+            data = find_data(path, quiet, report.tell)
     except AlexNetError as error:
         if not packed:
             raise

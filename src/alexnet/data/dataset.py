@@ -218,7 +218,7 @@ def joined(named: Mapping[str, Split]) -> Split:
     return Split(" and ".join(split.origin for split in splits), labels, read, name)
 
 
-def difference(names: Sequence[str], classes: Sequence[str]) -> str:
+def class_difference(names: Sequence[str], classes: Sequence[str]) -> str:
     more, fewer = sorted(set(names) - set(classes)), sorted(set(classes) - set(names))
     return "; ".join([f"more: {some(more)}"] * bool(more) + [f"missing: {some(fewer)}"] * bool(fewer))
 

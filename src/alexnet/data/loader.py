@@ -23,7 +23,7 @@ from alexnet.base.device import send
 from alexnet.base.distributed import World, local_processes
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import Split
-from alexnet.data.packs.reading import memory, pages
+from alexnet.data.packs.reading import bytes_of_pages, memory
 from alexnet.data.pictures import CROP, Square, Unreadable, decode
 from alexnet.data.statistics import Known, Sums
 
@@ -163,7 +163,7 @@ class Pictures:
         return [{"file": self.split.name(i), "error": merged[i]} for i in sorted(merged)]
 
 
-def order(seed: int, epoch: int, count: int, neighbours: int = 1) -> np.ndarray:
+def epoch_order(seed: int, epoch: int, count: int, neighbours: int = 1) -> np.ndarray:
     """The order of an epoch's pictures: a permutation that is a function of the arguments alone.
 
     With `neighbours` above 1, runs of so many pictures are shuffled, then the pictures within windows of WINDOW: each
@@ -198,7 +198,9 @@ def batches(
         yield from _resident(pictures, resident, positions, batch_size, world, start, end)
         return
     memory = _Memory(pictures.shape, pictures.dtype, pinned=world.device.type == "cuda")
-    total = min(steps(len(positions), batch_size), steps(len(positions), batch_size) if end is None else end)
+    total = min(
+        batch_count(len(positions), batch_size), batch_count(len(positions), batch_size) if end is None else end
+    )
 
     def mine(number: int) -> tuple[np.ndarray, np.ndarray, int]:
         whole = positions[number * batch_size : (number + 1) * batch_size]
@@ -237,7 +239,7 @@ def _resident(
     """The batches of pictures that lie on the GPU: gathered there, so that nothing is waited for."""
     there = torch.from_numpy(np.ascontiguousarray(positions)).to(world.device)
     labels = torch.from_numpy(pictures.split.labels).to(world.device)
-    total = steps(len(positions), batch_size)
+    total = batch_count(len(positions), batch_size)
     for number in range(start, total if end is None else min(total, end)):
         first, size = number * batch_size, min(batch_size, len(positions) - number * batch_size)
         share = world.slice(size)
@@ -290,7 +292,7 @@ def _held_by_no_batch() -> int:
     return max([sys.getrefcount(array) for array in [np.empty(0)]])
 
 
-def steps(count: int, batch_size: int) -> int:
+def batch_count(count: int, batch_size: int) -> int:
     """Batches in a pass over `count` pictures; the last may be smaller."""
     return -(-count // batch_size)
 
@@ -351,4 +353,4 @@ def fits_in_memory(size: int) -> bool:
 
 def _free_memory() -> int:
     """Bytes of memory that are free now; where the system does not say, 4 GiB."""
-    return pages("SC_AVPHYS_PAGES")
+    return bytes_of_pages("SC_AVPHYS_PAGES")

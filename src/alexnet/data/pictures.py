@@ -156,7 +156,7 @@ def decode(source: Source, channels: int = 3) -> Image.Image:
         raise Unreadable(f"broken picture ({str(error) or type(error).__name__})") from None
 
 
-def contents(file: IO) -> bytes:
+def whole_contents(file: IO) -> bytes:
     """What is in an open file, from its beginning where it can be rewound, as Pillow has it."""
     try:
         if getattr(file, "seekable", lambda: False)():
@@ -208,7 +208,7 @@ def _of_array(given: Any) -> Image.Image:
 def _file(source: Any) -> BinaryIO:
     """The source as an open file that is not empty."""
     if hasattr(source, "read"):
-        source = contents(source)
+        source = whole_contents(source)
     if isinstance(source, bytes | bytearray | memoryview):
         file: BinaryIO = io.BytesIO(source)
         size = len(source)

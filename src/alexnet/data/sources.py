@@ -25,7 +25,7 @@ from alexnet.base.text import printable
 from alexnet.data.faults import Fault, Note, encoding, is_pointer
 from alexnet.data.layouts import parquet, parquet_rows, tars
 from alexnet.data.layouts.folders import LITTER, claims, walk
-from alexnet.data.pictures import Source, Unreadable, contents, is_source
+from alexnet.data.pictures import Source, Unreadable, is_source, whole_contents
 
 if TYPE_CHECKING:
     from alexnet.base.distributed import World
@@ -118,7 +118,7 @@ def _held(one: Any) -> Source | Unreadable:
     """A picture that stays as it is now, until a thread decodes it: its owner may close the file or fill the array."""
     try:
         if hasattr(one, "read"):
-            return contents(one)
+            return whole_contents(one)
     except Unreadable as error:
         return error
     return one.clone() if hasattr(one, "data_ptr") else one.copy() if isinstance(one, np.ndarray) else one
@@ -270,7 +270,7 @@ def _parquet(name: str) -> Iterator[Named]:
             inside = f"{name}/{inner or f'row {row}'}"
             if isinstance(source, bytes) and len(source) > LARGEST:
                 source = Unreadable(f"{len(source):,} bytes, more than the {LARGEST:,} that are read")
-            yield inside, parquet_rows.beside(name, source) if isinstance(source, str) else source
+            yield inside, parquet_rows.picture_beside(name, source) if isinstance(source, str) else source
     except Unreadable as error:
         yield name, error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:

@@ -35,13 +35,13 @@ class Choice:
     words: str
 
 
-def choose(classifier: Classifier, batch_size: int) -> Choice:
+def choose_engine(classifier: Classifier, batch_size: int) -> Choice:
     """Try every form that this machine offers on made-up pictures, in turn, a few seconds in all."""
-    pictures = made_up(classifier.preprocess, min(batch_size, MOST))
+    pictures = made_up_batch(classifier.preprocess, min(batch_size, MOST))
     engines = {key: start() for key, start in forms(classifier)}
     reference = next(iter(engines))
     right = engines[reference].run(pictures, "logits")
-    far = {key: difference(engine.run(pictures, "logits"), right) for key, engine in engines.items()}
+    far = {key: relative_difference(engine.run(pictures, "logits"), right) for key, engine in engines.items()}
     within = [key for key in engines if far[key] <= BOUNDS[key[1]]]
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in within}
     for _ in range(ROUNDS):
@@ -74,18 +74,21 @@ def forms(classifier: Classifier) -> Iterator[tuple[tuple[str, str], Callable[[]
     if bfloat16:
         yield ("torch", BFLOAT16), lambda: in_torch(classifier, torch.bfloat16)
     if has("onnxruntime"):
-        yield ("onnx", FLOAT32), lambda: onnx.start(contents, preprocess, FLOAT32)
+        yield ("onnx", FLOAT32), lambda: onnx.make_engine(contents, preprocess, FLOAT32)
         if has("onnx"):
-            yield ("onnx", W8), lambda: onnx.start(onnx.weights8(contents), preprocess, W8)
+            yield ("onnx", W8), lambda: onnx.make_engine(onnx.weights8(contents), preprocess, W8)
     if has("openvino"):
-        yield ("openvino", FLOAT32), lambda: openvino.start(openvino.read(contents), preprocess, FLOAT32)
+        yield ("openvino", FLOAT32), lambda: openvino.make_engine(openvino.read(contents), preprocess, FLOAT32)
         if bfloat16:
-            yield ("openvino", BFLOAT16), lambda: openvino.start(openvino.read(contents), preprocess, BFLOAT16, True)
+            yield (
+                ("openvino", BFLOAT16),
+                lambda: openvino.make_engine(openvino.read(contents), preprocess, BFLOAT16, True),
+            )
         if has("nncf"):
             graph = openvino.weights8(openvino.read(contents))
-            yield ("openvino", W8), lambda: openvino.start(graph, preprocess, W8)
+            yield ("openvino", W8), lambda: openvino.make_engine(graph, preprocess, W8)
             if bfloat16:
-                yield ("openvino", W8_BFLOAT16), lambda: openvino.start(graph, preprocess, W8_BFLOAT16, True)
+                yield ("openvino", W8_BFLOAT16), lambda: openvino.make_engine(graph, preprocess, W8_BFLOAT16, True)
 
 
 def in_torch(classifier: Classifier, precision: torch.dtype = torch.float32) -> Engine:
@@ -101,7 +104,7 @@ def in_torch(classifier: Classifier, precision: torch.dtype = torch.float32) -> 
     return Engine(f"torch {torch.__version__}, {str(precision)[6:]}", classifier.preprocess, run)
 
 
-def made_up(preprocess: Preprocess, count: int) -> np.ndarray:
+def made_up_batch(preprocess: Preprocess, count: int) -> np.ndarray:
     """Smooth colours with grain, always the same: uint8 (count, stored, stored, C)."""
     draw, side, channels = np.random.default_rng(0), preprocess.stored, preprocess.channels
     pictures = np.empty((count, side, side, channels), np.uint8)
@@ -113,7 +116,7 @@ def made_up(preprocess: Preprocess, count: int) -> np.ndarray:
     return pictures
 
 
-def difference(got: np.ndarray, expected: np.ndarray) -> float:
+def relative_difference(got: np.ndarray, expected: np.ndarray) -> float:
     """Root mean square of the difference over that of the expected logits around their mean."""
     spread = float(np.sqrt(((expected - expected.mean(1, keepdims=True)) ** 2).mean()))
     return float(np.sqrt(((got - expected) ** 2).mean())) / max(spread, 1e-30)

@@ -58,7 +58,7 @@ def recognises(file: Path) -> bool:
         return False
 
 
-def load(file: Path) -> Classifier:
+def load_export(file: Path) -> Classifier:
     """The classifier in an export, answering by the engine that it was made for."""
     try:
         if file.read_bytes()[:5] in XML:
@@ -78,7 +78,9 @@ def load(file: Path) -> Classifier:
     form = facts.get("form", "float32")
     try:
         engine: Engine = (
-            onnx.start(file, found.preprocess, form) if start is None else openvino.start(start, found.preprocess, form)
+            onnx.make_engine(file, found.preprocess, form)
+            if start is None
+            else openvino.make_engine(start, found.preprocess, form)
         )
     except AlexNetError:
         raise

@@ -22,7 +22,7 @@ from alexnet.weights.classifier import Classifier, built, weights_of
 OF_OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def find(path: str | Path) -> Path:
+def find_weights(path: str | Path) -> Path:
     """The file of weights that MODEL means, hints aside: a folder's, a file, or published weights, fetched by name."""
     path, _ = hints.split(path)
     file = Path(path)
@@ -46,7 +46,7 @@ def find(path: str | Path) -> Path:
     return file
 
 
-def told(path: str | Path) -> hints.Hints:
+def all_hints(path: str | Path) -> hints.Hints:
     """The hints of MODEL, and of published weights what their file does not say."""
     name, given = hints.split(path)
     known = None if Path(name).exists() else published.PUBLISHED.get(name)
@@ -85,19 +85,19 @@ def better(folder: Path, trained: Mapping[str, Any]) -> str:
     )
 
 
-def load(
+def load_classifier(
     path: str | Path, device: str | torch.device = "cpu", engine: str | None = None, batch_size: int = 64,
     say: Callable[[str], object] = lambda text: None, **said: str | Path | None,
 ) -> Classifier:  # fmt: skip
     """What `alexnet.load` gives, less its methods that answer; `said` are what a file may not say (base/hints.py)."""
     from alexnet.engines import exported
 
-    path = hints.joined(path, said)
-    file, given = find(path), told(path)
+    path = hints.with_hints(path, said)
+    file, given = find_weights(path), all_hints(path)
     if exported.recognises(file):
         if needless := [key for key in given.given() if key != "square"]:
             raise AlexNetError(f"MODEL {file} is an export, which says all itself; leave out --{needless[0]}.")
-        found = exported.load(file)
+        found = exported.load_export(file)
         if given.square:
             found = replace(found, preprocess=replace(found.preprocess, square=given.square))
     else:
@@ -148,7 +148,7 @@ def attach(
         if classifier.device.type != "cpu":
             say(f"engine: torch, because the other engines do not use {classifier.device.type}")
             return replace(classifier, engine=None)
-        chosen = choosing.choose(classifier, batch_size)
+        chosen = choosing.choose_engine(classifier, batch_size)
         say(chosen.words)
         return replace(classifier, engine=None if chosen.plain else chosen.engine)
     from alexnet.engines import onnx, openvino
@@ -157,5 +157,5 @@ def attach(
 
     contents = to_bytes(weights_of(classifier), preprocessing=True)
     if engine == "onnx":
-        return replace(classifier, engine=onnx.start(contents, classifier.preprocess, FLOAT32))
-    return replace(classifier, engine=openvino.start(openvino.read(contents), classifier.preprocess, FLOAT32))
+        return replace(classifier, engine=onnx.make_engine(contents, classifier.preprocess, FLOAT32))
+    return replace(classifier, engine=openvino.make_engine(openvino.read(contents), classifier.preprocess, FLOAT32))

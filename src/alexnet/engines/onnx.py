@@ -17,7 +17,7 @@ from alexnet.weights.classifier import Engine
 FULLY_CONNECTED = ["Gemm", "MatMul"]
 
 
-def start(model: bytes | Path, preprocess: Preprocess, form: str) -> Engine:
+def make_engine(model: bytes | Path, preprocess: Preprocess, form: str) -> Engine:
     """A session on the CPU with as many threads as torch has; `model` is the contents of an .onnx file, or its path."""
     onnxruntime = package("onnxruntime", "onnx", "--engine onnx")
     options = onnxruntime.SessionOptions()

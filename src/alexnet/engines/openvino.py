@@ -23,7 +23,7 @@ def read(model: bytes | Path) -> Any:
     return _package().Core().read_model(str(model) if isinstance(model, Path) else model)
 
 
-def start(graph: Any, preprocess: Preprocess, form: str, bfloat16: bool = False) -> Engine:
+def make_engine(graph: Any, preprocess: Preprocess, form: str, bfloat16: bool = False) -> Engine:
     """A graph compiled for this CPU, with as many threads as torch has, for one caller at a time."""
     openvino = _package()
     settings = {

@@ -17,7 +17,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Unreadable
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.sources import Sources
-from alexnet.engines.loading import find, load, told
+from alexnet.engines.loading import all_hints, find_weights, load_classifier
 from alexnet.networks.shapes import check_size
 from alexnet.weights import formats
 from alexnet.weights.classifier import Classifier, built
@@ -43,8 +43,10 @@ def convert(
     it a net for crops of another side, of the same pictures; `preprocessing` puts crop, mean and scale inside
     an .onnx; `eight_bits` rounds a .safetensors' weights to int8, the one thing that is not exact.
     """
-    source = hints.joined(source, {"variant": variant, "mean": mean, "classes": classes, "key": key, "order": order})
-    found = formats.read(find(source), told(source))
+    source = hints.with_hints(
+        source, {"variant": variant, "mean": mean, "classes": classes, "key": key, "order": order}
+    )
+    found = formats.read(find_weights(source), all_hints(source))
     if input:
         check_size(found.built(), len(found.classes), found.preprocess.channels, input, found.preprocess.input)
         check_sizes(found.preprocess.stored, input)
@@ -77,7 +79,7 @@ def compare(
 ) -> Comparison:
     """Run two models on the same pictures, each with its own preprocessing; on made-up ones where none are given."""
     place = choose_device(device)
-    one, other = (x if isinstance(x, Classifier) else load(x, place) for x in (a, b))
+    one, other = (x if isinstance(x, Classifier) else load_classifier(x, place) for x in (a, b))
     greatest: dict[str, list[float]] = {}
     failed: list[dict[str, str]] = []
     seen = agree = 0
@@ -127,7 +129,7 @@ def _outputs(classifier: Classifier, picture: Any) -> dict[str, Tensor]:
     return {**found, "logits": found[model.logits]}
 
 
-def table(result: Comparison) -> str:
+def comparison_table(result: Comparison) -> str:
     """The comparison as aligned text."""
     lines = [f"{'layer':<10}{'greatest value':>16}{'greatest difference':>22}"]
     lines += [f"{x.layer:<10}{x.greatest:>16.6g}{x.difference:>22.3g}" for x in result.layers]

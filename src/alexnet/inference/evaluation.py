@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.base.device import send
-from alexnet.base.distributed import World, start
+from alexnet.base.distributed import World, process_group
 from alexnet.base.errors import AlexNetError
 from alexnet.base.journal import Journal, kept
 from alexnet.base.progress import Progress
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import split_word
 from alexnet.data.held_out import HeldOut, as_trained, digest
-from alexnet.data.layouts.registry import Data, find
+from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import Pictures, batches
 from alexnet.data.pictures import Square
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import attach, better, check_engine, device_for, load
+from alexnet.engines.loading import attach, better, check_engine, device_for, load_classifier
 from alexnet.inference.confusion import Answers, Tally, answers, check_outputs
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.matching import columns, held_out_for, match_classes, with_names
@@ -34,7 +34,7 @@ from alexnet.weights.classifier import Classifier, Engine
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 PLACES = 5  # of top-5 error
-Key = tuple[torch.Size, Square]  # Preprocess.key
+PreprocessKey = tuple[torch.Size, Square]  # Preprocess.key
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Task:
     members: list[Member]
     pictures: list[Pictures]  # the split, once for every size, number of channels and square that a member needs
 
-    def batches(self, batch_size: int) -> Iterator[tuple[dict[Key, Tensor], Tensor, int]]:
+    def batches(self, batch_size: int) -> Iterator[tuple[dict[PreprocessKey, Tensor], Tensor, int]]:
         """This process' pictures by their keys, their labels, and the size of the whole batch."""
         yield from (batch[:3] for batch in _moved(self.pictures, batch_size, self.world))
 
@@ -125,7 +125,7 @@ def opened(
     process looks at before all else.
     """
     models = [model] if isinstance(model, str | Path | Classifier) else list(model)
-    with start(device_for(engine, device)) as world:
+    with process_group(device_for(engine, device)) as world:
         with world.together():
             if world.first:
                 before()
@@ -149,10 +149,10 @@ def _opened(
     classifiers = [
         attach(one, engine, batch_size, told)
         if isinstance(one, Classifier)
-        else load(one, world.device, engine, batch_size, told)
+        else load_classifier(one, world.device, engine, batch_size, told)
         for one in models
     ]
-    found = data if isinstance(data, Data) else find(data, quiet or not world.first, whole=split == "all")
+    found = data if isinstance(data, Data) else find_data(data, quiet or not world.first, whole=split == "all")
     if split != "all":
         found = held_out_for(found, held, classifiers, told)
     for line in _notes(models, classifiers, found, split):
@@ -326,7 +326,7 @@ def _in_eval_mode(members: Sequence[Member]) -> Iterator[None]:
 
 def _moved(
     pictures: Sequence[Pictures], batch_size: int, world: World, first: int = 0
-) -> Iterator[tuple[dict[Key, Tensor], Tensor, int, np.ndarray, list[tuple[int, str]]]]:
+) -> Iterator[tuple[dict[PreprocessKey, Tensor], Tensor, int, np.ndarray, list[tuple[int, str]]]]:
     """This process' batches from the batch `first` on, whole: pictures, labels, size, rows, and what is unreadable."""
     numbers = np.arange(len(pictures[0])) // batch_size - first
     positions = np.flatnonzero((numbers >= 0) & (numbers % world.size == world.rank))
@@ -346,7 +346,7 @@ def _moved(
 def log_probabilities(
     members: Sequence[Member],
     shares: Sequence[float],
-    by_key: Mapping[Key, Tensor],
+    by_key: Mapping[PreprocessKey, Tensor],
     views: int,
     autocast: torch.dtype = torch.float32,
 ) -> Tensor:

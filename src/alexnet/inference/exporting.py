@@ -24,13 +24,13 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.files import writing
 from alexnet.base.progress import Progress
 from alexnet.data.held_out import as_trained
-from alexnet.data.layouts.registry import Data, find
+from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import Pictures
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines import exported, onnx, openvino
 from alexnet.engines.base import Whole, package, quiet
-from alexnet.engines.choosing import made_up
-from alexnet.engines.loading import load
+from alexnet.engines.choosing import made_up_batch
+from alexnet.engines.loading import load_classifier
 from alexnet.inference.evaluation import PLACES, count, log_probabilities, opened
 from alexnet.inference.matching import match_classes, with_names
 from alexnet.weights import onnx_writer
@@ -90,10 +90,10 @@ def export(
     weights = _form(format, weights, data is not None)
     calibrated = weights == "int8"
     files = _places(Path(out), format)
-    one = model if isinstance(model, Classifier) else load(model)
+    one = model if isinstance(model, Classifier) else load_classifier(model)
     if one.exported:
         raise AlexNetError(f"MODEL {model} is an export already; give the model that it was exported from.")
-    found = None if data is None else find(data, quiet)
+    found = None if data is None else find_data(data, quiet)
     if found is not None:
         found = as_trained(found, one.trained) or found
     pictures = calibration(one, found) if calibrated and found is not None else []
@@ -137,7 +137,7 @@ def _takes(preprocess: Preprocess) -> str:
     return f"uint8 pictures (batch, {side}, {side}, {preprocess.channels}): {how}"
 
 
-def table(result: Export) -> str:
+def export_table(result: Export) -> str:
     """The result for people."""
     rates = ", ".join(f"{rate:,.1f} images/s at batch {batch}" for batch, rate in result.images_per_second.items())
     lines = [
@@ -209,9 +209,9 @@ def _written(
     if format == "pt2":
         return Classifier(one.model, one.preprocess, one.classes, one.origin, _program(files[0], one), "pt2")
     if format == "onnx":
-        engine = onnx.start(files[0], one.preprocess, weights or "float32")
+        engine = onnx.make_engine(files[0], one.preprocess, weights or "float32")
         return Classifier(one.model, one.preprocess, one.classes, one.origin, engine, "onnx")
-    return exported.load(files[0])
+    return exported.load_export(files[0])
 
 
 def _onnx(found: Weights, weights: str | None, pictures: list[np.ndarray]) -> bytes:
@@ -279,7 +279,7 @@ def _program(file: Path, one: Classifier) -> Engine:
 
 def _rate(engine: Engine, batch: int) -> float:
     """Images/s: the median of some runs after a warm-up, a second or so in all."""
-    pictures = made_up(engine.preprocess, 1).repeat(batch, axis=0)
+    pictures = made_up_batch(engine.preprocess, 1).repeat(batch, axis=0)
     taken: list[float] = []
     engine.run(pictures, "prob")
     while sum(taken) < 1 or len(taken) < 3:

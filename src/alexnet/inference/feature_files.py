@@ -48,7 +48,7 @@ def write_features(
         names = check_layers(classifier.model, layers)
         if world.first:
             check_output(output, len(names))
-    part = folder_of(output)
+    part = gathering_folder(output)
     found = gather(classifier, sources, names, part, pool, batch_size, workers, resume, quiet, world=world)
     failed: list[dict[str, str]] = []
     if world.first:
@@ -79,7 +79,7 @@ def check_output(output: Path, layers: int) -> None:
         _h5py()
 
 
-def folder_of(output: Path) -> Path:
+def gathering_folder(output: Path) -> Path:
     """Where the features are gathered before the output is whole."""
     return output.with_name(output.name + ".part")
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from alexnet.base.device import choose_device
 from alexnet.base.distributed import World, alone
-from alexnet.base.errors import AlexNetError, nearest
+from alexnet.base.errors import AlexNetError, nearest_names
 from alexnet.base.progress import Progress
 from alexnet.base.turns import Dealt, in_turns
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Named, Sources, name_of
 from alexnet.data.stream import named_batches
-from alexnet.engines.loading import load
+from alexnet.engines.loading import load_classifier
 from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import layer_facts
 from alexnet.weights.classifier import Classifier
@@ -63,7 +63,7 @@ def features(
     are whatever `Sources` takes, seen in the central view, a few batches at a time; one that cannot be read gives
     Features with `error`.
     """
-    classifier = model if isinstance(model, Classifier) else load(model, choose_device(device))
+    classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
     names = check_layers(classifier.model, [layers] if isinstance(layers, str) else layers)
     sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
     with_progress = feature_batches(
@@ -127,7 +127,7 @@ def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:
     there = [record.name for record in model.variant.layers]
     for name in layers:
         if name not in there:
-            near = nearest(name, there, 3)
+            near = nearest_names(name, there, 3)
             raise AlexNetError(
                 f"{model.variant.name} has no layer '{name}'; the nearest are {', '.join(near)}, and all are "
                 f"{', '.join(there)}."

@@ -31,7 +31,7 @@ class Info:
         return {**facts, "layers": layers}
 
 
-def describe(name: str) -> Info:
+def network_info(name: str) -> Info:
     """The facts of a run folder, a file of weights or a variant; a path that exists wins over a name."""
     if hints.split(name)[0] != name or Path(name).exists():
         return _loaded(name)
@@ -47,9 +47,9 @@ def describe(name: str) -> Info:
 
 
 def _loaded(name: str) -> Info:
-    from alexnet.engines.loading import load
+    from alexnet.engines.loading import load_classifier
 
-    model = load(name).model
+    model = load_classifier(name).model
     return _facts(model.variant, model.classes, model.channels, model.input)
 
 
@@ -59,7 +59,7 @@ def _facts(variant: Variant, classes: int, channels: int, input: int) -> Info:
     return Info(variant.name, variant.source, classes, [channels, input, input], parameters, macs, layers)
 
 
-def table(info: Info) -> str:
+def info_table(info: Info) -> str:
     """The facts as text of aligned columns."""
     head = ("layer", "kind", "kernel", "output", "parameters", "multiply-adds")
     rows = [

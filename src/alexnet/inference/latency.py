@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet.base.errors import AlexNetError
 from alexnet.engines.choosing import in_torch
-from alexnet.engines.loading import attach, load
+from alexnet.engines.loading import attach, load_classifier
 from alexnet.weights.classifier import Classifier
 
 
@@ -42,4 +42,4 @@ def realtime(
     """
     if isinstance(model, Classifier):
         return Realtime(attach(model, engine, 1, say))
-    return Realtime(load(model, "cpu", engine, 1, say))
+    return Realtime(load_classifier(model, "cpu", engine, 1, say))

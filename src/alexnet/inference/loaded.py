@@ -40,7 +40,7 @@ def load(
     of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
     """
     said = {"variant": variant, "classes": classes, "mean": mean, "key": key, "order": order, "square": square}
-    return answering(loading.load(path, device, engine, batch_size, say, **said))
+    return answering(loading.load_classifier(path, device, engine, batch_size, say, **said))
 
 
 def answering(classifier: Classifier) -> Loaded:

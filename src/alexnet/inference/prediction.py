@@ -20,7 +20,7 @@ from alexnet.base.turns import Dealt, in_turns, same
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources, name_of
 from alexnet.data.stream import named_batches
-from alexnet.engines.loading import attach, check_engine, device_for, load
+from alexnet.engines.loading import attach, check_engine, device_for, load_classifier
 from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.weights.classifier import Classifier
@@ -110,7 +110,7 @@ def stream(
             classifier = attach(model, engine, batch_size, say)
         else:
             where = choose_device(device_for(engine, device)) if called else world.device
-            classifier = load(model, where, engine, batch_size, say)
+            classifier = load_classifier(model, where, engine, batch_size, say)
         sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
         sources.check_shared(world)
     if world.size > 1:

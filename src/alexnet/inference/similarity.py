@@ -25,7 +25,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.files import writing
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
-from alexnet.engines.loading import load
+from alexnet.engines.loading import load_classifier
 from alexnet.inference.feature_folder import ABOUT, COPY, Gathered, fingerprint, gather
 from alexnet.inference.features import check_layers, feature_batches
 from alexnet.weights.classifier import Classifier
@@ -84,7 +84,7 @@ def build_index(
             raise AlexNetError(f"INDEX {out} exists; delete it, or give another name.")
         if world.first and not folder.absolute().parent.is_dir():
             raise AlexNetError(f"INDEX {out}: there is no folder {folder.parent}; make it, or give another place.")
-        classifier = load(model, world.device)
+        classifier = load_classifier(model, world.device)
         (layer,) = check_layers(classifier.model, [layer])
         named = hints.absolute(model)
         sources = images if isinstance(images, Sources) else Sources(absolute(images))
@@ -142,7 +142,7 @@ def similar(
         classifier = model
     else:
         where = choose_device(device)
-        classifier = load(opened.model if model is None else model, where)
+        classifier = load_classifier(opened.model if model is None else model, where)
     if fingerprint(classifier) != opened.fingerprint:
         raise AlexNetError(
             f"INDEX {opened.folder} was made by another model than {model or opened.model} is now; make the index "
@@ -164,7 +164,7 @@ def _similar(
         # A file may stand in the index several times.
         more = max((own.get(place, 0) for name in batch.names for place in _places(name)), default=0)
         asked = min(count + more, len(index.filenames))
-        distances, rows = nearest(queries, index.found.parts(layer), asked, distance)
+        distances, rows = nearest_rows(queries, index.found.parts(layer), asked, distance)
         answers = zip(distances.tolist(), rows.tolist(), strict=True)
         for name, error in zip(batch.names, batch.errors, strict=True):
             if error is None:
@@ -180,7 +180,7 @@ def _places(name: str) -> tuple[str, str]:
     return os.path.abspath(name), os.path.realpath(name)
 
 
-def nearest(queries: Tensor, parts: Iterable[np.ndarray], count: int, distance: Distance) -> tuple[Tensor, Tensor]:
+def nearest_rows(queries: Tensor, parts: Iterable[np.ndarray], count: int, distance: Distance) -> tuple[Tensor, Tensor]:
     """Distances float64 and rows int64, both (n, count), nearest first, of queries (n, d) to all rows of the parts."""
     wide = _unit(queries.double()) if distance == "cosine" else queries.double()
     squares = wide.square().sum(1, keepdim=True)

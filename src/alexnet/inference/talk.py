@@ -22,7 +22,7 @@ class Talking:
     facts: dict[str, Any]
 
 
-def describe(info: Info, way: str, processes: int = 0) -> Talking:
+def communication(info: Info, way: str, processes: int = 0) -> Talking:
     """The network in training as `parallel` = data, towers or hybrid divides it."""
     size = (v.variant(info.variant), info.classes, info.input[0], info.input[1])
     if way == "towers":
@@ -83,7 +83,7 @@ def _split(variant: v.Variant, classes: int, channels: int, input: int, way: str
     return Talking(text, facts)
 
 
-def _row(name: str, step: traffic.Step) -> tuple[str, ...]:
+def _row(name: str, step: traffic.StepTraffic) -> tuple[str, ...]:
     mega = [f"{x * traffic.FLOAT / 1e6:,.1f}" for x in (step.convolutions, step.connected, step.all)]
     return name, *mega
 

@@ -105,7 +105,7 @@ def split_layers(variant: v.Variant, processes: int = 2) -> list[v.FC]:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTraffic:
     """Numbers that all processes together send in a step: for the convolutions, and for the fully connected layers."""
 
     convolutions: int
@@ -129,22 +129,22 @@ def _weights(variant: v.Variant, classes: int, channels: int, input: int) -> tup
     return below, above
 
 
-def data(variant: v.Variant, classes: int, channels: int, input: int, processes: int) -> Step:
+def data(variant: v.Variant, classes: int, channels: int, input: int, processes: int) -> StepTraffic:
     """Sums of all gradients."""
     below, above = _weights(variant, classes, channels, input)
-    return Step(2 * (processes - 1) * below, 2 * (processes - 1) * above)
+    return StepTraffic(2 * (processes - 1) * below, 2 * (processes - 1) * above)
 
 
-def sharded(variant: v.Variant, classes: int, channels: int, input: int, processes: int) -> Step:
+def sharded(variant: v.Variant, classes: int, channels: int, input: int, processes: int) -> StepTraffic:
     """The same with every weight, gradient and velocity kept by one process alone (FSDP, ZeRO 3): weights are asked
     for twice, forward and backward, and gradients are summed into one place."""
     whole = data(variant, classes, channels, input, processes)
-    return Step(whole.convolutions * 3 // 2, whole.connected * 3 // 2)
+    return StepTraffic(whole.convolutions * 3 // 2, whole.connected * 3 // 2)
 
 
 def hybrid(
     variant: v.Variant, classes: int, channels: int, input: int, processes: int, pictures: int, above: bool = False
-) -> Step:
+) -> StepTraffic:
     """Activations of the fully connected layers and their gradients, for `pictures` a step of all processes together.
 
     Each process has the weights from its own units to all of the next layer: it needs its units of the maps for all
@@ -164,4 +164,4 @@ def hybrid(
         sent = sum(pictures * a * others for a, _ in widths) + exchanged(widths[-1][1])
     else:
         sent = exchanged(widths[0][0]) + sum(pictures * b * others for _, b in widths)
-    return Step(data(variant, classes, channels, input, processes).convolutions, 2 * sent)
+    return StepTraffic(data(variant, classes, channels, input, processes).convolutions, 2 * sent)

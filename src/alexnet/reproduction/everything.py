@@ -22,8 +22,8 @@ from alexnet.base.errors import Interrupted
 from alexnet.data.layouts.registry import Data
 from alexnet.reproduction import planning, results
 from alexnet.reproduction.claims import Claim
-from alexnet.reproduction.measures import measure
-from alexnet.reproduction.planning import Part
+from alexnet.reproduction.measures import measure_claim
+from alexnet.reproduction.planning import StudyPart
 from alexnet.reproduction.running import Busy, Study
 
 PATIENCE = 5.0  # seconds until it is looked again whether another process has finished
@@ -53,7 +53,7 @@ class Everything:
         place = self.place or Path()
         return Study(claim, place, self.out, seeds, self.quick, sets, self.device, self.say, self.quiet, self.found)
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[StudyPart]:
         """What there is to do, of the data given or else of whole sets."""
 
         def count(claim: Claim, name: str) -> int:
@@ -66,7 +66,7 @@ class Everything:
             self.study, count, lambda claim: min(self.seeds or claim.seeds, planning.seeds_of(claim, self.quick))
         )
 
-    def left(self, parts: list[Part] | None = None) -> list[Part]:
+    def left(self, parts: list[StudyPart] | None = None) -> list[StudyPart]:
         """What is to do still, of all parts or of these."""
         whole = self.parts() if parts is None else parts
         left = [part for part in whole if not self._there(part)]
@@ -92,13 +92,13 @@ class Everything:
         self.say(f"\n{len(done)} parts done now, {len(missing)} left{told}")
         return {"done": done, "left": [_named(part) for part in missing]}
 
-    def _done(self, part: Part) -> bool:
+    def _done(self, part: StudyPart) -> bool:
         """Do it; False where another process is at work on a network of it."""
         study = self.study(part.claim, part.seeds)
         if self.over.is_set():
             return False
         try:
-            outcome = measure(study)
+            outcome = measure_claim(study)
         except Busy:
             return False
         folder, held = results.folder_of(self.out, part.claim.name, self.quick), self._held(part)
@@ -109,10 +109,10 @@ class Everything:
             self.say(f"{_named(part)}: {one['name']}: {results.ours(one)}: {one['verdict']}")
         return True
 
-    def _held(self, part: Part) -> dict[str, Any] | None:
+    def _held(self, part: StudyPart) -> dict[str, Any] | None:
         return results.read(results.folder_of(self.out, part.claim.name, self.quick), part.claim)
 
-    def _there(self, part: Part) -> bool:
+    def _there(self, part: StudyPart) -> bool:
         """Whether results hold as many seeds of it, made with the same keys."""
         held = self._held(part)
         sets = list(self.study(part.claim, part.seeds).sets)
@@ -164,5 +164,5 @@ class Everything:
                 one.wait()
 
 
-def _named(part: Part) -> str:
+def _named(part: StudyPart) -> str:
     return f"{part.claim.name}, {part.seeds} seed{'s' * (part.seeds > 1)}"

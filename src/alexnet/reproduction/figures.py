@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LINES = ("-", "--", "-.", ":")
 
 
-def draw(outcome: Outcome, title: str, path: Path) -> None:
+def save_figure(outcome: Outcome, title: str, path: Path) -> None:
     """Write the claim's figure as .png."""
     from matplotlib.figure import Figure
 

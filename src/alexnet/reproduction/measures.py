@@ -13,21 +13,21 @@ import torch
 from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import Data
-from alexnet.engines.loading import load
+from alexnet.engines.loading import load_classifier
 from alexnet.inference.evaluation import opened
 from alexnet.inference.features import outputs
-from alexnet.inference.similarity import nearest
+from alexnet.inference.similarity import nearest_rows
 from alexnet.reproduction.claims import Arm
 from alexnet.reproduction.intervals import Interval, Verdict, over_seeds, paired, together, verdict
-from alexnet.reproduction.running import Busy, Finished, Study, answers
+from alexnet.reproduction.running import Busy, Finished, Study, hits
 from alexnet.weights.classifier import Classifier
 
 ERRORS = ("top-1", "top-5")
-Runs = dict[str, list[Finished]]  # the networks of each arm, in the order of their seeds
+ArmRuns = dict[str, list[Finished]]  # the networks of each arm, in the order of their seeds
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """One thing compared: what is better by how much, its 95 % interval, and what that says."""
 
     name: str
@@ -41,8 +41,8 @@ class Comparison:
 class Outcome:
     """What came of a claim: comparisons, remarks, and the networks they are of."""
 
-    runs: Runs
-    comparisons: list[Comparison]
+    runs: ArmRuns
+    comparisons: list[ArmComparison]
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)  # for the figure
 
@@ -51,13 +51,13 @@ class Outcome:
         return together([one.verdict for one in self.comparisons])
 
 
-def measure(study: Study) -> Outcome:
+def measure_claim(study: Study) -> Outcome:
     """Train what the claim needs, unless it was before, and compare."""
     return _MEASURES[study.claim.kind](study)
 
 
-def _all(study: Study) -> Runs:
-    runs: Runs = {}
+def _all(study: Study) -> ArmRuns:
+    runs: ArmRuns = {}
     busy: Busy | None = None
     for seed in range(study.seeds):  # seed by seed, so that a study that is stopped has something of every arm
         for arm in study.claim.arms:
@@ -77,10 +77,10 @@ def _all(study: Study) -> Runs:
     return runs
 
 
-def _points(name: str, differences: np.ndarray, paper: float | None = None) -> Comparison:
+def _points(name: str, differences: np.ndarray, paper: float | None = None) -> ArmComparison:
     """Differences of right answers (seeds, pictures), -1 to 1, as points of error; `paper` is its figure."""
     interval = paired(100.0 * differences)
-    return Comparison(name, "points", interval, verdict(interval, 0.0, paper), paper)
+    return ArmComparison(name, "points", interval, verdict(interval, 0.0, paper), paper)
 
 
 def _rights(runs: list[Finished], views: int) -> np.ndarray:
@@ -117,9 +117,9 @@ def _stated(study: Study) -> Outcome:
     wrong = 100.0 * (1 - _rights(several, study.claim.views)[:, 0])
     interval, stated = paired(wrong), study.claim.stated
     if not stated:
-        return Outcome(runs, [Comparison("top-1 error", "%", interval, "not distinguishable")], [_OTHER_DATA])
+        return Outcome(runs, [ArmComparison("top-1 error", "%", interval, "not distinguishable")], [_OTHER_DATA])
     said: Verdict = "reproduced" if interval.low <= stated + 0.5 else "opposite"
-    return Outcome(runs, [Comparison(f"top-1 error, stated {stated:.0f} %", "%", interval, said)])
+    return Outcome(runs, [ArmComparison(f"top-1 error, stated {stated:.0f} %", "%", interval, said)])
 
 
 MOST_RATES = 9  # of one arm: a factor of 256 between the ends
@@ -130,7 +130,7 @@ def _sooner(study: Study) -> Outcome:
     """How many times sooner the first arm reaches the training error than the second, each at its best rate."""
     target = 0.25
     times: dict[str, list[float]] = {}
-    runs: Runs = {}
+    runs: ArmRuns = {}
     notes = []
     for arm in study.claim.arms:
         tried, best = _rates(study, arm, target)
@@ -162,7 +162,7 @@ def _sooner(study: Study) -> Outcome:
         if late:
             notes.append(f"Where {second} did not reach it, its last epoch counts: the ratio is greater than that.")
     paper = study.claim.figures[0]
-    found = Comparison(name, "times", interval, verdict(interval, 1.0, paper), paper)
+    found = ArmComparison(name, "times", interval, verdict(interval, 1.0, paper), paper)
     return Outcome(runs, [found], notes, {"target": target})
 
 
@@ -239,7 +239,7 @@ def _ensemble(study: Study) -> Outcome:
     (several,) = runs.values()
     if len(several) < 2:
         raise AlexNetError("the claim ensemble takes two networks or more: give --seeds 2 or more.")
-    both = answers([one.folder for one in several], several[0].data, study.claim.views, study.device).astype(float)
+    both = hits([one.folder for one in several], several[0].data, study.claim.views, study.device).astype(float)
     difference = both[None] - _rights(several, study.claim.views)
     name, figures = f"one network against {len(several)}", study.claim.figures
     errors = 100 * (1 - both.mean(1))
@@ -257,7 +257,7 @@ def _start(study: Study) -> Outcome:
         flat = below.mean < 0.02 * guess
         should = number == 1  # the second is the one that stays
         found.append(
-            Comparison(f"{name}: below guessing", "nats", below, "reproduced" if flat == should else "opposite")
+            ArmComparison(f"{name}: below guessing", "nats", below, "reproduced" if flat == should else "opposite")
         )
     note = f"Guessing costs {guess:.3f} nats; a loss within 2 % of it counts as flat, in the mean of the seeds."
     return Outcome(runs, found, [note], {"guess": guess})
@@ -297,10 +297,10 @@ def _neighbours(study: Study) -> Outcome:
     """Of each validation picture's five nearest others, the share of its class: by fc7 and by pixels."""
     runs = _all(study)
     ((one,),) = runs.values()
-    classifier = load(one.folder, "cpu")
+    classifier = load_classifier(one.folder, "cpu")
     seen = neighbourhood(classifier, one.data)
     interval = paired(100 * (seen.shares["fc7"] - seen.shares["pixels"])[None])
-    found = Comparison("precision at 5, fc7 above pixels", "points", interval, verdict(interval))
+    found = ArmComparison("precision at 5, fc7 above pixels", "points", interval, verdict(interval))
     words = ", ".join(f"{name} {100 * share.mean():.1f} %" for name, share in seen.shares.items())
     classes = len(one.data.classes)
     first_of_class = [int((seen.labels == c).nonzero()[0]) for c in np.linspace(0, classes - 1, 8).astype(int)]
@@ -315,7 +315,7 @@ def _neighbours(study: Study) -> Outcome:
 def _others(vectors: np.ndarray, at: int) -> torch.Tensor:
     """Rows of the five nearest of all others to each of 500 vectors."""
     some = torch.from_numpy(vectors[at : at + 500])
-    _, rows = nearest(some, [vectors], 6, "euclidean")
+    _, rows = nearest_rows(some, [vectors], 6, "euclidean")
     own = torch.arange(at, at + len(some))[:, None]
     rank = torch.where(rows == own, 9, torch.arange(6)[None])  # itself goes last, wherever ties have put it
     return rows.gather(1, rank.argsort(dim=1, stable=True))[:, :5]
@@ -327,7 +327,7 @@ def _towers(study: Study) -> Outcome:
     (several,) = runs.values()
     chances, gaps, notes, filters = [], [], [], []
     for one in several:
-        weight = load(one.folder / run_files.LAST).model.get_parameter("conv1.weight").detach()
+        weight = load_classifier(one.folder / run_files.LAST).model.get_parameter("conv1.weight").detach()
         colours = colourfulness(weight)
         first, second = np.split(colours, 2)
         chances.append(by_chance(colours))
@@ -338,7 +338,7 @@ def _towers(study: Study) -> Outcome:
         )
         filters.append(weight)
     said: Verdict = "reproduced" if max(chances) < 0.05 else "not distinguishable"
-    found = Comparison("difference in colourfulness", "of 1", over_seeds(np.array(gaps)), said)
+    found = ArmComparison("difference in colourfulness", "of 1", over_seeds(np.array(gaps)), said)
     return Outcome(runs, [found], notes, {"filters": filters})
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {"reproduced": "C2", "weaker": "C8", "stronger": "C9", "opposite": "C3", "not distinguishable": "0.45"}
-Found = Sequence[tuple[Claim, dict[str, Any]]]  # claims with their results
+ClaimResults = Sequence[tuple[Claim, dict[str, Any]]]  # claims with their results
 
 
 class Row(NamedTuple):
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     verdict: str
 
 
-def rows(found: Found) -> list[Row]:
+def rows(found: ClaimResults) -> list[Row]:
     """What can be drawn on one axis: differences of error, an error's distance from the stated one, and times."""
     drawn: list[Row] = []
     for claim, facts in found:
@@ -50,7 +50,7 @@ def rows(found: Found) -> list[Row]:
     return drawn
 
 
-def draw(found: Found, path: Path) -> None:
+def save_overview(found: ClaimResults, path: Path) -> None:
     """Write the figure as .png: runs in earnest above, quick ones below."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

@@ -37,7 +37,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """A claim with its first so many seeds, and the networks of it that no part before has trained."""
 
     claim: Claim
@@ -61,9 +61,9 @@ def multiply_adds(name: str, input: int = 0) -> int:
     return sum(row.macs for row in layer_facts(plan, 200, 3, input or plan.input))
 
 
-def plan(study: Callable[[Claim, int], Study], count: Count, seeds: Callable[[Claim], int]) -> list[Part]:
+def plan(study: Callable[[Claim, int], Study], count: Count, seeds: Callable[[Claim], int]) -> list[StudyPart]:
     """Parts in the order in which they are done; `study` makes one of a claim with so many seeds."""
-    parts: list[Part] = []
+    parts: list[StudyPart] = []
     trained: set[Network] = set()
     for number in range(1, max(map(seeds, CLAIMS.values())) + 1):
         waiting = [
@@ -73,7 +73,8 @@ def plan(study: Callable[[Claim, int], Study], count: Count, seeds: Callable[[Cl
         ]
         while waiting:
             left = [
-                Part(one, number, tuple(x for x in networks if _alike(x) not in trained)) for one, networks in waiting
+                StudyPart(one, number, tuple(x for x in networks if _alike(x) not in trained))
+                for one, networks in waiting
             ]
             chosen = min(left, key=lambda part: part.work)
             trained |= {_alike(x) for x in chosen.networks}
@@ -108,7 +109,7 @@ def _networks(study: Study, count: Count) -> list[Network]:
     return found
 
 
-def lines(parts: Sequence[Part], rate: float = 0.0, minutes: float = 0.0) -> Iterator[str]:
+def lines(parts: Sequence[StudyPart], rate: float = 0.0, minutes: float = 0.0) -> Iterator[str]:
     """The plan in words; `rate` is images/s at which alexnet64 trains, to which others go by their arithmetic."""
     base, spent, over = 3.0 * multiply_adds("alexnet64") * rate, 0.0, False
     for part in parts:

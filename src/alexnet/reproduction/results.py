@@ -46,7 +46,7 @@ def write(study: Study, outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
     write_whole(folder / RESULT, lambda file: file.write((json.dumps(facts, indent=1) + "\n").encode()))
     title = f"{claim.name} ({claim.section}): {outcome.verdict}" + (", quick" if study.quick else "")
-    figures.draw(outcome, title, folder / FIGURE)
+    figures.save_figure(outcome, title, folder / FIGURE)
     text = page(facts, lines, FIGURE)
     write_whole(folder / PAGE, lambda file: file.write(text.encode()))
     return facts
@@ -195,7 +195,7 @@ def report(out: Path, file: Path) -> int:
     if not rows:
         raise AlexNetError(f"--out {out} holds no results; run alexnet reproduce NAME --data DIR first.")
     picture = file.with_suffix(".png")
-    overview.draw(shown, picture)
+    overview.save_overview(shown, picture)
     text = "\n".join([HEAD.format(picture=picture.name), *rows, "", *parts])
     write_whole(file, lambda out: out.write(text.encode()))
     return len(rows)

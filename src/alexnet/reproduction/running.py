@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from alexnet.base import metrics, run_files
-from alexnet.base.device import choose_device, describe
+from alexnet.base.device import choose_device, device_name
 from alexnet.base.errors import AlexNetError, Diverged, Interrupted
 from alexnet.base.files import write_whole
 from alexnet.base.version import __version__
 from alexnet.data.dataset import Split
-from alexnet.data.layouts.registry import Data, find
+from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import log_probabilities, opened
 from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction.claims import CIFAR, TINY, Arm, Claim
@@ -83,7 +83,7 @@ class Study:
         name = name or self.claim.data
         key = (name, *(self.claim.quick[1:] if self.quick else ()))
         if key not in self.found:
-            whole = self.found.get((name,)) or find(located(self.place, name), quiet=self.quiet)
+            whole = self.found.get((name,)) or find_data(located(self.place, name), quiet=self.quiet)
             self.found[(name,)] = whole
             self.found[key] = part(whole, *self.claim.quick[1:]) if self.quick else whole
         return self.found[key]
@@ -150,7 +150,7 @@ class Study:
             except Interrupted as stop:
                 told = f"stopped and saved in {folder}: give the same command to go on"
                 raise Interrupted(told, stop.status) from None
-            made = {"device": describe(choose_device(self.device)), "versions": versions(), "commit": commit()}
+            made = {"device": device_name(choose_device(self.device)), "versions": versions(), "commit": commit()}
             write_whole(folder / MADE, lambda file: file.write(json.dumps(made).encode()))
         return finished
 
@@ -183,7 +183,7 @@ class Finished:
         """Whether each validation picture's class is the first, and among the first five: bool (2, pictures)."""
         file = self.folder / f"right_{views}.npy"
         if not file.exists():
-            found = answers([self.folder], self.data, views, self.device)
+            found = hits([self.folder], self.data, views, self.device)
             write_whole(file, lambda out: np.save(out, found, allow_pickle=False))
         return np.load(file, allow_pickle=False)
 
@@ -203,7 +203,7 @@ class Finished:
 
 
 @torch.no_grad()
-def answers(models: Sequence[Path], data: Data, views: int, device: str) -> np.ndarray:
+def hits(models: Sequence[Path], data: Data, views: int, device: str) -> np.ndarray:
     """Whether the class of each validation picture is the ensemble's first, and among its first five: bool (2, n)."""
     rows: list[torch.Tensor] = []
     with opened(list(models), data, "valid", device=device) as task:

@@ -19,10 +19,10 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.run_files import METRICS
 from alexnet.data.pictures import decode
 from alexnet.engines import choosing
-from alexnet.engines.loading import device_for, load
+from alexnet.engines.loading import device_for, load_classifier
 from alexnet.inference.features import check_layers, outputs, row_shape
 from alexnet.inference.prediction import ClassProbability, classify
-from alexnet.inference.similarity import Index, fingerprint, nearest, open_index
+from alexnet.inference.similarity import Index, fingerprint, nearest_rows, open_index
 from alexnet.serving.limits import Refused
 from alexnet.weights.classifier import Classifier
 
@@ -74,7 +74,7 @@ class Served:
         def compute(squares: Sequence[np.ndarray]) -> list[list[tuple[int, float]]]:
             queries = torch.from_numpy(np.stack([one[index.layer] for one in features(squares)])).flatten(1)
             asked = min(most, len(index.filenames))
-            distances, rows = nearest(queries, index.found.parts(index.layer), asked, distance)
+            distances, rows = nearest_rows(queries, index.found.parts(index.layer), asked, distance)
             return [list(zip(*one, strict=True)) for one in zip(rows.tolist(), distances.tolist(), strict=True)]
 
         return compute
@@ -111,7 +111,7 @@ def opened(
 ) -> Models:  # fmt: skip
     """Every MODEL loaded, with the index that was made by it."""
     where = choose_device(device_for(engine, device))
-    classifiers = [load(path, where, engine, batch_size, say) for path in paths]
+    classifiers = [load_classifier(path, where, engine, batch_size, say) for path in paths]
     found = {index.fingerprint: index for index in map(open_index, indexes)}
     served = []
     for name, path, classifier in zip(_names(paths), paths, classifiers, strict=True):
@@ -139,7 +139,7 @@ def _names(paths: Sequence[str]) -> list[str]:
 def disagreement(one: Served, batch_size: int) -> float:
     """How far at most a probability differs between a picture alone and in a batch: 0 where every bit is the same."""
     used, size = one.classifier.preprocess, max(4, batch_size)
-    squares = list(choosing.made_up(used, size))
+    squares = list(choosing.made_up_batch(used, size))
     compute = one.predictions(5, 1)
     together = compute(squares)
     alone = [answer for n in (1, 2, 5) for answer in compute(squares[:n])[-1:]]

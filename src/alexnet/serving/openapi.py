@@ -18,7 +18,7 @@ class Parameter:
     schema: dict[str, Any]
 
 
-def whole(least: int, usual: int) -> dict[str, Any]:
+def whole_document(least: int, usual: int) -> dict[str, Any]:
     return {"type": "integer", "minimum": least, "default": usual}
 
 
@@ -30,9 +30,9 @@ CLASS = {
     "type": "object",
     "required": ["rank", "label", "index", "probability", "wordnet"],
     "properties": {
-        "rank": whole(1, 1),
+        "rank": whole_document(1, 1),
         "label": {"type": "string"},
-        "index": whole(0, 0),
+        "index": whole_document(0, 0),
         "probability": {"type": "number", "minimum": 0, "maximum": 1},
         "wordnet": {"type": ["string", "null"]},
     },
@@ -40,7 +40,11 @@ CLASS = {
 NEIGHBOUR = {
     "type": "object",
     "required": ["file", "row", "distance"],
-    "properties": {"file": {"type": "string"}, "row": whole(0, 0), "distance": {"type": "number", "minimum": 0}},
+    "properties": {
+        "file": {"type": "string"},
+        "row": whole_document(0, 0),
+        "distance": {"type": "number", "minimum": 0},
+    },
 }
 LAYERS = {
     "type": "object",
@@ -59,7 +63,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any], str, list[Parameter]]] = {
     "/predict": (
         "classes", {"type": "array", "items": CLASS}, "The most probable classes, best first",
         [
-            MODEL, Parameter("topk", "How many classes.", whole(1, 5)),
+            MODEL, Parameter("topk", "How many classes.", whole_document(1, 5)),
             Parameter("views", "1: the central crop; 10: the paper's ten views, averaged.", one_of(1, 10)),
         ],
     ),
@@ -76,7 +80,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any], str, list[Parameter]]] = {
     "/similar": (
         "neighbours", {"type": "array", "items": NEIGHBOUR}, "The nearest pictures of the index",
         [
-            MODEL, Parameter("count", "How many neighbours.", whole(1, 5)),
+            MODEL, Parameter("count", "How many neighbours.", whole_document(1, 5)),
             Parameter("distance", "By what they are near.", one_of("euclidean", "cosine")),
         ],
     ),

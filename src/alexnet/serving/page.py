@@ -19,7 +19,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.inference.contact_sheet import find_pictures
 from alexnet.inference.inside import drawing, heat, maps, views
-from alexnet.inference.inside.compare import compare
+from alexnet.inference.inside.compare import compare_inside
 from alexnet.inference.inside.explained import explained
 from alexnet.inference.inside.network_svg import network_svg
 from alexnet.inference.inside.where import where
@@ -182,7 +182,7 @@ class Page:
 
 def _steps(models: Models, model: Served, picture: bytes, request: Request) -> dict[str, Any]:
     """How the picture becomes what the network sees."""
-    found = views.steps(model.classifier.preprocess, picture)
+    found = views.preprocessing_steps(model.classifier.preprocess, picture)
     return {"steps": [{"name": one.name, "says": one.says, **_drawn(one.pixels)} for one in found]}
 
 
@@ -204,7 +204,7 @@ def _maps(models: Models, model: Served, picture: bytes, request: Request) -> di
     count, height, width = values.shape
     across = max(1, min(count, MOST_SHEET // width, round(np.sqrt(count * height / width)) or 1))
     sheet = np.zeros((-(-count // across) * height, across * width), np.uint8)
-    for place, drawn in enumerate(drawing.gray(values)):
+    for place, drawn in enumerate(drawing.in_gray(values)):
         y, x = place // across * height, place % across * width
         sheet[y : y + height, x : x + width] = drawn
     seen = model.classifier.preprocess
@@ -213,7 +213,7 @@ def _maps(models: Models, model: Served, picture: bytes, request: Request) -> di
     return {
         "shape": [count, height, width],
         "across": across,
-        "order": maps.order(values).tolist(),
+        "order": maps.brightest_first(values).tolist(),
         "means": [float(f"{one:.4g}") for one in means],
         "least": float(values.min()),
         "greatest": float(values.max()),
@@ -264,7 +264,7 @@ def _where(models: Models, model: Served, picture: bytes, request: Request) -> d
 def _compare(models: Models, model: Served, picture: bytes, request: Request) -> dict[str, Any]:
     """Two models on the picture."""
     other = _with_layers(models.pick(request.query_params.get("other")))
-    found = compare(_with_layers(model).classifier, other.classifier, picture)
+    found = compare_inside(_with_layers(model).classifier, other.classifier, picture)
     layers = [
         {"layer": one.layer, "greatest": one.greatest, "difference": one.difference, "relative": one.relative,
          "map": _data(drawing.heat(one.map, False)) if one.map.size > 1 else None}
@@ -296,7 +296,7 @@ def _model(one: Served) -> dict[str, Any]:
     }
     if classifier.exported:
         return facts
-    shapes, spatial = maps.layers(classifier.model), maps.spatial(classifier.model)
+    shapes, spatial = maps.map_shapes(classifier.model), maps.spatial(classifier.model)
     for row in explained(classifier.model):
         facts["layers"].append({
             "name": row.name, "kind": row.kind, "kernel": row.kernel, "output": row.output,

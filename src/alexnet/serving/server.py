@@ -125,7 +125,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(
+def answer_until_stopped(
     app: ASGIApp, listening: socket.socket, seconds: float, started: Callable[[], object],
     stopping: Callable[[], object] = lambda: None,
 ) -> None:  # fmt: skip

@@ -24,13 +24,12 @@ from alexnet.base.text import encodable
 from alexnet.base.version import __version__
 from alexnet.data.pictures import Unreadable
 from alexnet.serving import fetching
-from alexnet.serving.batching import Batcher
+from alexnet.serving.batching import Batcher, Compute
 from alexnet.serving.limits import Limits, Refused, Room, body, check_pixels
 from alexnet.serving.models import Models, Served
 
 MOST_PARTS = 64  # pictures of one request
 MOST_VALUES = 1_000_000  # features in one answer, which are 20 MB of JSON
-Compute = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class InMemory(MultiPartParser):

@@ -32,7 +32,7 @@ class Asked:
     device: str
 
 
-def start(asked: Asked, say: Callable[[str], object], end: Callable[[dict[str, Any]], object]) -> None:
+def serve_models(asked: Asked, say: Callable[[str], object], end: Callable[[dict[str, Any]], object]) -> None:
     """Serve; `say` gets lines for people, `end` the facts for programs, both before the first answer."""
     for name in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
         package(name, "serve", "alexnet serve")
@@ -46,7 +46,7 @@ def start(asked: Asked, say: Callable[[str], object], end: Callable[[dict[str, A
     try:
         served = models.opened(asked.models, asked.indexes, asked.device, asked.engine, asked.batch_size, say)
         for one in served.all:
-            say(f"{one.name}: {told(one)}")
+            say(f"{one.name}: {summary_line(one)}")
             if far := models.disagreement(one, asked.batch_size):
                 say(f"{one.name}: here a picture's probabilities differ by up to {far:.1e} with what is in its batch")
         local = asked.host in server.LOOPBACK
@@ -73,10 +73,10 @@ def start(asked: Asked, say: Callable[[str], object], end: Callable[[dict[str, A
         app.stopping()
         say("stopping: what has been asked is answered still")
 
-    server.serve(app.asgi, listening, asked.limits.seconds, started, stopping)
+    server.answer_until_stopped(app.asgi, listening, asked.limits.seconds, started, stopping)
 
 
-def told(one: Any) -> str:
+def summary_line(one: Any) -> str:
     """A model in a line."""
     classifier = one.classifier
     what = "an export" if classifier.exported else classifier.model.variant.name

@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet.base.distributed import start
+from alexnet.base.distributed import process_group
+from alexnet.base.progress import Say
 from alexnet.data.dataset import Data, Split
 from alexnet.data.loader import Batch, batches
 from alexnet.networks.shapes import layer_facts
 from alexnet.training import loop
 from alexnet.training import recipe as recipes
-from alexnet.training.restarts import Claim
-from alexnet.training.run import Run, Say, prepare
+from alexnet.training.restarts import RunLock
+from alexnet.training.run import Run, prepare
 
 CLASSES = 1000
 PHOTOGRAPH = (500, 375)  # pixels, the commonest size in ImageNet
@@ -65,10 +66,10 @@ def bench(sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text
     """Measure training of the default recipe with `sets` (key=value) over it; a minute on two cores."""
     with prepared(sets, device, say) as run:
         batch = one_batch(run)
-        step = seconds(lambda: train(run, batch), run.world.device)
+        step = seconds(lambda: train_step(run, batch), run.world.device)
         count = STEPS if step < 4 else 2
         loader = _pass(run, count + WARM, lambda batch: None)
-        both = _pass(run, count + WARM, lambda batch: train(run, batch))
+        both = _pass(run, count + WARM, lambda batch: train_step(run, batch))
         rates = [run.recipe.batch_size / taken for taken in (step, loader, both)]
         floor = floor_rate(run)
         precision, limit = str(run.precision)[6:], "step" if rates[0] <= rates[1] else "loader"
@@ -85,9 +86,9 @@ def prepared(
 ) -> Iterator[Run]:
     """The default recipe's run on made-up pictures, four batches of them unless said, in a folder of its own."""
     recipe = recipes.resolve(sets=["log_every=1000000", *sets])
-    with start(device) as world, tempfile.TemporaryDirectory() as folder:
-        data = made_up(pictures or 4 * recipe.batch_size, recipe.channels)
-        run = prepare(Path(folder), recipe, None, data, world, say, True, Claim(Path(folder)))
+    with process_group(device) as world, tempfile.TemporaryDirectory() as folder:
+        data = made_up_data(pictures or 4 * recipe.batch_size, recipe.channels)
+        run = prepare(Path(folder), recipe, None, data, world, say, True, RunLock(Path(folder)))
         run.pictures.kept = None  # as with a data set that does not fit into memory: each picture is decoded
         try:
             yield run
@@ -96,7 +97,7 @@ def prepared(
             run.held_out.close()
 
 
-def table(result: Bench) -> str:
+def bench_table(result: Bench) -> str:
     """The figures for people."""
     step, loader, both = (x.images_per_second for x in (result.step, result.loader, result.both))
     slow, fast = sorted((step, loader))
@@ -114,7 +115,7 @@ def table(result: Bench) -> str:
     )
 
 
-def made_up(count: int, channels: int, size: tuple[int, int] = PHOTOGRAPH, distinct: int = 64) -> Data:
+def made_up_data(count: int, channels: int, size: tuple[int, int] = PHOTOGRAPH, distinct: int = 64) -> Data:
     """`count` labelled JPEGs of about a photograph's size in bytes, `distinct` of them different."""
     source = np.random.default_rng(2012)
 
@@ -147,7 +148,7 @@ def one_batch(run: Run) -> Batch:
     return next(iter(_batches(run, 0, 1)))
 
 
-def train(run: Run, batch: Batch) -> None:
+def train_step(run: Run, batch: Batch) -> None:
     """One step of the training loop."""
     loop._step(run, batch, 0)
     run.recent.clear()

@@ -11,26 +11,26 @@ from torch import Tensor
 
 from alexnet.base.device import send
 from alexnet.base.errors import first_line
+from alexnet.base.progress import Say
 from alexnet.networks.fast import gpu
 
 WARM = 3  # steps before the graph is captured: kernels are compiled and libraries choose their forms in them
-Say = Callable[[str], object]
 
 
-class Update:
+class FusedUpdate:
     """The 2012 update of torch's SGD in one pass over each parameter, at rates that lie on the device.
 
     Its state is the optimiser's own: a checkpoint does not know which of the two has made it.
     """
 
-    def __init__(self, update: torch.optim.Optimizer, device: torch.device) -> None:
-        self.update = update
-        self.numbers = torch.zeros(len(update.param_groups), 2, device=device)  # rate, old rate / rate
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.optimizer = optimizer
+        self.numbers = torch.zeros(len(optimizer.param_groups), 2, device=device)  # rate, old rate / rate
 
     def set_rates(self, new: dict[str, float]) -> None:
         """Give each group its rate for the next step, which rescales the velocities as `optimizer.set_rates` does."""
         rows = []
-        for group in self.update.param_groups:
+        for group in self.optimizer.param_groups:
             old, rate = group["lr"], new[group["name"]]
             ratio = 1.0
             if rate != old:
@@ -44,11 +44,11 @@ class Update:
 
     def __call__(self) -> None:
         """Update every parameter that has a gradient, and forget the gradients."""
-        for group, numbers in zip(self.update.param_groups, self.numbers, strict=True):
+        for group, numbers in zip(self.optimizer.param_groups, self.numbers, strict=True):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                state = self.update.state[parameter]
+                state = self.optimizer.state[parameter]
                 if state.get("momentum_buffer") is None:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 velocity = state["momentum_buffer"]
@@ -76,8 +76,8 @@ class Captured:
     where it is.
     """
 
-    def __init__(self, device: torch.device, update: torch.optim.Optimizer, say: Say) -> None:
-        self.device, self.update, self.say = device, update, say
+    def __init__(self, device: torch.device, optimizer: torch.optim.Optimizer, say: Say) -> None:
+        self.device, self.optimizer, self.say = device, optimizer, say
         self.steps, self.failed = 0, False
         self.places: list[Tensor] = []  # of what differs from step to step
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -92,7 +92,7 @@ class Captured:
                 self._capture(work, images, labels, masks)
             except RuntimeError as error:
                 self.failed, self.places = True, []
-                self.update.zero_grad(set_to_none=True)  # of a step that was never made, the next would add to them
+                self.optimizer.zero_grad(set_to_none=True)  # of a step that was never made, the next would add to them
                 why = first_line(error)
                 self.say(f"steps are launched kernel by kernel, as they cannot be captured as a CUDA graph: {why}")
                 return work(images, labels, masks)
@@ -116,15 +116,15 @@ class Captured:
         self.graph = graph
 
 
-def update_rule(update: torch.optim.Optimizer, device: torch.device) -> Update | None:
+def update_rule(optimizer: torch.optim.Optimizer, device: torch.device) -> FusedUpdate | None:
     """What updates the parameters in fewer passes than the optimiser itself; None where nothing does.
 
     SGD by another rule than that of 2012 does its own steps.
     """
-    other = any(group[key] for group in update.param_groups for key in ("nesterov", "dampening", "maximize"))
-    return Update(update, device) if gpu.here(device) and not other else None
+    other = any(group[key] for group in optimizer.param_groups for key in ("nesterov", "dampening", "maximize"))
+    return FusedUpdate(optimizer, device) if gpu.here(device) and not other else None
 
 
-def whole_step(device: torch.device, update: torch.optim.Optimizer, say: Say) -> Captured | None:
+def whole_step(device: torch.device, optimizer: torch.optim.Optimizer, say: Say) -> Captured | None:
     """What launches a step of one process as a whole; None where nothing does."""
-    return Captured(device, update, say) if gpu.here(device) and device.type == "cuda" else None
+    return Captured(device, optimizer, say) if gpu.here(device) and device.type == "cuda" else None

@@ -12,8 +12,8 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from alexnet.data.layouts.registry import find
-from alexnet.engines.loading import load
+from alexnet.data.layouts.registry import find_data
+from alexnet.engines.loading import load_classifier
 from alexnet.inference.evaluation import evaluate
 from alexnet.inference.prediction import predict
 from alexnet.training.loop import train
@@ -27,14 +27,14 @@ def demo(out: str | None, device: str, say: Callable[[str], object]) -> None:
     """
     began = time.monotonic()
     out = out or _free_folder()
-    data = find("digits")
+    data = find_data("digits")
     train(data, out, "digits", device=device, say=say, quiet=False)
 
     result = evaluate(out, data, device=device)
     say("")
     say(f"held-out digits: {100 * (1 - result.top1_error):.2f} % right of {result.images}")
 
-    classifier = load(out)
+    classifier = load_classifier(out)
     held_out = data.split("valid")
     for row in np.linspace(0, len(held_out) - 1, 3).astype(int).tolist():
         picture = cast(Image.Image, held_out.read(row))
@@ -53,7 +53,7 @@ def _photographs(say: Callable[[str], object]) -> None:
     """What the shipped network makes of two photographs, which are none of its 200 classes' own."""
     from sklearn.datasets import load_sample_images
 
-    classifier, bunch = load("tiny"), load_sample_images()
+    classifier, bunch = load_classifier("tiny"), load_sample_images()
     say("")
     say("scikit-learn's two photographs, and what the shipped network `tiny` (200 classes of ImageNet) takes them for:")
     for file, pixels in zip(bunch.filenames, bunch.images, strict=True):

@@ -15,8 +15,8 @@ from alexnet.base import hints, run_files
 from alexnet.base.distributed import is_first
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import next_step
-from alexnet.data.layouts.registry import Data, find
-from alexnet.engines.loading import load
+from alexnet.data.layouts.registry import Data, find_data
+from alexnet.engines.loading import load_classifier
 from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
 
@@ -42,7 +42,7 @@ def finetune(
     from alexnet.training import report
     from alexnet.training.loop import train
 
-    found = data if isinstance(data, Data) else find(data)
+    found = data if isinstance(data, Data) else find_data(data)
     check_classes(found)
     file = Path(out) / run_files.RECIPE
     place = hints.absolute(model)
@@ -67,7 +67,7 @@ def finetune(
 def recipe_for(model: str, recipe: str | Recipe) -> Recipe:
     """The recipe with what the model decides: variant, sizes, channels, and what was changed in its layers."""
     chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
-    start = load(model)
+    start = load_classifier(model)
     net, preprocess = start.model, start.preprocess
     rates = [rate for _, rate in net.dropouts.values()]
     values = {

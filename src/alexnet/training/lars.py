@@ -26,17 +26,17 @@ class Lars(Rule):
     `total` makes sums of squares (weights, 2) of a process' parts of the named weights those of the whole.
     """
 
-    def __init__(self, update: torch.optim.Optimizer, trust: float, model: nn.Module, total: Total) -> None:
-        super().__init__(update)
+    def __init__(self, optimizer: torch.optim.Optimizer, trust: float, model: nn.Module, total: Total) -> None:
+        super().__init__(optimizer)
         self.trust, self.total = trust, total
         self.names = {parameter: name for name, parameter in model.named_parameters()}
-        for group in update.param_groups:  # torch would add the decay after the scaling
+        for group in optimizer.param_groups:  # torch would add the decay after the scaling
             group["decay"], group["weight_decay"] = group.get("decay", group["weight_decay"]), 0.0
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Scale the gradients, update every parameter that has one and is not frozen, and forget them."""
-        moved = [(p, group["decay"]) for group in self.update.param_groups if group["lr"] for p in group["params"]]
+        moved = [(p, group["decay"]) for group in self.optimizer.param_groups if group["lr"] for p in group["params"]]
         scaled = [(p, decay) for p, decay in moved if p.dim() > 1]
         ratios: dict[Tensor, Tensor] = {}
         if scaled:

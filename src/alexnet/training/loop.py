@@ -21,20 +21,20 @@ from torch import Tensor
 
 from alexnet.base import run_files
 from alexnet.base.device import send, tf32
-from alexnet.base.distributed import start
+from alexnet.base.distributed import process_group
 from alexnet.base.errors import Diverged, Interrupted, is_out_of_memory
 from alexnet.base.files import next_step
-from alexnet.base.progress import Progress
+from alexnet.base.progress import Progress, Say
 from alexnet.data import augment, augmentations
 from alexnet.data.layouts.registry import Data
-from alexnet.data.loader import Batch, batches, order
+from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.engines import loading
 from alexnet.inference.evaluation import Evaluation, Member, measure
 from alexnet.training import optimizer
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
-from alexnet.training.restarts import Claim, Say, open_run, time_limit
-from alexnet.training.run import Run, keep_best, prepare, save
+from alexnet.training.restarts import RunLock, open_run, time_limit
+from alexnet.training.run import Run, keep_best, prepare, save_checkpoint
 
 FEW = 10  # classes, fewer than which a loss near guessing says nothing
 
@@ -73,16 +73,16 @@ def train(
     after Ctrl-C or SIGTERM, the run being saved.
     """
     folder, sets = Path(out), list(sets)
-    with start(device, time_limit(folder, recipe, sets)) as world, Claim(folder) as claim:
+    with process_group(device, time_limit(folder, recipe, sets)) as world, RunLock(folder) as lock:
         if not world.first:
             say, quiet = lambda text: None, True
         began = time.monotonic()
         with world.together():
-            if world.first and (line := claim.look(world)):
+            if world.first and (line := lock.look(world)):
                 say(line)
-        resume = resume or world.of_first(claim.again)
+        resume = resume or world.of_first(lock.again)
         chosen, state = open_run(folder, recipe, sets, resume, world, say)
-        run = prepare(folder, chosen, state, data, world, say, quiet, claim)
+        run = prepare(folder, chosen, state, data, world, say, quiet, lock)
         try:
             with run.saver, run.stop:  # from here on there is something to save
                 with tf32(chosen.precision == "tf32"), _memory_in_words(run):
@@ -117,7 +117,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
     with Progress("training", total, done=done, quiet=quiet) as progress:
         while not run.finished:
             epoch, began = position.epochs, time.monotonic()
-            positions = order(recipe.seed, epoch, len(run.pictures), recipe.neighbours)
+            positions = epoch_order(recipe.seed, epoch, len(run.pictures), recipe.neighbours)
             start_of_epoch = epoch * run.steps_per_epoch
             first, end = position.step - start_of_epoch, run.last_step - start_of_epoch
             for batch in batches(run.pictures, positions, recipe.batch_size, readers, first, end, recipe.neighbours):
@@ -130,7 +130,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
                     _stop(run, progress)
                 if recipe.checkpoint_every and position.step % recipe.checkpoint_every == 0:
                     _log(run, progress)
-                    save(run)
+                    save_checkpoint(run)
             seconds += time.monotonic() - began
             _log(run, progress)
             if position.step % run.steps_per_epoch:
@@ -197,7 +197,7 @@ def _augmented(run: Run, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, np.n
         return send(pictures, device), send(labels, device), rows
     noise = recipe.colour_noise if optimizer.colour_noise_on(recipe, run.position.step / run.steps_per_epoch) else 0.0
     part = augmentations.Part(rows, batch.size, (recipe.seed, epoch, run.position.step))
-    deviations, axes = run.found.colour_std, run.found.colour_axes
+    deviations, axes = run.statistics.colour_std, run.statistics.colour_axes
     drawn = augmentations.draw(recipe, part, run.preprocess, deviations, axes, noise, device)
     pictures = send(pictures, device)
     images = augmentations.augmented(pictures, recipe, part, drawn, run.precision)
@@ -253,7 +253,7 @@ def _end_epoch(run: Run, progress: Progress) -> None:
         learning_rate=run.rate, images_per_second=progress.rate,
     )  # fmt: skip
     if better or not run.probes:  # a probe's epoch takes less time than writing a whole network
-        save(run, better)
+        save_checkpoint(run, better)
     progress.say(
         f"epoch {position.epochs}/{run.recipe.epochs}: loss {loss:.3f}, training error {100 * wrong:.1f} %, "
         f"validation {result.words()}"
@@ -288,7 +288,7 @@ def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None
 def _stop(run: Run, progress: Progress) -> NoReturn:
     """Save where the run is and leave with the signal's exit status."""
     _log(run, progress)
-    save(run)
+    save_checkpoint(run)
     run.saver.wait()
     raise Interrupted(
         f"stopped at step {run.position.step}, saved in {run.folder}: go on with --resume", run.stop.status
@@ -297,7 +297,7 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
 
 def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
     """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
-    save(run)
+    save_checkpoint(run)
     run.saver.wait()
     if sent := run.division.sent():
         say(sent)

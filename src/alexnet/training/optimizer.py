@@ -45,7 +45,7 @@ class SGD(torch.optim.SGD):
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
-def build(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
+def build_optimizer(model: AlexNet, recipe: Recipe) -> torch.optim.SGD:
     """SGD over groups named `weight`, `bias`, `conv1.weight` and `conv1.bias`; weights' are split by decay_mult.
 
     Where the layers below the last have rates of their own, the last layer's groups are `last.weight` and `last.bias`.
@@ -140,13 +140,13 @@ def step(optimizer: torch.optim.Optimizer) -> None:
 class Rule:
     """An optimiser's rates and steps, as the loop asks for them."""
 
-    def __init__(self, update: torch.optim.Optimizer) -> None:
-        self.update = update
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
 
     def set_rates(self, new: dict[str, float]) -> None:
         """Give each group its rate for the next step."""
-        set_rates(self.update, new)
+        set_rates(self.optimizer, new)
 
     def __call__(self) -> None:
         """Update every parameter that has a gradient and is not frozen, and forget the gradients."""
-        step(self.update)
+        step(self.optimizer)

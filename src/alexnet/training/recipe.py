@@ -169,7 +169,7 @@ CHANGES = tuple(name for name, key in KEYS.items() if key.layers)  # what a reci
 OPTIONS = {name: key.option for name, key in KEYS.items() if key.option}
 
 
-def takes(name: str) -> str:
+def accepted_values(name: str) -> str:
     """The values that a key takes, in words."""
     key, kind = KEYS[name], _TYPES[name]
     if key.choices:
@@ -190,10 +190,10 @@ def takes(name: str) -> str:
     return f"{words}, {span}" if kind in (int, float) else f"{words} {span}"
 
 
-def table(recipe: Recipe) -> str:
+def keys_table(recipe: Recipe) -> str:
     """A line a key: its value, what it takes and what it means."""
     values = dict(line.split(" = ", 1) for line in to_toml(recipe).splitlines())
-    rows = [(name, value, f"{KEYS[name].meaning} ({takes(name)})") for name, value in values.items()]
+    rows = [(name, value, f"{KEYS[name].meaning} ({accepted_values(name)})") for name, value in values.items()]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {text}" for name, value, text in rows)
 
@@ -351,4 +351,4 @@ def _checked(key: str, value: Any) -> Any:
 
 def _wrong(key: str, value: Any) -> AlexNetError:
     shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:60]} …"
-    return AlexNetError(f"recipe key {key} was given '{shown}'; it takes {takes(key)}.")
+    return AlexNetError(f"recipe key {key} was given '{shown}'; it takes {accepted_values(key)}.")

@@ -19,7 +19,7 @@ from alexnet.base.text import printable
 from alexnet.data.held_out import divided, recipe_held_out
 from alexnet.data.layouts.registry import Data, Split
 from alexnet.data.pictures import Source, Unreadable, decode
-from alexnet.engines.loading import load
+from alexnet.engines.loading import load_classifier
 from alexnet.inference.confusion import draw_confusion
 from alexnet.inference.prediction import stream
 from alexnet.training import recipe as recipes
@@ -78,7 +78,7 @@ def write(folder: Path, data: Data, device: str = "cpu", command: Sequence[str] 
     from alexnet.base.device import choose_device
 
     recipe = recipes.from_toml((folder / run_files.RECIPE).read_text("utf-8"), run_files.RECIPE)
-    classifier, data = load(folder, choose_device(device)), divided(data, recipe_held_out(recipe))
+    classifier, data = load_classifier(folder, choose_device(device)), divided(data, recipe_held_out(recipe))
     text = page(folder, classifier, data, judge(classifier, data.split("valid")), command)
     write_whole(folder / NAME, lambda file: file.write(text.encode("utf-8", "replace")))
     return folder / NAME

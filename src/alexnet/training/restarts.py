@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from platform import node
@@ -16,6 +16,7 @@ import filelock
 from alexnet.base.distributed import TIMEOUT, World, job, restarts, started_again
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import clear_parts, write_whole
+from alexnet.base.progress import Say
 from alexnet.base.run_files import NAMES, RECIPE, STATE
 from alexnet.base.text import printable
 from alexnet.base.turns import same
@@ -23,12 +24,11 @@ from alexnet.training import checkpoint
 from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
 
-Say = Callable[[str], object]
 LOCK, WRITER = ".lock", ".writer.json"
 PATIENCE = 90.0  # seconds in which the system of a killed process gives its lock back, on other machines too
 
 
-class Claim:
+class RunLock:
     """The right to write a run's folder, which the first process takes; it ends with the process, however that ends."""
 
     def __init__(self, folder: Path) -> None:

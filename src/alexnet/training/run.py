@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.base import run_files
-from alexnet.base.device import choose_precision, describe, make_deterministic
+from alexnet.base.device import choose_precision, device_name, make_deterministic
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
 from alexnet.base.metrics import Metrics
-from alexnet.base.progress import Progress
+from alexnet.base.progress import Progress, Say
 from alexnet.base.signals import StopRequest
 from alexnet.base.turns import same
 from alexnet.data import labels
 from alexnet.data.dataset import some
 from alexnet.data.held_out import counts, digest, divided, recipe_held_out
-from alexnet.data.layouts.registry import Data, find
-from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, statistics, steps
+from alexnet.data.layouts.registry import Data, find_data
+from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, batch_count, statistics
 from alexnet.data.pictures import Square
 from alexnet.data.preprocess import Preprocess, check_sizes
 from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
@@ -31,14 +31,15 @@ from alexnet.engines import loading
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import variant as find_variant
-from alexnet.training import checkpoint, optimizer, parallel, sinks
+from alexnet.training import checkpoint, parallel, sinks
 from alexnet.training import recipe as recipes
-from alexnet.training.captured import Captured, Update, update_rule, whole_step
+from alexnet.training.captured import Captured, FusedUpdate, update_rule, whole_step
 from alexnet.training.lars import Lars
+from alexnet.training.optimizer import Plateau, Rule, build_optimizer
 from alexnet.training.parallel.division import Division
 from alexnet.training.probing import FeatureRows, Tail
 from alexnet.training.recipe import Recipe
-from alexnet.training.restarts import Claim, Say
+from alexnet.training.restarts import RunLock
 from alexnet.training.starting import begin, class_weights
 from alexnet.weights import classifier, native
 
@@ -68,15 +69,15 @@ class Run:
     data: Data
     pictures: Pictures
     held_out: Pictures
-    found: Statistics
+    statistics: Statistics
     preprocess: Preprocess
     model: AlexNet
     division: Division  # of the model among the processes
-    update: torch.optim.Optimizer
-    rule: optimizer.Rule | Update  # that makes its steps
+    optimizer: torch.optim.Optimizer
+    rule: Rule | FusedUpdate  # that makes its steps
     precision: torch.dtype
     position: Position
-    plateau: optimizer.Plateau
+    plateau: Plateau
     metrics: Metrics
     recent: list[Tensor] = field(default_factory=list)
     control: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))  # of the step, all processes
@@ -106,7 +107,7 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps(len(self.pictures), self.recipe.batch_size)
+        return batch_count(len(self.pictures), self.recipe.batch_size)
 
     @property
     def last_step(self) -> int:
@@ -138,7 +139,7 @@ class Run:
 
 def prepare(
     folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, world: World, say: Say, quiet: bool,
-    claim: Claim,
+    lock: RunLock,
 ) -> Run:  # fmt: skip
     """Data, statistics, network and optimiser, new or as they were when the run stopped.
 
@@ -149,17 +150,17 @@ def prepare(
         precision = _on_device(recipe, world, say)
         model, old = _begun(recipe, state, len(found_data.classes))
         pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
-        if told := parallel.check(recipe, model, world):
+        if told := parallel.check_division(recipe, model, world):
             say(told)
     if world.size > 1:
         same(world, DATA=digest(found_data))
     with world.together():
         if world.first:
-            claim.begin(recipe, world)
+            lock.begin(recipe, world)
     found = _statistics(recipe, state, pictures, old, found_data, world, quiet)
-    position, plateau = Position(), optimizer.Plateau()
+    position, plateau = Position(), Plateau()
     if state is not None:
-        position, plateau = Position(**state["position"]), optimizer.Plateau(**state["plateau"])
+        position, plateau = Position(**state["position"]), Plateau(**state["plateau"])
         say(f"going on at step {position.step:,}, epoch {position.epochs + 1}")
     model = model.to(world.device).to(memory_format=torch.channels_last).train()
     plan, order = find_variant(recipe.variant), "L" if recipe.channels == 1 else "RGB"
@@ -172,25 +173,25 @@ def prepare(
             FeatureRows(p, model, tail.below, preprocess, folder, quiet) for p in (pictures, held_out)
         )
     division = parallel.divide(recipe, model, trained, world, precision)
-    update = optimizer.build(division.part, recipe)
+    optimizer = build_optimizer(division.part, recipe)
     if state is not None:
-        division.load(update, state["optimizer"])
+        division.load(optimizer, state["optimizer"])
     classes, labels_of = len(found_data.classes), pictures.split.labels
     weights = class_weights(labels_of, classes).to(world.device) if recipe.class_weights else None
-    rates = {group["name"]: group["lr"] for group in update.param_groups}
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     alone = world.size == 1 and not recipe.compile and trained is model and not recipe.lars
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
-        division, update, _rule(recipe, update, division), precision, position, plateau,
+        division, optimizer, _rule(recipe, optimizer, division), precision, position, plateau,
         _metrics(folder, recipe, position.step, world, say),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
-        captured=whole_step(world.device, update, say) if alone else None,
+        captured=whole_step(world.device, optimizer, say) if alone else None,
     )  # fmt: skip
 
 
 def _data(recipe: Recipe, state: dict | None, data: str | Path | Data, say: Say, quiet: bool) -> Data:
     """DATA with held out what the recipe says; other data than the run was started with is refused."""
-    found = divided(data if isinstance(data, Data) else find(data, quiet), recipe_held_out(recipe))
+    found = divided(data if isinstance(data, Data) else find_data(data, quiet), recipe_held_out(recipe))
     say(found.summary())
     if state is not None:
         _check_same_data(state, found)
@@ -203,20 +204,20 @@ def _metrics(folder: Path, recipe: Recipe, step: int, world: World, say: Say) ->
     return Metrics(folder / run_files.METRICS, step, world.first, others)
 
 
-def _rule(recipe: Recipe, update: torch.optim.Optimizer, division: Division) -> optimizer.Rule | Update:
+def _rule(recipe: Recipe, optimizer: torch.optim.Optimizer, division: Division) -> Rule | FusedUpdate:
     """What makes the optimiser's steps: LARS, one pass a parameter where there is a GPU, or the optimiser itself."""
     if recipe.lars:
-        return Lars(update, recipe.lars, division.part, division.total)
-    return update_rule(update, division.world.device) or optimizer.Rule(update)
+        return Lars(optimizer, recipe.lars, division.part, division.total)
+    return update_rule(optimizer, division.world.device) or Rule(optimizer)
 
 
 def _on_device(recipe: Recipe, world: World, say: Say) -> torch.dtype:
     """The precision of training, with the device made ready for it."""
-    sinks.check(recipe.sinks)
+    sinks.check_sinks(recipe.sinks)
     if recipe.deterministic:
         make_deterministic()
     precision, why = choose_precision(world.device, recipe.precision)
-    say(f"training {recipe.variant} on {describe(world.device)} in {str(precision)[6:]}: {why}")
+    say(f"training {recipe.variant} on {device_name(world.device)} in {str(precision)[6:]}: {why}")
     say(fast.choose(world.device, recipe.compile))
     return precision
 
@@ -241,7 +242,7 @@ def _pictures(
     usual = round(side * plan.stored / plan.input) if recipe.adapt else plan.stored
     stored = old.stored if old else recipe.stored or usual
     check_sizes(stored, side)
-    how = old.square if state is not None and old else square(recipe, data, say)
+    how = old.square if state is not None and old else choose_square(recipe, data, say)
     train, valid = (
         Pictures(data.split(name), stored, recipe.channels, recipe.workers, Square.of(how, side))
         for name in ("train", "valid")
@@ -267,7 +268,7 @@ def _statistics(
     return found
 
 
-def square(recipe: Recipe, data: Data, say: Say) -> str:
+def choose_square(recipe: Recipe, data: Data, say: Say) -> str:
     """How the pictures become squares; those of DATA that are squares already stay as they became it."""
     if not data.square:
         return "crop" if recipe.square == "auto" else recipe.square
@@ -306,12 +307,12 @@ def _check_same_data(state: dict[str, Any], data: Data) -> None:
         )
 
 
-def save(run: Run, best: bool = False) -> None:
+def save_checkpoint(run: Run, best: bool = False) -> None:
     """Best weights, last weights, then the state, which alone decides where a resumed run goes on.
 
     They are as they are now; `run.saver` writes them while training goes on.
     """
-    model, rule_state = run.whole(), run.division.state(run.update)
+    model, rule_state = run.whole(), run.division.state(run.optimizer)
     if not run.world.first:
         return
     origin = f"trained on {run.data.path}, {run.position.step:,} steps"
@@ -319,7 +320,7 @@ def save(run: Run, best: bool = False) -> None:
     state = checkpoint.copied({
         "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),
         "model": model.state_dict(), "optimizer": rule_state,
-        "mean": run.found.mean, "colour_std": run.found.colour_std, "colour_axes": run.found.colour_axes,
+        "mean": run.statistics.mean, "colour_std": run.statistics.colour_std, "colour_axes": run.statistics.colour_axes,
         "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
         "counts": counts(run.data), "digest": run.digest,
         "recipe": recipes.to_toml(run.recipe),
@@ -345,7 +346,7 @@ def keep_best(run: Run, say: Say) -> int | None:
     best = run.folder / run_files.BEST
     if not run.position.since or not best.exists():
         return None
-    run.model.load_state_dict(loading.load(best).model.state_dict())
+    run.model.load_state_dict(loading.load_classifier(best).model.state_dict())
     if run.world.first:
         contents = best.read_bytes()
         write_whole(run.folder / run_files.LAST, lambda file: file.write(contents))

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alexnet.base.errors import AlexNetError, did_you_mean
-
-Say = Callable[[str], object]
+from alexnet.base.progress import Say
 
 
 class Sink(Protocol):
@@ -31,7 +30,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
-class Named:
+class SinkEntry:
     """A sink's class, what it is, the module that it needs, and what pip installs for that."""
 
     make: type[Sink]
@@ -40,14 +39,14 @@ class Named:
     install: str
 
 
-SINKS: dict[str, Named] = {}
+SINKS: dict[str, SinkEntry] = {}
 
 
 def sink(meaning: str, module: str, install: str) -> Callable[[type[Any]], type[Any]]:
     """List a class of sinks under its name in small letters."""
 
     def add(make: type[Any]) -> type[Any]:
-        SINKS[make.__name__.lower()] = Named(make, meaning, module, install)
+        SINKS[make.__name__.lower()] = SinkEntry(make, meaning, module, install)
         return make
 
     return add
@@ -130,7 +129,7 @@ def listed() -> str:
     return "; ".join(f"{name} ({one.meaning})" for name, one in SINKS.items())
 
 
-def check(text: str) -> None:
+def check_sinks(text: str) -> None:
     """Refuse, before any work, sinks whose library is not there."""
     for name in named(text):
         one = SINKS[name]

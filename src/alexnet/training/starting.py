@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
-from alexnet.engines.loading import load
+from alexnet.engines.loading import load_classifier
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.shapes import last_map
 from alexnet.networks.variants import FC
@@ -21,7 +21,7 @@ def begin(recipe: Recipe, classes: int) -> tuple[AlexNet, Preprocess]:
 
     The last layer is drawn anew from the seed; conv1 is adapted where the recipe has other channels.
     """
-    start = load(recipe.weights)
+    start = load_classifier(recipe.weights)
     old, preprocess = start.model, start.preprocess
     if recipe.variant != old.variant.name:
         raise AlexNetError(

@@ -96,7 +96,7 @@ def image(text: str, shape: Any) -> Tensor:
     return torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(shape).copy())
 
 
-def parsed(text: str) -> dict[str, Any]:
+def metadata_object(text: str) -> dict[str, Any]:
     """The JSON object in a file's metadata. Raises ValueError."""
     try:
         found = json.loads(text)

@@ -23,7 +23,7 @@ from alexnet.networks import variants as v
 from alexnet.weights import caffe_transform
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes
-from alexnet.weights.caffe_mean import find_mean, read_blob, reversed_channels, square
+from alexnet.weights.caffe_mean import find_mean, read_blob, reversed_channels, square_of_hints
 from alexnet.weights.caffe_transform import Transform
 from alexnet.weights.registry import Reader
 
@@ -72,7 +72,7 @@ WEIGHTED = ("Convolution", "InnerProduct")
 
 
 @dataclass
-class Layer:
+class CaffeLayer:
     """A layer of a Caffe net, `parameters` complete with their defaults."""
 
     name: str
@@ -112,14 +112,14 @@ def _across(add: Callable[..., str], record: v.LRN, at: str, maps: int) -> str:
     return at
 
 
-def layers(variant: v.Variant, scale: tuple[float, ...], channels: int, classes: int) -> list[Layer]:
+def caffe_layers(variant: v.Variant, scale: tuple[float, ...], channels: int, classes: int) -> list[CaffeLayer]:
     """The Caffe layers, without blobs, that compute what the variant computes; its names are kept."""
-    found: list[Layer] = []
+    found: list[CaffeLayer] = []
 
     def add(name: str, type: str, bottom: str | list[str], tops: list[str] | None = None, **given: Any) -> str:
         defaults = {key: default for key, (_, default) in PARAMETERS[type][3].items()}
         bottoms = [bottom] if isinstance(bottom, str) else bottom
-        found.append(Layer(name, type, bottoms, tops or [name], {**defaults, **given}))
+        found.append(CaffeLayer(name, type, bottoms, tops or [name], {**defaults, **given}))
         return name
 
     maps, at = channels, "data"
@@ -170,11 +170,11 @@ def read(file: Path, hints: Hints) -> Weights:
         found, side, transform = list(_read_layers(net)), _input_side(net), caffe_transform.in_net(net)
     except pb.WireError as error:
         raise AlexNetError(f"MODEL {file} is not a whole .caffemodel ({error}); copy it again.") from None
-    transform = transform or caffe_transform.beside(file)
+    transform = transform or caffe_transform.transform_beside(file)
     return _weights(file, found, side, transform, hints)
 
 
-def _read_layers(net: pb.Message) -> Iterator[Layer]:
+def _read_layers(net: pb.Message) -> Iterator[CaffeLayer]:
     for number, _, message in net.fields():
         if not isinstance(message, pb.Message) or number not in (2, 100):
             continue
@@ -182,7 +182,7 @@ def _read_layers(net: pb.Message) -> Iterator[Layer]:
         name, kind = message.text(1 if new else 4), message.text(2)
         if not new:
             kind = OLD_TYPES.get(message.integer(5, 0), f"type {message.integer(5, 0)}")
-        layer = Layer(name, kind)
+        layer = CaffeLayer(name, kind)
         if kind in PARAMETERS:
             _, new_number, old_number, parameters = PARAMETERS[kind]
             given = [pb.Message(memoryview(b"")), *message.messages(new_number if new else old_number)][-1]
@@ -205,7 +205,7 @@ def _input_side(net: pb.Message) -> int:
     return next((shape[2] for shape in shapes if len(shape) == 4), 0)
 
 
-def _weights(file: Path, found: list[Layer], side: int, transform: Transform | None, hints: Hints) -> Weights:
+def _weights(file: Path, found: list[CaffeLayer], side: int, transform: Transform | None, hints: Hints) -> Weights:
     weighted = [layer for layer in found if layer.type in WEIGHTED and len(layer.blobs) == 2]
     computing = [layer for layer in found if layer.type not in NO_PART]
     if not weighted:
@@ -237,7 +237,7 @@ def _weights(file: Path, found: list[Layer], side: int, transform: Transform | N
     image = find_mean(file, hints.mean, channels, stored, input, transform)
     check_shapes(file, variant, tensors, classes, channels, input)
     check_finite(file, {**tensors, "mean": image})
-    preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image, square(file, hints))
+    preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image, square_of_hints(file, hints))
     return Weights(
         variant.name,
         tensors,
@@ -249,7 +249,7 @@ def _weights(file: Path, found: list[Layer], side: int, transform: Transform | N
     )
 
 
-def _tensors(records: list[Any], weighted: list[Layer]) -> dict[str, Tensor]:
+def _tensors(records: list[Any], weighted: list[CaffeLayer]) -> dict[str, Tensor]:
     """The blobs by our names, the first layer's colours turned round."""
     tensors: dict[str, Tensor] = {}
     for record, layer in zip(records, weighted, strict=True):
@@ -262,14 +262,14 @@ def _tensors(records: list[Any], weighted: list[Layer]) -> dict[str, Tensor]:
     return tensors
 
 
-def _recognised(file: Path, found: list[Layer], scaled: bool, changes: dict, rates: set) -> v.Variant:
+def _recognised(file: Path, found: list[CaffeLayer], scaled: bool, changes: dict, rates: set) -> v.Variant:
     """The variant that computes what the file's layers compute; else an error with the first difference."""
     best: tuple[int, str] = (-1, "")
     got = [layer.plan() for layer in found]
     for variant in v.VARIANTS.values():
         rate = {"dropout": round(next(iter(rates)), 6)} if len(rates) == 1 else {}
         try:
-            known = layers(v.changed(variant, changes | rate), (2.0,) if scaled else (1.0,), 3, 1000)
+            known = caffe_layers(v.changed(variant, changes | rate), (2.0,) if scaled else (1.0,), 3, 1000)
         except AlexNetError:
             continue
         expected = [layer for layer in known if layer.type not in NO_PART]

@@ -19,7 +19,7 @@ from alexnet.weights.caffe_transform import Transform
 MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (docs/facts.md 10)
 
 
-def square(file: Path, hints: Hints) -> str:
+def square_of_hints(file: Path, hints: Hints) -> str:
     """How pictures become squares, which files of Caffe's nets do not say: its own were trained on squashed ones."""
     if hints.square is None:
         note(f"{file.name}: pictures are cropped to squares; Caffe's own nets were trained with --square squash")

@@ -69,7 +69,7 @@ def _chosen(found: list[Transform]) -> Transform | None:
     return next((one for one in found if one.test), found[0] if found else None)
 
 
-def beside(file: Path) -> Transform | None:
+def transform_beside(file: Path) -> Transform | None:
     """What a .prototxt beside the file says; it is named, as nothing ties it to the file but its place."""
     usual = [file.with_suffix(".prototxt"), file.with_name("train_val.prototxt"), file.with_name("train_test.prototxt")]
     every = sorted(file.parent.glob("*.prototxt"))
@@ -77,7 +77,7 @@ def beside(file: Path) -> Transform | None:
         if path.stat().st_size > MOST_TEXT:
             continue
         try:
-            net = parsed(path.read_text("utf-8", "replace"))
+            net = prototxt_fields(path.read_text("utf-8", "replace"))
             found = _chosen([_of_text(layer) for layer in _layers(net)])
         except (ValueError, TypeError, IndexError) as error:
             raise AlexNetError(
@@ -110,7 +110,7 @@ def _of_text(layer: list[tuple[str, Any]]) -> Transform:
     return Transform(scale, crop, _name(str(last.get("mean_file", ""))), values, "TEST" in phases)
 
 
-def parsed(text: str) -> list[tuple[str, Any]]:
+def prototxt_fields(text: str) -> list[tuple[str, Any]]:
     """A message in protobuf's text form: (field, value) in order, values being text or messages. Raises ValueError."""
     stack: list[list[tuple[str, Any]]] = [[]]
     name, at = "", 0

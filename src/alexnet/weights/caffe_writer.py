@@ -14,14 +14,14 @@ from alexnet.networks import variants as v
 from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, note
-from alexnet.weights.caffe import PARAMETERS, WEIGHTED, Layer, layers
+from alexnet.weights.caffe import PARAMETERS, WEIGHTED, CaffeLayer, caffe_layers
 from alexnet.weights.caffe_mean import reversed_channels
 from alexnet.weights.registry import Writer
 
 ENUMS = {"norm_region": ("ACROSS_CHANNELS", "WITHIN_CHANNEL"), "pool": ("MAX", "AVE")}
 
 
-def beside(file: Path) -> tuple[Path, Path]:
+def files_beside(file: Path) -> tuple[Path, Path]:
     """The .prototxt and the mean that belong to a .caffemodel."""
     return file.with_suffix(".prototxt"), file.with_name(f"{file.stem}_mean.binaryproto")
 
@@ -30,7 +30,7 @@ def write(weights: Weights, file: Path) -> list[Path]:
     """Write .caffemodel, .prototxt and the mean beside it; the files made."""
     variant, preprocess = weights.built(), weights.preprocess
     input, channels = preprocess.input, preprocess.channels
-    known = layers(variant, preprocess.scale, channels, len(weights.classes))
+    known = caffe_layers(variant, preprocess.scale, channels, len(weights.classes))
     _check_sides(variant, input)
     first = next(record.name for record in variant.layers if isinstance(record, v.Weighted))
     for layer in known:
@@ -46,7 +46,7 @@ def write(weights: Weights, file: Path) -> list[Path]:
             f"{file.name}: Caffe's files do not say how pictures become squares; read it with --square "
             f"{preprocess.square}, which is this network's way"
         )
-    text, mean = beside(file)
+    text, mean = files_beside(file)
     image = reversed_channels(preprocess.mean, axis=0).numpy()
     shape = pb.block(1, pb.integers(1, (1, channels, input, input)))
     data = pb.block(1, "data") + pb.block(2, "Input") + pb.block(4, "data") + pb.block(143, shape)
@@ -77,7 +77,7 @@ def _check_sides(variant: v.Variant, input: int) -> None:
         side = output_shape(record, (1, side, side), 1)[1]
 
 
-def _encoded(layer: Layer) -> bytes:
+def _encoded(layer: CaffeLayer) -> bytes:
     _, number, _, parameters = PARAMETERS[layer.type]
     out = [pb.block(1, layer.name), pb.block(2, layer.type)]
     out += [pb.block(3, name) for name in layer.bottoms] + [pb.block(4, name) for name in layer.tops]
@@ -98,7 +98,7 @@ def _encoded_mean(image: np.ndarray) -> bytes:
     return legacy + pb.block(5, np.ascontiguousarray(image, "<f4").tobytes())
 
 
-def _departures(layer: Layer) -> Iterator[tuple[str, Any]]:
+def _departures(layer: CaffeLayer) -> Iterator[tuple[str, Any]]:
     """Parameters that are not at their default, a repeated one several times."""
     for key, value in layer.parameters.items():
         for one in value if isinstance(value, list) else [value]:
@@ -106,7 +106,7 @@ def _departures(layer: Layer) -> Iterator[tuple[str, Any]]:
                 yield key, one
 
 
-def _text(name: str, found: Iterable[Layer], shape: tuple[int, ...]) -> str:
+def _text(name: str, found: Iterable[CaffeLayer], shape: tuple[int, ...]) -> str:
     """The net as .prototxt, ready for inference."""
     dims = " ".join(f"dim: {side}" for side in shape)
     lines = [f'name: "{name}"', "layer {", '  name: "data"', '  type: "Input"', '  top: "data"']
@@ -121,4 +121,4 @@ def _text(name: str, found: Iterable[Layer], shape: tuple[int, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-WRITER = Writer(30, ".caffemodel", "Caffe's, with .prototxt and mean beside it", write, beside=beside)
+WRITER = Writer(30, ".caffemodel", "Caffe's, with .prototxt and mean beside it", write, beside=files_beside)

@@ -25,7 +25,7 @@ from alexnet.weights.base import (
     Weights,
     from_facts,
     mean_in,
-    parsed,
+    metadata_object,
     state_shapes,
     taken,
     with_mean,
@@ -56,7 +56,7 @@ def read(file: Path, hints: Hints) -> Weights:
         metadata, tensors = _described(file)
         if KEY not in metadata:
             return state.weights(file, tensors, hints, state.config_beside(file))
-        given = parsed(metadata[KEY])
+        given = metadata_object(metadata[KEY])
         if "mean" in given:
             mean = mean_in(given)
         elif max(tensors["mean"].shape, default=0) > 1 << 13:
@@ -120,7 +120,7 @@ def _shards(file: Path) -> dict[str, Lazy]:
     try:
         if file.stat().st_size > 1 << 26:
             raise ValueError(f"it has {file.stat().st_size:,} bytes")
-        places = parsed(file.read_text("utf-8"))[SHARDS]
+        places = metadata_object(file.read_text("utf-8"))[SHARDS]
         names = {str(name) for name in places.values()}
         if len(names) > MOST_SHARDS or any(Path(name).name != name for name in names):
             raise ValueError("it names files that are not beside it")

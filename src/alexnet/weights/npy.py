@@ -27,7 +27,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import weight_shapes
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
-from alexnet.weights.caffe_mean import find_mean, npy_array, square
+from alexnet.weights.caffe_mean import find_mean, npy_array, square_of_hints
 from alexnet.weights.registry import Reader
 
 MAGIC = b"\x93NUMPY"
@@ -73,7 +73,12 @@ def read(file: Path, hints: Hints) -> Weights:
     first = f"{records[0].name}.weight"
     tensors[first] = tensors[first].flip(1)
     preprocess = Preprocess(
-        256, chosen.input, "RGB", (1.0,), find_mean(file, hints.mean, 3, 256, chosen.input), square(file, hints)
+        256,
+        chosen.input,
+        "RGB",
+        (1.0,),
+        find_mean(file, hints.mean, 3, 256, chosen.input),
+        square_of_hints(file, hints),
     )
     return Weights(
         chosen.name,

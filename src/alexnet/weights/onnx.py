@@ -23,7 +23,7 @@ from alexnet.networks import variants as v
 from alexnet.networks.shapes import layer_facts
 from alexnet.weights import caffe_mean, state
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, image, parsed
+from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, image, metadata_object
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
 from alexnet.weights.registry import Reader
 
@@ -173,14 +173,14 @@ def _input_side(graph: pb.Message, tensors: dict[str, np.ndarray]) -> int:
 
 def facts_and_mean(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
     """What `onnx_writer.metadata` wrote. Raises KeyError, TypeError, ValueError."""
-    given = parsed(metadata[KEY])
+    given = metadata_object(metadata[KEY])
     return given, image(metadata[MEAN_KEY], given["mean"])
 
 
 def _check_form(file: Path, metadata: Mapping[str, str]) -> None:
     """Refuse an export whose weights are no longer those of layers."""
     try:
-        form = parsed(metadata.get(KEY, "{}")).get("form")
+        form = metadata_object(metadata.get(KEY, "{}")).get("form")
     except ValueError:
         return
     if form:
@@ -228,7 +228,7 @@ def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
     else:
         found["conv1.weight"] = found["conv1.weight"].flip(1)
         image = caffe_mean.find_mean(file, hints.mean, 3, 256, input)
-        preprocess = Preprocess(256, input, "RGB", (1.0,), image, caffe_mean.square(file, hints))
+        preprocess = Preprocess(256, input, "RGB", (1.0,), image, caffe_mean.square_of_hints(file, hints))
     check_shapes(file, variant, found, classes, 3, input)
     check_finite(file, found)
     return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}", naming=ASSUMED)

@@ -27,7 +27,7 @@ HALF = "_half"  # after the name of a weight that is stored in 16 bits
 
 
 @dataclass
-class Graph:
+class GraphBuilder:
     """A graph under construction; `add` makes a node and gives the name of its output."""
 
     nodes: list[bytes] = field(default_factory=list)
@@ -73,7 +73,7 @@ def to_bytes(weights: Weights, preprocessing: bool = False, half: bool = False, 
     With `preprocessing`, `pictures` are uint8 (batch, stored, stored, C) as stored: crop, mean and scale are inside.
     `half` stores weights in 16 bits; the arithmetic stays in 32. `form` notes what weights are about to become.
     """
-    variant, preprocess, graph = weights.built(), weights.preprocess, Graph()
+    variant, preprocess, graph = weights.built(), weights.preprocess, GraphBuilder()
     side, channels, classes = preprocess.input, preprocess.channels, len(weights.classes)
     for name, tensor in weights.tensors.items():
         if half and name.endswith(".weight"):
@@ -115,7 +115,7 @@ def _value(name: str, kind: int, sides: list[int]) -> bytes:
     return pb.block(1, name) + pb.block(2, pb.block(1, pb.integer(1, kind) + pb.block(2, shape)))
 
 
-def _preprocessing(graph: Graph, preprocess: Preprocess) -> str:
+def _preprocessing(graph: GraphBuilder, preprocess: Preprocess) -> str:
     low, high = preprocess.low, preprocess.low + preprocess.input
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
     bounds = [graph.tensor(f"crop_{name}", np.array([x, x])) for name, x in (("from", low), ("to", high))]
@@ -128,7 +128,9 @@ def _preprocessing(graph: Graph, preprocess: Preprocess) -> str:
     return graph.add("Div", [at, graph.tensor("crop_scale", scale)], "network_input")
 
 
-def _node(graph: Graph, record: v.Layer, at: str, name: str, shape: tuple[int, ...], after: tuple[int, ...]) -> str:
+def _node(
+    graph: GraphBuilder, record: v.Layer, at: str, name: str, shape: tuple[int, ...], after: tuple[int, ...]
+) -> str:
     weights = [f"{record.name}.weight", f"{record.name}.bias"]
     match record:
         case v.Conv():
@@ -166,11 +168,11 @@ def _node(graph: Graph, record: v.Layer, at: str, name: str, shape: tuple[int, .
             return graph.add("Softmax", [at], name, axis=1)
 
 
-def _constant(graph: Graph, record: v.Layer, what: str, value: float) -> str:
+def _constant(graph: GraphBuilder, record: v.Layer, what: str, value: float) -> str:
     return graph.tensor(f"{record.name}_{what}", np.float32(value))
 
 
-def _across(graph: Graph, record: v.LRN, at: str, name: str, shape: tuple[int, ...]) -> str:
+def _across(graph: GraphBuilder, record: v.LRN, at: str, name: str, shape: tuple[int, ...]) -> str:
     alpha = record.alpha * (1 if record.divided else record.size)
     numbers: dict[str, Any] = {"size": record.size, "alpha": alpha, "beta": record.beta, "bias": record.k}
     if record.towers == 1:
@@ -182,7 +184,7 @@ def _across(graph: Graph, record: v.LRN, at: str, name: str, shape: tuple[int, .
     return graph.add("Reshape", [towers, whole], name)
 
 
-def _within(graph: Graph, record: v.WithinMapNorm, at: str, name: str) -> str:
+def _within(graph: GraphBuilder, record: v.WithinMapNorm, at: str, name: str) -> str:
     square, half = graph.add("Mul", [at, at], f"{name}_square"), record.size // 2
     mean = graph.add("AveragePool", [square], f"{name}_mean", kernel_shape=[record.size] * 2,
                      pads=[half] * 4, strides=[1, 1], count_include_pad=1)  # fmt: skip
@@ -196,7 +198,7 @@ def _within(graph: Graph, record: v.WithinMapNorm, at: str, name: str) -> str:
     return graph.add("Mul", [at, power], name)
 
 
-def _grouped(graph: Graph, record: v.FC, at: str, name: str, weights: list[str], inputs: int, units: int) -> str:
+def _grouped(graph: GraphBuilder, record: v.FC, at: str, name: str, weights: list[str], inputs: int, units: int) -> str:
     groups = record.groups
     towers = graph.tensor(f"{name}_towers", np.array([-1, groups, inputs // groups]))
     shape = graph.tensor(f"{name}_weight_shape", np.array([groups, units // groups, inputs // groups]))
@@ -209,7 +211,7 @@ def _grouped(graph: Graph, record: v.FC, at: str, name: str, weights: list[str],
 
 
 def _local(
-    graph: Graph, record: v.Local, at: str, name: str, weights: list[str], channels: int, after: tuple[int, ...]
+    graph: GraphBuilder, record: v.Local, at: str, name: str, weights: list[str], channels: int, after: tuple[int, ...]
 ) -> str:
     """A convolution that only collects each window, then one product a position."""
     window, (filters, height, width) = channels * record.kernel**2, after

@@ -29,8 +29,8 @@ from alexnet.weights.base import (
     Weights,
     check_preprocess,
     from_facts,
+    metadata_object,
     note,
-    parsed,
     state_shapes,
     taken,
 )
@@ -116,7 +116,7 @@ def _torchvision(file: Path, chosen: Found, hints: Hints, own: Any, found: Any, 
             mean = found.get("mean")
             if not isinstance(mean, Lazy) or len(mean.shape) != 3 or math.prod(mean.shape) > 3 << 24:
                 raise ValueError("its mean is no image")
-            return from_facts(parsed(own), {**tensors, "mean": mean.take().float()})
+            return from_facts(metadata_object(own), {**tensors, "mean": mean.take().float()})
         except (KeyError, TypeError, ValueError, AlexNetError) as error:
             raise AlexNetError(
                 f"MODEL {file} carries facts of this project that do not fit together ({first_line(error)}); convert "

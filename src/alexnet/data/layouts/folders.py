@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from alexnet.data.dataset import Data, Split, arranged, difference, some, split_word
+from alexnet.data.dataset import Data, Split, arranged, class_difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout
 
@@ -67,7 +67,7 @@ def class_folders(root: Path, tell: Tell = refuse) -> Data:
     for kind in list(found)[1:]:
         names, one, other = found[kind][0], above[first].relative_to(root), above[kind].relative_to(root)
         if found[first][0] and set(names) - set(found[first][0]):
-            what = f"has other classes in {other}/ than in {one}/ ({difference(names, found[first][0])})"
+            what = f"has other classes in {other}/ than in {one}/ ({class_difference(names, found[first][0])})"
             tell(Fault(root, what, "make the class folders of both the same"))
     classes = sorted({name for names, _ in found.values() for name in names})
     splits = {}

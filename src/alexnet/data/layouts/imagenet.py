@@ -196,7 +196,7 @@ def official(root: Path, tell: Tell = refuse, quiet: bool = True) -> Data:
         classes, splits["train"] = _train_archive(archives["train"], tell, quiet)
     if "valid" in archives:
         path = archives["valid"]
-        found = tars.listed(path, tell)
+        found = tars.archive_members(path, tell)
         ids = _by_name([one.name for one in found], path, tell)
         splits["valid"] = _in_archive(path, *_labelled(found, ids, classes, path, tell))
     words = "ImageNet's official archives"
@@ -214,7 +214,7 @@ def _train_archive(path: Path, tell: Tell, quiet: bool) -> tuple[list[str], Spli
         found, numbers = [], []
         for one in sorted(outer, key=lambda one: Path(one.name).stem):
             inner = [
-                tars.Member(f"{Path(one.name).stem}/{picture.name}", picture.start, picture.size)
+                tars.ArchiveMember(f"{Path(one.name).stem}/{picture.name}", picture.start, picture.size)
                 for picture in tars.members(file, f"{path} ({one.name})", one.start, one.size, tell)
             ]
             found += inner
@@ -223,7 +223,7 @@ def _train_archive(path: Path, tell: Tell, quiet: bool) -> tuple[list[str], Spli
     return classes, _in_archive(path, found, np.array(numbers, np.int64))
 
 
-def _in_archive(path: Path, found: list[tars.Member], indices: np.ndarray) -> Split:
+def _in_archive(path: Path, found: list[tars.ArchiveMember], indices: np.ndarray) -> Split:
     return Split(path.name, indices, lambda i: tars.read(path, *found[i][1:]), lambda i: found[i].name)
 
 

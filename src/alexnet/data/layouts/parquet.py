@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet.base.errors import AlexNetError, first_line
 from alexnet.data import labels
-from alexnet.data.dataset import Data, Split, arranged, by_split, called, difference, some, split_word
+from alexnet.data.dataset import Data, Split, arranged, by_split, called, class_difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import glance, subfolders, visible
@@ -264,7 +264,9 @@ def _classes(tables: Sequence[Table], root: Path, tell: Tell) -> tuple[list[str]
     first = with_names[0].names or []
     for table in with_names[1:]:
         if set(table.names or ()) != set(first):
-            what = f"has other class names than {with_names[0].file.name} ({difference(table.names or [], first)})"
+            what = (
+                f"has other class names than {with_names[0].file.name} ({class_difference(table.names or [], first)})"
+            )
             tell(Fault(table.file, what, "give files of the same classes"))
     return first, True
 

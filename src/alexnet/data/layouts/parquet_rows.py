@@ -111,7 +111,7 @@ def _list(cell: Any) -> Cell:
     return _cell(values[0])
 
 
-class Group:
+class RowGroup:
     """The pictures of a row group: in memory while they are small together, else in a temporary file."""
 
     def __init__(self, file: Path, column: str, group: int) -> None:
@@ -170,10 +170,10 @@ class Group:
             with self._lock:
                 self._contents.seek(start)
                 return self._contents.read(size)
-        return beside(self.file, source) if isinstance(source, str) else source
+        return picture_beside(self.file, source) if isinstance(source, str) else source
 
 
-def beside(file: str | Path, name: str) -> Path:
+def picture_beside(file: str | Path, name: str) -> Path:
     """The picture that a row names: a path of its own, or one below the parquet file's folder."""
     if "\0" in name:
         raise Unreadable("a path with a zero byte")
@@ -186,7 +186,7 @@ class Rows:
     def __init__(self, tables: Sequence[Table]) -> None:
         self.groups = [(table, group) for table in tables for group in range(len(table.groups))]
         self.starts = np.cumsum([0, *(count for table in tables for count in table.groups)])
-        self._kept: OrderedDict[int, Group | AlexNetError] = OrderedDict()
+        self._kept: OrderedDict[int, RowGroup | AlexNetError] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, i: int) -> Source:
@@ -199,14 +199,14 @@ class Rows:
         group, row = self._place(i)
         return group.name(row) or f"row {i}"
 
-    def _place(self, i: int) -> tuple[Group, int]:
+    def _place(self, i: int) -> tuple[RowGroup, int]:
         number = int(np.searchsorted(self.starts, i, side="right")) - 1
         with self._lock:
             found = self._kept.pop(number, None)
             if found is None:
                 table, group = self.groups[number]
                 try:
-                    found = Group(table.file, table.column, group)
+                    found = RowGroup(table.file, table.column, group)
                 except AlexNetError as error:
                     found = error
             self._kept[number] = found
@@ -217,7 +217,7 @@ class Rows:
 
     def _forget(self) -> None:
         """Let go of those used longest ago until the others fit; what waits in a file stays, as it was slow to read."""
-        held = {number: one.held for number, one in self._kept.items() if isinstance(one, Group)}
+        held = {number: one.held for number, one in self._kept.items() if isinstance(one, RowGroup)}
         for number in [number for number, size in held.items() if size][:-1]:
             if sum(held.values()) <= HELD:
                 break

@@ -16,12 +16,12 @@ from alexnet.data.layouts.base import Layout, expected, layouts
 from alexnet.data.layouts.folders import advice, files_below
 from alexnet.data.layouts.imagenet import human
 
-__all__ = ["Data", "Split", "files_below", "find", "stratified"]
+__all__ = ["Data", "Split", "files_below", "find_data", "stratified"]
 
 HELD_OUT = 0.1  # share of each class held out where DATA has no validation split
 
 
-def find(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool = False) -> Data:
+def find_data(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: bool = False) -> Data:
     """Look at DATA and return what it is; without a validation split a tenth of each class is held out.
 
     With `whole` nothing is, and one class or one picture of each is enough: it is for evaluation on every picture.

@@ -19,7 +19,7 @@ BLOCK = 512
 DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, struct.error, RecursionError, MemoryError)
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file in an archive: its name, and where its bytes are."""
 
     name: str
@@ -29,7 +29,7 @@ class Member(NamedTuple):
 
 def members(
     file: BinaryIO, origin: str, start: int = 0, size: int | None = None, tell: Tell = refuse
-) -> Iterator[Member]:
+) -> Iterator[ArchiveMember]:
     """The files of the uncompressed tar at bytes `start` … `start + size` of `file`, in their order.
 
     A link, a name that leads out of the archive, an archive that is cut short: each is a fault that names `origin`.
@@ -53,7 +53,7 @@ def members(
                 if one.offset_data + one.size > size:
                     tell(_cut_short(origin))
                     return
-                yield Member(one.name, start + one.offset_data, one.size)
+                yield ArchiveMember(one.name, start + one.offset_data, one.size)
             window.seek(tar.offset)
             if window.read(BLOCK) != bytes(BLOCK):  # each archive ends with blocks of zeros
                 tell(_cut_short(origin))
@@ -67,7 +67,7 @@ def members(
         tell(Fault(origin, f"cannot be read ({error.strerror or error})", "see to its disk"))
 
 
-def listed(path: Path, tell: Tell = refuse) -> list[Member]:
+def archive_members(path: Path, tell: Tell = refuse) -> list[ArchiveMember]:
     """The files of an archive on the disk."""
     with opened(path) as file:
         return list(members(file, str(path), tell=tell))

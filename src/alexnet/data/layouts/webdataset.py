@@ -203,7 +203,7 @@ def _from_afar(system: Any, shard: str, tell: Tell) -> tuple[Listing, Callable[[
 
 def _list(file: Any, shard: str, tell: Tell) -> Listing:
     """Every picture of a shard with a class: by the name without its ending, else by what is before its first dot."""
-    found: list[tuple[tars.Member, int]] = []
+    found: list[tuple[tars.ArchiveMember, int]] = []
     waiting: dict[str, dict[str, Any]] = {}  # by name without its ending
     kinds: Counter[str] = Counter()
     torn: list[Fault] = []  # a part of the archive is lost, which may hold the other halves
@@ -270,12 +270,12 @@ def _without_labels(shard: str, kinds: Counter[str], pictures: list[str]) -> Fau
     return Fault(shard, what, REMEDY)
 
 
-def _listing(found: list[tuple[tars.Member, int]]) -> Listing:
+def _listing(found: list[tuple[tars.ArchiveMember, int]]) -> Listing:
     places = np.array([(one.start, one.size) for one, _ in found], np.int64).reshape(-1, 2)
     return Listing(Texts(one.name for one, _ in found), np.array([label for _, label in found], np.int64), places)
 
 
-def _label(file: Any, one: tars.Member, shard: str, tell: Tell) -> int | None:
+def _label(file: Any, one: tars.ArchiveMember, shard: str, tell: Tell) -> int | None:
     file.seek(one.start)
     contents = file.read(min(one.size, 64))
     text = contents.decode("ascii", "replace").strip()

@@ -130,7 +130,7 @@ def _take_up(job: Job, facts: dict[str, Any], arrays: dict[str, np.ndarray], sou
     job.ends = {name: [arrays[f"ends-{name}"]] for name in job.shards if f"ends-{name}" in arrays}
 
 
-def note(job: Job, source: str) -> None:
+def keep_job(job: Job, source: str) -> None:
     """Write all that is needed to go on."""
     facts = {
         "settings": job.settings(), "source": source, "files": job.files, "shards": job.shards,

@@ -73,7 +73,7 @@ def _opened(root: Path, header: dict[str, Any]) -> Data:
     for name, facts in header["splits"].items():
         if name not in ("train", "valid", "test") or not all(type(n) is int and n >= 0 for n in facts["shards"]):
             raise ValueError(f"a split {name} in files of {facts['shards']} pictures")
-        store = Store(root, name, header["side"], header["encoding"], facts["shards"], known, square)
+        store = PackStore(root, name, header["side"], header["encoding"], facts["shards"], known, square)
         labels = _array(root, f"{name}-labels.npy").astype(np.int64)
         if labels.shape != (len(store),) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
             raise AlexNetError(f"{root} has labels that do not fit its pictures or classes; make the pack again.")
@@ -145,7 +145,7 @@ def verify(root: Path, entries: Iterable[dict[str, Any]] | None = None) -> Itera
             yield 0, {"file": entry["name"], "error": "its checksum is another; copy it again or make the pack again"}
 
 
-class Store:
+class PackStore:
     """The pictures of one split; picture i is the i-th over all its files, mapped where memory can hold them."""
 
     def __init__(
@@ -264,10 +264,10 @@ def _pixels(jpeg: np.ndarray) -> np.ndarray:
 
 def memory() -> int:
     """Bytes of memory that the machine has; where the system does not say, 4 GiB."""
-    return pages("SC_PHYS_PAGES")
+    return bytes_of_pages("SC_PHYS_PAGES")
 
 
-def pages(kind: str) -> int:
+def bytes_of_pages(kind: str) -> int:
     """Bytes of a kind of pages that os.sysconf knows; 4 GiB where it does not."""
     try:
         return os.sysconf(kind) * os.sysconf("SC_PAGE_SIZE")

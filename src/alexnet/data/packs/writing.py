@@ -30,8 +30,8 @@ from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import Data, Split
-from alexnet.data.layouts.registry import find
-from alexnet.data.packs.job import Job, Made, go_on, note
+from alexnet.data.layouts.registry import find_data
+from alexnet.data.packs.job import Job, Made, go_on, keep_job
 from alexnet.data.packs.reading import FORMAT, HEADER, STATE, VERSION, checksum
 from alexnet.data.packs.shards import ShardWriter
 from alexnet.data.pictures import Square, Unreadable, check_square, decode
@@ -118,7 +118,7 @@ def _begin(
     first = world is None or world.first
     if first:
         _check_folder(folder)
-    found = data if isinstance(data, Data) else find(data, quiet)
+    found = data if isinstance(data, Data) else find_data(data, quiet)
     say(found.summary())
     job = Job(
         folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size),
@@ -157,7 +157,7 @@ def _fill(job: Job, source: str, threads: int, total: int, done: int, quiet: boo
             if number % ranks:
                 progress.update(made.pictures)
             job.take(made)
-            note(job, source)
+            keep_job(job, source)
         return progress.rate
 
 

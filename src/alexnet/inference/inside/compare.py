@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from alexnet.data.pictures import Source
-from alexnet.inference.inside.maps import activations, layers
+from alexnet.inference.inside.maps import activations, map_shapes
 from alexnet.inference.prediction import ClassProbability, ranked
 from alexnet.weights.classifier import Classifier
 
@@ -37,9 +37,9 @@ class Compared:
 
 
 @torch.inference_mode()
-def compare(one: Classifier, other: Classifier, picture: Source, topk: int = 5) -> Compared:
+def compare_inside(one: Classifier, other: Classifier, picture: Source, topk: int = 5) -> Compared:
     """Both models on one picture, each with its own preprocessing."""
-    shapes = [layers(one.model), layers(other.model)]
+    shapes = [map_shapes(one.model), map_shapes(other.model)]
     shared = [name for name, shape in shapes[0].items() if shapes[1].get(name) == shape]
     apart = [name for name in dict.fromkeys((*shapes[0], *shapes[1])) if name not in shared]
     values = [activations(model, picture, shared) if shared else {} for model in (one, other)]

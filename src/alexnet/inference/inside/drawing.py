@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from alexnet.base.text import printable
 from alexnet.inference.inside.compare import Compared
 from alexnet.inference.inside.maps import Patch
-from alexnet.inference.inside.views import Step, Views
+from alexnet.inference.inside.views import PreprocessingStep, Views
 from alexnet.inference.inside.where import Where
 
 TILE, GAP, LINE = 160, 10, 16  # pixels: side of a picture on a sheet, space around it, height of a line
@@ -32,7 +32,7 @@ def _image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 
 
-def gray(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+def in_gray(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
     """Values as gray of the same shape, black for `low` and white for `high`: by default 0, or their least where that
     is below it, and their greatest."""
     low = min(0.0, float(values.min())) if low is None else low
@@ -62,7 +62,7 @@ def grid(tiles: Sequence[np.ndarray], across: int, gap: int = 1) -> np.ndarray:
 def map_sheet(values: np.ndarray, order: Sequence[int] | np.ndarray | None = None, most: int = MOST_MAPS) -> np.ndarray:
     """Maps (C, h, w) in rows, gray by one scale, in the given order, the first `most` of them: uint8 (H, W)."""
     chosen = np.arange(len(values)) if order is None else np.asarray(order)
-    drawn = gray(values)
+    drawn = in_gray(values)
     return grid([enlarged(drawn[one], SMALL) for one in chosen[:most]], ACROSS)
 
 
@@ -74,7 +74,7 @@ def filter_sheet(weights: np.ndarray) -> np.ndarray:
     filters = np.moveaxis(weights, 1, -1)
     if filters.shape[-1] != 3:
         filters = filters.mean(-1, keepdims=True)
-    drawn = gray(filters, float(filters.min()))
+    drawn = in_gray(filters, float(filters.min()))
     sheet = grid(list(drawn), ACROSS if len(drawn) > 32 else ACROSS // 2)
     return sheet if sheet.shape[-1] == 3 else sheet[..., 0]
 
@@ -171,7 +171,7 @@ def view_sheet(views: Views, classes: Sequence[str]) -> np.ndarray:
     return np.asarray(whole)
 
 
-def step_sheet(steps: Sequence[Step]) -> np.ndarray:
+def step_sheet(steps: Sequence[PreprocessingStep]) -> np.ndarray:
     """The steps of preprocessing in a row, each to the same longer side."""
     return captioned([(one.pixels, [one.name, f"{one.pixels.shape[1]} x {one.pixels.shape[0]}"]) for one in steps], 5)
 

@@ -33,7 +33,7 @@ def figure3(classifier: Classifier) -> np.ndarray:
         filters = np.moveaxis(half, 1, -1)
         if filters.shape[-1] != 3:
             filters = filters.mean(-1, keepdims=True).repeat(3, -1)
-        tiles = list(drawing.gray(filters, low, high))
+        tiles = list(drawing.in_gray(filters, low, high))
         sheets.append(drawing.grid(tiles, min(drawing.ACROSS, max(8, len(tiles)))))
     scale = max(2, SCALE * 11 // max(7, weights.shape[-1]))
     drawn = [Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)) for sheet in sheets]

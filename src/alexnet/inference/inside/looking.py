@@ -14,11 +14,11 @@ from alexnet.base.text import printable
 from alexnet.data import labels
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
-from alexnet.engines.loading import load
+from alexnet.engines.loading import load_classifier
 from alexnet.inference.features import check_layers
 from alexnet.inference.inside import heat, maps
 from alexnet.inference.inside.maps import Patches
-from alexnet.inference.inside.views import Step, Views, steps, ten
+from alexnet.inference.inside.views import PreprocessingStep, Views, preprocessing_steps, ten
 from alexnet.inference.inside.where import Where, where
 from alexnet.inference.prediction import ClassProbability, predict
 from alexnet.networks import variants as v
@@ -42,7 +42,7 @@ class Look:
     classes: list[ClassProbability]
     class_index: int
     picture: np.ndarray
-    steps: list[Step]
+    steps: list[PreprocessingStep]
     filters: dict[str, np.ndarray] = field(default_factory=dict)
     maps: dict[str, np.ndarray] = field(default_factory=dict)
     heat: dict[str, np.ndarray] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def look(
     class of the heat maps (None: the most probable), `pictures` are those in which `top` finds patches.
     """
     check_what(what)
-    classifier = model if isinstance(model, Classifier) else load(model, choose_device(device))
+    classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
     names = maps.spatial(classifier.model) if layers is None else check_layers(classifier.model, layers)
     one = predict(classifier, picture)[0]
     if one.error is not None:
@@ -90,8 +90,8 @@ def look(
     crop = preprocess.central(preprocess.pixels(picture)).permute(1, 2, 0).numpy()
     values = maps.activations(classifier, picture, names) if {"maps", "top"} & set(what) else {}
     return Look(
-        classifier, one.classes, index, np.ascontiguousarray(crop), steps(preprocess, picture),
-        filters=filters(classifier) if "filters" in what else {},
+        classifier, one.classes, index, np.ascontiguousarray(crop), preprocessing_steps(preprocess, picture),
+        filters=filters_by_layer(classifier) if "filters" in what else {},
         maps=values if "maps" in what else {},
         heat={name: method.draw(classifier, picture, index) for name, method in heat.METHODS.items() if name in what},
         views=ten(classifier, picture) if "views" in what else None,
@@ -123,7 +123,7 @@ def class_of(classifier: Classifier, given: str | int) -> int:
     raise AlexNetError(f"MODEL knows no class '{given:.60}'; {did_you_mean(given, known)}")
 
 
-def filters(classifier: Classifier) -> dict[str, np.ndarray]:
+def filters_by_layer(classifier: Classifier) -> dict[str, np.ndarray]:
     """The filters of every convolution, by layer."""
     records = classifier.model.variant.layers
     return {one.name: maps.filters(classifier, one.name) for one in records if isinstance(one, v.Conv)}
@@ -137,7 +137,7 @@ def _top(
         raise AlexNetError("top shows patches of other pictures; name them: a folder, files or archives.")
     weighted = [one.name for one in classifier.model.variant.layers if isinstance(one, v.Conv | v.Local)]
     chosen = {
-        name: maps.order(found)[:BRIGHTEST].tolist()
+        name: maps.brightest_first(found)[:BRIGHTEST].tolist()
         for name, found in values.items()
         if layers is not None or name in weighted
     }

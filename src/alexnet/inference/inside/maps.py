@@ -24,7 +24,7 @@ from alexnet.weights.classifier import Classifier
 BEYOND = 128  # grey level of a patch where its receptive field leaves the picture
 
 
-def layers(model: AlexNet) -> dict[str, tuple[int, int, int]]:
+def map_shapes(model: AlexNet) -> dict[str, tuple[int, int, int]]:
     """What every layer gives, by name in order: maps, height, width; units are maps of one pixel."""
     shape: tuple[int, ...] = (model.channels, model.input, model.input)
     found = {}
@@ -36,7 +36,7 @@ def layers(model: AlexNet) -> dict[str, tuple[int, int, int]]:
 
 def spatial(model: AlexNet) -> list[str]:
     """The layers that give maps of more than one pixel, in order."""
-    return [name for name, shape in layers(model).items() if shape[1] > 1]
+    return [name for name, shape in map_shapes(model).items() if shape[1] > 1]
 
 
 def activations(classifier: Classifier, picture: Source, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ def maps(classifier: Classifier, picture: Source, layer: str) -> np.ndarray:
     return activations(classifier, picture, [layer])[layer]
 
 
-def order(values: np.ndarray) -> np.ndarray:
+def brightest_first(values: np.ndarray) -> np.ndarray:
     """The maps of (C, h, w), brightest first, that of the greatest mean; equal ones as they stand. int64 (C,)."""
     return np.argsort(-values.reshape(len(values), -1).mean(1, dtype=np.float64), kind="stable")
 
@@ -135,7 +135,7 @@ def top_of_all(
 
 
 def _check_maps(classifier: Classifier, layer: str, chosen: Sequence[int]) -> Sequence[int]:
-    channels = layers(classifier.model)[layer][0]
+    channels = map_shapes(classifier.model)[layer][0]
     for one in chosen:
         if not 0 <= one < channels:
             raise AlexNetError(f"{layer} has no map {one}; it has {channels:,}, from 0 to {channels - 1:,}.")

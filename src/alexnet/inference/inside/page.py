@@ -24,7 +24,7 @@ ENLARGED = 448  # pixels of a heat map's side, at least
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PagePicture:
     """A picture of the page: its file's name without ending, its section, what it shows, and its pixels."""
 
     name: str
@@ -33,37 +33,37 @@ class Drawn:
     pixels: np.ndarray
 
 
-def drawings(look: Look) -> Iterator[Drawn]:
+def drawings(look: Look) -> Iterator[PagePicture]:
     """Everything that was looked at, in the order of the page."""
     classes = look.classifier.classes
     own = printable(classes[look.class_index])
-    yield Drawn("steps", "What the network is shown", _steps(look), drawing.step_sheet(look.steps))
+    yield PagePicture("steps", "What the network is shown", _steps(look), drawing.step_sheet(look.steps))
     for name, values in look.heat.items():
         method = heat.METHODS[name]
         drawn = drawing.enlarged(drawing.overlay(look.picture, values, method.signed), ENLARGED)
-        yield Drawn(name, f"Why {own}: {method.title}", method.says, drawn)
+        yield PagePicture(name, f"Why {own}: {method.title}", method.says, drawn)
     if look.views is not None:
         says = "The ten views of the paper, each with the class that it votes for; their mean is the answer."
-        yield Drawn("views", "Ten views", says, drawing.view_sheet(look.views, classes))
+        yield PagePicture("views", "Ten views", says, drawing.view_sheet(look.views, classes))
     if look.where is not None:
         says = f"How probable {own} is at each place of the whole picture."
-        yield Drawn("where", "Where", says, drawing.where_picture(look.where, look.class_index))
+        yield PagePicture("where", "Where", says, drawing.where_picture(look.where, look.class_index))
     for name, weights in list(look.filters.items())[:1]:
         says = f"The filters of {name}: {' x '.join(map(str, weights.shape))}. Deeper ones show by what excites them."
-        yield Drawn("filters", "Filters", says, drawing.enlarged(drawing.filter_sheet(weights), 800))
+        yield PagePicture("filters", "Filters", says, drawing.enlarged(drawing.filter_sheet(weights), 800))
     for name, values in look.maps.items():
         count, height, width = values.shape
         low = min(0.0, float(values.min()))
         says = f"{name}: {count:,} maps of {height} x {width}, the brightest first, black for {low:.4g} "
         says += f"and white for {values.max():.4g}" + _only(count)
-        yield Drawn(f"maps-{name}", "Maps", says, drawing.map_sheet(values, maps.order(values)))
+        yield PagePicture(f"maps-{name}", "Maps", says, drawing.map_sheet(values, maps.brightest_first(values)))
     for name, found in look.top.items():
         rows = [drawing.captioned(_patches(one, patches.patches), 9, 96) for one, patches in found.items()]
         seen = next(iter(found.values())).pictures
         says = (
             f"{name}: what excites its maps most among {seen:,} pictures, a map a row, those brightest in this picture."
         )
-        yield Drawn(f"top-{name}", "What excites a map", says, np.concatenate(_padded(rows)))
+        yield PagePicture(f"top-{name}", "What excites a map", says, np.concatenate(_padded(rows)))
 
 
 def _patches(number: int, patches: list[maps.Patch]) -> list[tuple[np.ndarray, list[str]]]:
@@ -107,7 +107,7 @@ def save(folder: Path, look: Look, name: str) -> list[Path]:
     return [folder / file for file in files]
 
 
-def text(look: Look, name: str, drawn: list[Drawn], svg: str) -> str:
+def text(look: Look, name: str, drawn: list[PagePicture], svg: str) -> str:
     """The page."""
     model = look.classifier.model
     parts = [

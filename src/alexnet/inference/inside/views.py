@@ -55,7 +55,7 @@ def _boxes(preprocess: Preprocess, whole: int) -> list[tuple[float, float, float
 
 
 @dataclass(frozen=True)
-class Step:
+class PreprocessingStep:
     """A step of the preprocessing: what was done, and the picture then, uint8 (h, w, C)."""
 
     name: str
@@ -63,7 +63,7 @@ class Step:
     pixels: np.ndarray
 
 
-def steps(preprocess: Preprocess, picture: Source) -> list[Step]:
+def preprocessing_steps(preprocess: Preprocess, picture: Source) -> list[PreprocessingStep]:
     """How a picture becomes what the network sees: original, shorter side, square, crop, minus mean."""
     original = decode(picture, preprocess.channels)
     side, input, low = preprocess.stored, preprocess.input, preprocess.low
@@ -72,10 +72,10 @@ def steps(preprocess: Preprocess, picture: Source) -> list[Step]:
     crop = preprocess.central(square)
     box: Box = (low, low, low + input, low + input)
     if preprocess.square == "squash":
-        second = Step("both sides", f"both sides are brought to {side} pixels", whole)
+        second = PreprocessingStep("both sides", f"both sides are brought to {side} pixels", whole)
         third = "it is a square already: nothing is cut off"
     else:
-        second = Step("shorter side", f"the shorter side is brought to {side} pixels", whole)
+        second = PreprocessingStep("shorter side", f"the shorter side is brought to {side} pixels", whole)
         third = f"the middle {side} x {side} pixels are kept"
     apart = preprocess.subtract(crop[None])[0]
     most = float(apart.abs().max()) or 1.0
@@ -83,11 +83,13 @@ def steps(preprocess: Preprocess, picture: Source) -> list[Step]:
     mean = "mean image of the training pictures" if preprocess.mean.shape[-1] > 1 else "mean colour"
     divided = "" if set(preprocess.scale) == {1.0} else f", then divided by {_numbers(preprocess.scale)}"
     return [
-        Step("original", f"{original.width} x {original.height} pixels, upright", _last(original)),
+        PreprocessingStep("original", f"{original.width} x {original.height} pixels, upright", _last(original)),
         second,
-        Step("square", third, _shown(square)),
-        Step("crop", f"the network sees the pixels from {box[0]} to {box[2] - 1} of either side", _shown(crop)),
-        Step(
+        PreprocessingStep("square", third, _shown(square)),
+        PreprocessingStep(
+            "crop", f"the network sees the pixels from {box[0]} to {box[2] - 1} of either side", _shown(crop)
+        ),
+        PreprocessingStep(
             "minus mean",
             f"minus the {mean}{divided}; drawn with grey for 0, white for {most:.0f} and black for -{most:.0f} levels",
             _shown(grey),

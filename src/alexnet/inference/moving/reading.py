@@ -39,7 +39,7 @@ class Frame:
     picture: Image.Image
 
 
-class Reader(Protocol):
+class FrameReader(Protocol):
     """An open source: its name, frames a second (0: not known), how many frames (None: not known), whether it goes on
     by itself; after iterating, in `error` why it ended before its end."""
 
@@ -64,7 +64,7 @@ def is_live(name: str) -> bool:
     return name.startswith((CAMERA, *STREAMS))
 
 
-def opened(name: str, rate: float = RATE) -> Reader:
+def opened(name: str, rate: float = RATE) -> FrameReader:
     """The source of that name, opened; `rate` is that of a folder of pictures."""
     return Folder(name, rate) if os.path.isdir(name) else Video(name)
 
@@ -195,7 +195,7 @@ class Newest:
     Frames of a file, which would come as fast as they can be decoded, come at their times.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: FrameReader) -> None:
         self.reader, self.dropped, self.read = reader, 0, 0
         self.name, self.rate, self.total, self.live = reader.name, reader.rate, reader.total, True
         self._slot: Frame | None = None

@@ -21,7 +21,7 @@ from alexnet.training.recipe import Recipe
 __all__ = ["Division", "check", "divide"]
 
 
-def check(recipe: Recipe, model: AlexNet, world: World) -> str:
+def check_division(recipe: Recipe, model: AlexNet, world: World) -> str:
     """Refuse a division that this network or number of processes cannot have; a line to say, or ""."""
     way = recipe.parallel
     if way == "data":

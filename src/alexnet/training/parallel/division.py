@@ -65,13 +65,13 @@ class Division:
     def together(self) -> None:
         """Give `whole` what the processes' parts have learnt; all of them call it."""
 
-    def state(self, update: torch.optim.Optimizer) -> dict[str, Any]:
+    def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The optimiser's state as of one process alone; all of them call it."""
-        return update.state_dict()
+        return optimizer.state_dict()
 
-    def load(self, update: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    def load(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Give the optimiser this process' part of such a state."""
-        update.load_state_dict(dict(state))
+        optimizer.load_state_dict(dict(state))
 
     def total(self, names: list[str], squares: Tensor) -> Tensor:
         """Sums of squares of those weights' parts (weights, …) over all processes."""

@@ -70,16 +70,16 @@ def empty(whole: AlexNet, cuts: Cuts) -> None:
             parameter.data = parameter.data.new_empty(0)
 
 
-def names_of(update: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+def names_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
     """The names of an optimiser's parameters in the order in which its state numbers them."""
     known = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [known[id(parameter)] for group in update.param_groups for parameter in group["params"]]
+    return [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def joined_state(update: torch.optim.Optimizer, part: AlexNet, cuts: Cuts, world: World) -> dict[str, Any]:
+def joined_state(optimizer: torch.optim.Optimizer, part: AlexNet, cuts: Cuts, world: World) -> dict[str, Any]:
     """The state of the optimiser of the whole network, in every process, as one process alone would have it."""
-    state = update.state_dict()
-    names, parameters = names_of(update, part), dict(part.named_parameters())
+    state = optimizer.state_dict()
+    names, parameters = names_of(optimizer, part), dict(part.named_parameters())
     there = world.sum(torch.tensor([float(_velocity(state, i) is not None) for i in range(len(names))]))
     velocities = {}
     for number, name in enumerate(names):
@@ -136,11 +136,11 @@ class Sharded(Division):
         """What all processes have sent of activations and their gradients."""
         return int(self.world.sum(torch.tensor(self.exchange.bytes)))
 
-    def state(self, update: torch.optim.Optimizer) -> dict[str, Any]:
-        return joined_state(update, self.part, self.cuts, self.world)
+    def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return joined_state(optimizer, self.part, self.cuts, self.world)
 
-    def load(self, update: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        update.load_state_dict(cut_state(state, names_of(update, self.part), self.cuts, self.world.rank))
+    def load(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        optimizer.load_state_dict(cut_state(state, names_of(optimizer, self.part), self.cuts, self.world.rank))
 
     def total(self, names: list[str], squares: Tensor) -> Tensor:
         cut = torch.tensor([name in self.cuts for name in names], device=squares.device)[:, None]
