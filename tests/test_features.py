@@ -224,11 +224,11 @@ def test_features_refusals(refused, tiny_run, pictures, tmp_path, monkeypatch):
     assert "alexnet32 has no layer 'fc9'; the nearest are fc" in message
     message = refused(*words, tmp_path / "f.npy", "--layer", "fc6", "--layer", "fc7")
     assert "holds one layer, 2 were asked for; give a name that ends in .parquet, .h5, .safetensors" in message
-    assert "must end in .npy, .parquet, .h5, .safetensors" in refused(*words, tmp_path / "f.mat")
+    assert "it writes .npy, .parquet, .h5 or .safetensors" in refused(*words, tmp_path / "f.mat")
     assert "there is no folder" in refused(*words, tmp_path / "none" / "f.npy")
     for name in ("f.filenames.txt", "f.npy"):
         (tmp_path / name).write_text("mine")
-        assert f"{name} exists; delete it" in refused(*words, tmp_path / "f.npy")
+        assert f"{name} exists already" in refused(*words, tmp_path / "f.npy")
         (tmp_path / name).unlink()
     (tmp_path / "bad.png").write_bytes(b"bad")
     message = refused("features", tiny_run, tmp_path / "bad.png", "--output", tmp_path / "f.npy")

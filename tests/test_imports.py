@@ -59,7 +59,6 @@ SHARED = {
     "a table of answers, made and written": "answers write_table",
     "the same thing computed in a plain and in a fast form": "augmented blocks_of_pixels passes",
     "draws random numbers": "draw",
-    "refuses, before any work, a file that could not be written": "check_output",
     "a hash of what results depend on": "fingerprint",
     "names made to hold from any folder": "absolute",
 }

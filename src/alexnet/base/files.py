@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +41,25 @@ def cache_folder() -> Path:
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+
+
+def check_new(what: str, path: Path, suffixes: Iterable[str] | None = None, beside: Iterable[Path] = ()) -> None:
+    """Refuse, before any work, a new file that could not be written, or where it or one that goes `beside` it is.
+
+    `what` is its option or place on the command line; any name is taken where no suffixes are given.
+    """
+    if suffixes is not None and path.suffix not in suffixes:
+        *others, last = (suffix or "a folder, whose name has no ending" for suffix in suffixes)
+        endings = f"{', '.join(others)} or {last}" if others else last
+        raise AlexNetError(f"{what} was given {path}; it writes {endings}.")
+    if not path.absolute().parent.is_dir():
+        raise AlexNetError(f"{what} {path}: there is no folder {path.parent}; make it, or give another place.")
+    for one in (path, *beside):
+        if os.path.lexists(one):
+            there = "" if one == path else f": {one}"
+            raise AlexNetError(f"{what} {path}{there} exists already; give another name, or move it away.")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise AlexNetError(f"{what} {path} cannot be written; give a place that you may write.")
 
 
 def write_whole(path: Path, write: Callable[[Any], object]) -> None:

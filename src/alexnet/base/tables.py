@@ -1,36 +1,19 @@
-"""Tables of results as .csv, .jsonl or .parquet, told by the name's end, and where outputs may be written."""
+"""Tables of results as .csv, .jsonl or .parquet, told by the name's end."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
 from alexnet.base.text import encodable
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 ROWS = 10_000  # of a parquet row group
-
-
-def check_output(option: str, path: Path, suffixes: Sequence[str]) -> None:
-    """Refuse, before any work, a file that could not be written, or that is there already."""
-    if path.suffix not in suffixes:
-        *others, last = suffixes
-        endings = f"{', '.join(others)} or {last}" if others else last
-        raise AlexNetError(f"{option} was given {path}; it writes {endings}.")
-    if not path.parent.is_dir():
-        raise AlexNetError(f"{option} {path}: there is no folder {path.parent}; make it, or give another place.")
-    if path.exists():
-        raise AlexNetError(f"{option} {path} exists already; give another name, or move it away.")
-    if not os.access(path.parent, os.W_OK):
-        raise AlexNetError(f"{option} {path} cannot be written; give a place that you may write.")
 
 
 def write_lists(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -43,8 +26,7 @@ def write(path: Path, columns: Mapping[str, type], rows: Iterable[Sequence[Any]]
 
     Bytes of a name that are not UTF-8 stand as escapes, \\xe9.
     """
-    writers: dict[str, Callable] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    write_whole(path, lambda file: writers[path.suffix](file, columns, rows))
+    write_whole(path, lambda file: WRITERS[path.suffix](file, columns, rows))
 
 
 def _csv(file, columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -81,3 +63,6 @@ def seven(x: float) -> float:
 
 def _text(value: Any) -> Any:
     return encodable(value) if isinstance(value, str) else value
+
+
+WRITERS: Mapping[str, Callable] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

@@ -195,7 +195,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
     help="Who is right in a tie.",
 )
 @click.option("--pictures", metavar="FILE", help="Also write each picture's answers: .csv, .jsonl or .parquet.")
-@click.option("--per-class", metavar="FILE.csv", help="Also write errors, precision, recall and F1 of each class.")
+@click.option("--per-class", metavar="FILE", help="Also write figures of each class: .csv, .jsonl or .parquet.")
 @click.option("--confusion", metavar="FILE", help="Also write the confusion matrix: .csv, .npy or, drawn, .png.")
 @engine_option
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))

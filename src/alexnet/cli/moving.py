@@ -94,14 +94,14 @@ def predict(
     views: int, batch_size: int, output: Output,
 ) -> int:  # fmt: skip
     """Classify the frames of moving pictures; the exit status."""
-    from alexnet.base import tables
     from alexnet.base.device import choose_device
+    from alexnet.base.files import check_new
     from alexnet.base.signals import EXIT_STATUS, StopRequest
     from alexnet.engines.loading import device_for, load_classifier
     from alexnet.inference.moving import annotating, answering, reading
 
     if moving.annotate is not None:
-        tables.check_output("--annotate", Path(moving.annotate), annotating.SUFFIXES)
+        check_new("--annotate", Path(moving.annotate), annotating.SUFFIXES)
         if len(images) > 1:
             raise AlexNetError(f"--annotate writes one film, and {len(images)} moving pictures were given; give one.")
     readers = [reading.opened(name, moving.rate or reading.RATE) for name in images]

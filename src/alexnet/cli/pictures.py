@@ -65,6 +65,7 @@ def predict(
     """
     from alexnet.base import tables
     from alexnet.base.distributed import process_group
+    from alexnet.base.files import check_new
     from alexnet.data.sources import Sources
     from alexnet.engines.loading import device_for
     from alexnet.inference import prediction
@@ -90,7 +91,7 @@ def predict(
     with process_group(device_for(engine, device)) as world:
         with world.together():
             if table is not None and world.first:
-                tables.check_output("--output", Path(table), tables.SUFFIXES)
+                check_new("--output", Path(table), tables.WRITERS)
             sources = Sources(images)
         quiet = not world.first
         answers = prediction.stream(
@@ -139,7 +140,7 @@ def features(
     with process_group(device) as world:
         with world.together():
             if world.first:
-                feature_files.check_output(Path(output), len(set(layers)))
+                feature_files.check_features_file(Path(output), len(set(layers)))
             classifier = load_classifier(model, world.device)
             sources = Sources(images)
         result = feature_files.write_features(
@@ -211,12 +212,13 @@ def similar(
     40 queries fit on a sheet; further ones are on FILE-page2 and so on.
     """
     from alexnet.base import tables
+    from alexnet.base.files import check_new
     from alexnet.data.sources import Sources
     from alexnet.inference import contact_sheet, similarity
 
     sheet = Path(output) if output else _free("similar.png")
     for path in contact_sheet.pages(sheet) or [sheet]:
-        tables.check_output("--output", path, (".png", ".jpg"))
+        check_new("--output", path, contact_sheet.FORMATS)
     out = Output(as_json)
     opened = similarity.open_index(index)
     pages = contact_sheet.Pages(sheet, images, opened.images)

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alexnet.base import tables
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_whole
+from alexnet.base.files import check_new, write_whole
 from alexnet.base.text import printable
 
 MOST = 10_000  # classes of which every pair can be counted
@@ -81,14 +81,7 @@ class Tally:
 
     def write_confusion(self, file: Path) -> None:
         """The matrix, labels down, answers across: .csv, .npy (int64) or, as a picture, .png."""
-        matrix = self.confusion.numpy()
-        if file.suffix == ".npy":
-            write_whole(file, lambda out: np.save(out, matrix))
-        elif file.suffix == ".png":
-            write_whole(file, lambda out: out.write(draw_confusion(matrix, self.classes)))
-        else:
-            rows = ([name, *row] for name, row in zip(self.classes, matrix.tolist(), strict=True))
-            tables.write_lists(file, ["label", *self.classes], rows)
+        MATRICES[file.suffix](file, self.confusion.numpy(), self.classes)
 
     def write_pictures(self, file: Path, name: Callable[[int], str]) -> None:
         """A row a readable picture, in order: file, its class and that one's probability, the five first answers."""
@@ -140,13 +133,13 @@ def check_outputs(
 ) -> None:
     """Refuse files of other kinds, and those that exist, before any work."""
     given = (
-        ("--per-class", per_class, (".csv", ".jsonl", ".parquet")),
-        ("--confusion", confusion, (".csv", ".npy", ".png")),
-        ("--pictures", pictures, tables.SUFFIXES),
+        ("--per-class", per_class, tables.WRITERS),
+        ("--confusion", confusion, MATRICES),
+        ("--pictures", pictures, tables.WRITERS),
     )
-    for option, file, endings in given:
+    for option, file, suffixes in given:
         if file:
-            tables.check_output(option, Path(file), endings)
+            check_new(option, Path(file), suffixes)
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -184,3 +177,15 @@ def draw_confusion(matrix: np.ndarray, classes: list[str]) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(file, format="png", dpi=max(110, PIXELS * count / min(8.0, 0.32 * count)))
     return file.getvalue()
+
+
+def _csv(file: Path, matrix: np.ndarray, classes: list[str]) -> None:
+    rows = ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    tables.write_lists(file, ["label", *classes], rows)
+
+
+MATRICES: Mapping[str, Callable[[Path, np.ndarray, list[str]], None]] = {
+    ".csv": _csv,
+    ".npy": lambda file, matrix, classes: write_whole(file, lambda out: np.save(out, matrix)),
+    ".png": lambda file, matrix, classes: write_whole(file, lambda out: out.write(draw_confusion(matrix, classes))),
+}

@@ -16,6 +16,7 @@ from alexnet.inference.similarity import Similar
 
 TILE, GAP, LINE = 144, 10, 16  # pixels: side of a picture, space around it, height of its caption
 ROWS = 40  # that fit on a sheet
+FORMATS = {".png": "PNG", ".jpg": "JPEG"}  # Pillow's, by the name's end
 
 
 def contact_sheet(answers: Sequence[Similar], pictures: Mapping[str, Source]) -> Image.Image:
@@ -41,7 +42,7 @@ def contact_sheet(answers: Sequence[Similar], pictures: Mapping[str, Source]) ->
 def save(path: Path, answers: Sequence[Similar], pictures: Mapping[str, Source]) -> None:
     """Write the sheet as .png or .jpg."""
     sheet = contact_sheet(answers, pictures)
-    write_whole(path, lambda file: sheet.save(file, "PNG" if path.suffix == ".png" else "JPEG", quality=90))
+    write_whole(path, lambda file: sheet.save(file, FORMATS[path.suffix], quality=90))
 
 
 class Pages:

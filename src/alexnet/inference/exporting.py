@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import writing
+from alexnet.base.files import check_new, writing
 from alexnet.base.progress import Progress
 from alexnet.data.held_out import as_trained
 from alexnet.data.layouts.registry import Data, find_data
@@ -175,15 +175,9 @@ def calibration(one: Classifier, data: Data) -> list[np.ndarray]:
 def _places(out: Path, format: str) -> list[Path]:
     """The files that will be made; an ending that is missing is added, anything that is there is refused."""
     ending = ENDINGS[format]
-    if out.suffix not in ("", ending):
-        raise AlexNetError(f"{out} does not end in {ending}, as {format} files do; give such a name, or none.")
-    out = out.with_suffix(ending)
+    out = out if out.suffix else out.with_suffix(ending)
     files = [out, out.with_suffix(".bin")] if format == "openvino" else [out]
-    for path in (*files, out.with_suffix("")):
-        if path.exists():
-            raise AlexNetError(f"{path} exists already; give another name, or move it away.")
-    if not out.parent.is_dir():
-        raise AlexNetError(f"{out}: there is no folder {out.parent}; make it, or give another place.")
+    check_new(f"OUT of --format {format}", out, [ending], [*files[1:], out.with_suffix("")])
     return files
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import next_step, reserve, write_all, write_whole, writing
+from alexnet.base.files import check_new, next_step, reserve, write_all, write_whole, writing
 from alexnet.base.text import encodable, printable
 from alexnet.data.sources import Sources
 from alexnet.inference.feature_folder import COPY, JOURNAL, NPY_HEADER, Gathered, gather
@@ -47,7 +47,7 @@ def write_features(
     with world.together():
         names = check_layers(classifier.model, layers)
         if world.first:
-            check_output(output, len(names))
+            check_features_file(output, len(names))
     part = gathering_folder(output)
     found = gather(classifier, sources, names, part, pool, batch_size, workers, resume, quiet, world=world)
     failed: list[dict[str, str]] = []
@@ -59,22 +59,15 @@ def write_features(
     return Extracted(str(output), found.rows, {name: list(shape) for name, shape in found.shapes.items()}, failed)
 
 
-def check_output(output: Path, layers: int) -> None:
+def check_features_file(output: Path, layers: int) -> None:
     """Refuse, before any work, a file that could not be written or could not hold the layers."""
-    if output.suffix not in FORMATS:
-        raise AlexNetError(f"--output was given {output}; its name must end in {', '.join(FORMATS)}.")
+    named_beside = [_names_file(output)] if output.suffix in (".npy", ".safetensors") else []
+    check_new("--output", output, FORMATS, named_beside)
     if output.suffix == ".npy" and layers > 1:
         raise AlexNetError(
             f"--output {output} holds one layer, {layers} were asked for; give a name that ends in "
             f"{', '.join(suffix for suffix in FORMATS if suffix != '.npy')}."
         )
-    if not output.parent.is_dir():
-        raise AlexNetError(f"--output {output}: there is no folder {output.parent}; make it, or give another place.")
-    for path in (output, _names_file(output)) if output.suffix in (".npy", ".safetensors") else (output,):
-        if path.exists():
-            raise AlexNetError(f"--output {output}: {path} exists; delete it, or give another name.")
-    if not os.access(output.parent, os.W_OK):
-        raise AlexNetError(f"--output {output} cannot be written; give a place that you may write.")
     if output.suffix == ".h5":
         _h5py()
 

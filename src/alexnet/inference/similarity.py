@@ -22,7 +22,7 @@ from alexnet.base import hints
 from alexnet.base.device import choose_device
 from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import writing
+from alexnet.base.files import check_new, writing
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
 from alexnet.engines.loading import load_classifier
@@ -80,10 +80,8 @@ def build_index(
     """
     folder, world = Path(out), world or alone(choose_device(device))
     with world.together():
-        if world.first and folder.exists():
-            raise AlexNetError(f"INDEX {out} exists; delete it, or give another name.")
-        if world.first and not folder.absolute().parent.is_dir():
-            raise AlexNetError(f"INDEX {out}: there is no folder {folder.parent}; make it, or give another place.")
+        if world.first:
+            check_new("INDEX", folder)
         classifier = load_classifier(model, world.device)
         (layer,) = check_layers(classifier.model, [layer])
         named = hints.absolute(model)

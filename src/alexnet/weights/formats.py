@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alexnet.base import text
 from alexnet.base.errors import AlexNetError
+from alexnet.base.files import check_new
 from alexnet.base.hints import IMAGEFOLDER, NUMERIC, Hints
 from alexnet.data import labels
 from alexnet.weights import base
@@ -107,18 +108,12 @@ def write(weights: Weights, file: Path, preprocessing: bool = False, eight_bits:
     `preprocessing` puts crop, mean and scale inside an .onnx; `eight_bits` rounds weights to int8 in a .safetensors.
     """
     known = writers()
-    if file.suffix not in known:
-        raise AlexNetError(
-            f"{file} has no ending that names a format; give one of {', '.join(filter(None, known))}, or none for a "
-            "folder as Hugging Face has models."
-        )
+    if file.suffix:  # a folder may be there, and is looked into by what writes it
+        check_new("DST", file, known, known[file.suffix].beside(file) if file.suffix in known else ())
     chosen = known[file.suffix]
     switches = {"preprocessing": preprocessing, "eight_bits": eight_bits}
     for option, given in switches.items():
         if given and option not in chosen.options:
             endings = " and ".join(suffix for suffix, one in known.items() if option in one.options)
             raise AlexNetError(f"{OPTIONS[option]} is for {endings} files; {file.name} is none.")
-    for path in [file, *chosen.beside(file)]:
-        if path.exists() and not (path.is_dir() and not file.suffix):
-            raise AlexNetError(f"{path} exists already; give another name, or move it away.")
     return chosen.write(weights, file, **{option: switches[option] for option in chosen.options})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_whole
+from alexnet.base.files import check_new, write_whole
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights import native
@@ -40,9 +40,8 @@ def pretrained_cfg(variant: v.Variant, classes: int, preprocess: Preprocess) -> 
 def write(weights: Weights, folder: Path, replace: bool = False) -> list[Path]:
     """Write the folder; the files made. What is there is replaced only where that is asked for."""
     config, file = folder / CONFIG, folder / WEIGHTS
-    for path in (config, file) if not replace else ():
-        if path.exists():
-            raise AlexNetError(f"{path} exists already; give another name, or move it away.")
+    for path in (config, file) if folder.is_dir() and not replace else ():
+        check_new("DST", path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

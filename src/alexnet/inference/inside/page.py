@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_whole
+from alexnet.base.files import check_new, write_whole
 from alexnet.base.text import printable
 from alexnet.inference.inside import drawing, heat, maps
 from alexnet.inference.inside.explained import explained
@@ -89,8 +89,8 @@ def new_folder(out: str | Path) -> Path:
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlexNetError(f"--out {out} exists already and is not an empty folder; give another name.")
-    if not folder.absolute().parent.is_dir():
-        raise AlexNetError(f"--out {out}: there is no folder {folder.parent}; make it, or give another place.")
+    if not folder.exists():
+        check_new("--out", folder)
     return folder
 
 

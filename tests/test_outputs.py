@@ -1,0 +1,76 @@
+"""Every file that a command writes: never over another, only under endings that it writes, told from the help."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from alexnet.base import tables
+from alexnet.inference import confusion, contact_sheet, exporting, feature_files
+from alexnet.inference.moving import annotating
+from alexnet.weights.registry import writers
+
+FILMS = dict.fromkeys(annotating.SUFFIXES)
+OUTPUTS = {
+    # the words before the file, the endings that it may have, and the option (none: an argument)
+    "predict's table": (["predict", "RUN", "PICTURE"], tables.WRITERS, "--output"),
+    "predict's film": (["predict", "RUN", "clip.mp4"], FILMS, "--annotate"),
+    "features": (["features", "RUN", "PICTURE"], feature_files.FORMATS, "--output"),
+    "a contact sheet": (["similar", "none", "PICTURE"], contact_sheet.FORMATS, "--output"),
+    "answers to pictures": (["evaluate", "RUN", "DATA"], tables.WRITERS, "--pictures"),
+    "errors of classes": (["evaluate", "RUN", "DATA"], tables.WRITERS, "--per-class"),
+    "a confusion matrix": (["evaluate", "RUN", "DATA"], confusion.MATRICES, "--confusion"),
+    "weights": (["convert", "RUN"], {suffix: one for suffix, one in writers().items() if suffix}, ""),
+    **{
+        f"an export as {name}": (["export", "RUN", "--format", name], {ending: name}, "")
+        for name, ending in exporting.ENDINGS.items()
+    },
+}
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_file_that_cannot_be_new_is_refused_in_a_sentence_and_nothing_changes(
+    name, refused, tiny_run, folders, tmp_path
+):
+    words, endings, option = OUTPUTS[name]
+    places = {"RUN": tiny_run, "DATA": folders, "PICTURE": next(folders.rglob("*.png"))}
+    command = [places.get(word, word) for word in words] + [option] * bool(option)
+    suffix = next(iter(endings))
+    (tmp_path / f"file{suffix}").write_text("mine")
+    (tmp_path / f"folder{suffix}").mkdir()
+    before = contents(tmp_path)
+    expected = {
+        f"file{suffix}": "exists already",
+        f"folder{suffix}": "exists already",
+        "new.other": f"was given {tmp_path / 'new.other'}; it writes ",
+        f"none/new{suffix}": f"there is no folder {tmp_path / 'none'}",
+    }
+    for file, said in expected.items():
+        sentence = refused(*command, tmp_path / file)
+        assert said in sentence, sentence
+        assert str(tmp_path / file) in sentence
+        if "it writes" in said:
+            assert all(ending in sentence for ending in endings)
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, option) in OUTPUTS.items() if option])
+def test_the_help_names_the_endings_that_are_written(name):
+    from alexnet.cli import commands
+
+    (command, *_), endings, option = OUTPUTS[name]
+    (found,) = [one for one in commands.get_command(None, command).params if option in one.opts]
+    assert set(re.findall(r"\.[a-z0-9]+", found.help.split("[")[0])) == set(endings)
+
+
+def test_the_help_of_export_names_the_endings_that_it_writes():
+    from alexnet.cli import commands
+
+    said = re.search(r"OUT is a new (.*?)\. ", " ".join(commands.get_command(None, "export").help.split()))[1]
+    assert set(re.findall(r"\.[a-z0-9]+", said)) - {".bin"} == set(exporting.ENDINGS.values())
