@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from alexnet.base import metrics
-from alexnet.base.device import choose_device, describe
+from alexnet.base.device import choose_device, device_name
 from alexnet.base.run_files import METRICS
-from alexnet.data.layouts.registry import find
+from alexnet.data.layouts.registry import find_data
 from alexnet.reproduction.intervals import paired
-from alexnet.reproduction.running import answers, commit, versions
+from alexnet.reproduction.running import commit, hits, versions
 from alexnet.training.loop import train
 from alexnet.training.recipe import override, resolve
 
@@ -66,11 +66,11 @@ def main() -> None:
     right: dict[str, list[np.ndarray]] = {}
     for seed in range(asked.seeds):
         for name, place in (("as they are", asked.data), ("encoded once more", twice)):
-            data, folder = find(place, quiet=True), asked.out / f"{name.replace(' ', '-')}-{seed}"
+            data, folder = find_data(place, quiet=True), asked.out / f"{name.replace(' ', '-')}-{seed}"
             if not any(line["kind"] == "final" for line in metrics.read(folder / METRICS)):
                 recipe = override(resolve("cifar10_18"), {"epochs": asked.epochs, "seed": seed})
                 train(data, folder, recipe, resume=True, device=asked.device, say=print)
-            right.setdefault(name, []).append(answers([folder], data, 1, asked.device)[0])
+            right.setdefault(name, []).append(hits([folder], data, 1, asked.device)[0])
     lines = [f"# {__doc__.splitlines()[0]}", "", "| pictures | test error, %, by seed |", "| --- | --- |"]
     lines += [
         f"| {name} | {', '.join(f'{100 - 100 * one.mean():.2f}' for one in ones)} |" for name, ones in right.items()
@@ -81,7 +81,7 @@ def main() -> None:
     made = ", ".join(f"{key} {value}" for key, value in versions().items())
     lines += [
         f"`python benchmarks/jpeg_cost.py DATA OUT --epochs {asked.epochs} --seeds {asked.seeds}`; "
-        f"{describe(choose_device(asked.device))}; {made}; commit {commit()}.",
+        f"{device_name(choose_device(asked.device))}; {made}; commit {commit()}.",
     ]
     (asked.out / "jpeg_cost.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -50,13 +50,13 @@ def work(variant: str, pictures: int) -> None:
     """Be a process: one way after the other, each with the same weights and pictures."""
     import torch
 
-    from alexnet.base.distributed import start
+    from alexnet.base.distributed import process_group
 
     torch.set_num_threads(1)
     found = {}
     for number, way in enumerate(WAYS):
         os.environ["MASTER_PORT"] = str(29700 + number)
-        with start("cpu") as world:
+        with process_group("cpu") as world:
             found[way] = measure(way, variant, pictures, world)
     print(json.dumps(found))
 
