@@ -76,7 +76,7 @@ def main() -> int:
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 for given in (x, x.float()):  # in training, and in evaluation
                     model(given, masks).float().sum().backward()
-            captured.Update(optimizer.build(model, Recipe()), torch.device("cpu"))()
+            captured.FusedUpdate(optimizer.build_optimizer(model, Recipe()), torch.device("cpu"))()
     worst = 0
     for (name, *_), what in found.items():
         for capability in (80, 90):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alexnet.base import distributed
-from alexnet.base.distributed import World, start
+from alexnet.base.distributed import World, process_group
 from alexnet.base.errors import AlexNetError
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_a_meeting_to_which_no_other_comes_ends_after_the_time_limit_with_a_sent
         pytest.raises(
             AlexNetError, match=r"the 3 processes did not find each other within 1 s \(.*\); start all of them"
         ),
-        start("cpu", timeout=1),
+        process_group("cpu", timeout=1),
     ):
         pass
     assert time.monotonic() - began < 20
