@@ -4,7 +4,7 @@ On a GPU the list is its own (TEST_DEVICE=cuda); on a CPU it is imitated."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import numpy as np
@@ -65,6 +65,22 @@ def test_float32_is_float32_whatever_the_process_says_of_tf32_before(before, mon
             assert {one.fp32_precision for one in products} == {wanted}
             assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == allowed
         assert [one.fp32_precision for one in products] == was
+
+
+@pytest.mark.cpu
+def test_whether_a_gpu_has_bfloat16_is_asked_of_that_gpu(monkeypatch):
+    here = []
+
+    @contextmanager
+    def current(chosen):
+        here.append(chosen.index)
+        yield
+        here.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: here == [1])
+    assert device.choose_precision(torch.device("cuda", 0))[0] == torch.float32
+    assert device.choose_precision(torch.device("cuda", 1))[0] == torch.bfloat16
 
 
 @pytest.mark.cpu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ def choose_device(name: str = "auto") -> torch.device:
         there = f"cuda:0 to cuda:{torch.cuda.device_count() - 1}" if kind == "cuda" else kind
         raise AlexNetError(f"--device {name}: torch finds no such device here; of that kind there is {there}.")
     return _exact(torch.device(name))
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which that GPU is this thread's; for another device nothing changes."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
@@ -98,7 +103,9 @@ def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.
     if wanted != "auto":
         return torch.float32 if wanted == "tf32" else getattr(torch, wanted), "as asked"
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        with on(device):
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        if able:
             return torch.bfloat16, "this GPU multiplies bfloat16 in its tensor cores"
         return torch.float32, "this GPU has no bfloat16 units"
     if device.type == "cpu" and _cpu_flags() & {"amx_bf16", "avx512_bf16"}:

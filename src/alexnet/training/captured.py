@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from alexnet.base.device import send
+from alexnet.base.device import on, send
 from alexnet.base.errors import first_line
 from alexnet.base.progress import Say
 from alexnet.networks.fast import gpu
@@ -99,13 +99,13 @@ class Captured:
         for place, new in zip(self.places, (images, labels, *masks.values()), strict=True):
             place.copy_(new)
         assert self.graph is not None
-        with gpu.on(self.device):
+        with on(self.device):
             self.graph.replay()
         return self.figures.clone()
 
     def _capture(self, work: Work, images: Tensor, labels: Tensor, masks: Mapping[str, Tensor]) -> None:
         self.places = [torch.empty_like(x).copy_(x) for x in (images, labels, *masks.values())]
-        with gpu.on(self.device):
+        with on(self.device):
             torch.cuda.synchronize()
             torch.cuda.empty_cache()  # the graph has memory of its own
             graph = torch.cuda.CUDAGraph()

@@ -6,13 +6,14 @@ stretches.py finds them in a model, convolutions.py and stages.py launch them, t
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from alexnet.base.device import on
 
 OLDEST = (8, 0)  # compute capability: bfloat16 in tensor cores
 FEWEST = 16  # pictures to classify for which kernels are built, which takes seconds once a machine
@@ -86,8 +87,3 @@ class Kernel:
                 getattr(kernels()[0], self.name)[grid](first, *more, **constants)
 
         return launch
-
-
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which that GPU is this thread's; for a CPU nothing changes."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
