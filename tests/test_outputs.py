@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import filelock
 import pytest
 
-from alexnet.base import tables
+from alexnet.base import files, tables
+from alexnet.base.errors import AlexNetError
 from alexnet.inference import confusion, contact_sheet, exporting, feature_files
 from alexnet.inference.moving import annotating
 from alexnet.weights.registry import writers
@@ -58,6 +60,43 @@ def test_a_file_that_cannot_be_new_is_refused_in_a_sentence_and_nothing_changes(
         if "it writes" in said:
             assert all(ending in sentence for ending in endings)
         assert contents(tmp_path) == before
+
+
+FOLDERS = {
+    "an index": ["index", "RUN", "PICTURE"],
+    "a pack": ["pack", "DATA"],
+    "a page": ["look", "RUN", "PICTURE", "--out"],
+}
+
+
+@pytest.mark.parametrize("name", [*OUTPUTS, *FOLDERS])
+def test_what_another_process_is_writing_is_refused_and_its_parts_are_left_alone(
+    name, refused, tiny_run, folders, tmp_path
+):
+    words, endings, option = OUTPUTS.get(name) or (FOLDERS[name], [""], "")
+    places = {"RUN": tiny_run, "DATA": folders, "PICTURE": next(folders.rglob("*.png"))}
+    command = [places.get(word, word) for word in words] + [option] * bool(option)
+    new = tmp_path / f"new{next(iter(endings))}"
+    (tmp_path / f".{new.name}.1.part").write_text("half")
+    with filelock.FileLock(tmp_path / f".{new.name}.lock"):
+        assert f"{new} is being written by another process; wait until" in refused(*command, new)
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f".{new.name}.1.part", f".{new.name}.lock"])
+
+
+def test_what_a_killed_process_left_beside_an_output_goes_with_the_next_and_no_lock_stays(
+    alexnet, tiny_run, folders, tmp_path
+):
+    for name in (".new.csv.1.part", ".new.csv.lock", ".other.csv.1.part"):
+        (tmp_path / name).write_text("half")
+    assert alexnet("predict", tiny_run, next(folders.rglob("*.png")), "--output", tmp_path / "new.csv")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.csv.1.part", "new.csv"]
+
+
+def test_an_output_that_appears_meanwhile_is_not_written_over(tmp_path, monkeypatch):
+    """By the check after the lock: the other process had it, and was done, between the two."""
+    monkeypatch.setattr(files, "take", lambda what, path: path.write_text("theirs"))
+    with files.outputs(), pytest.raises(AlexNetError, match="exists already"):
+        files.check_new("--output", tmp_path / "new.csv")
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, option) in OUTPUTS.items() if option])

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -362,6 +363,14 @@ def test_a_folder_that_is_not_free_is_refused(source, packs, tmp_path):
     assert "holds other files (mine.txt)" in refusal(pack, source, tmp_path / "other", 32)
     (tmp_path / "file").write_text("x")
     assert "is a file" in refusal(pack, source, tmp_path / "file")
+
+
+def test_data_without_a_picture_to_train_on_are_refused_before_any_is_packed(source, tmp_path):
+    data = find_data(source)
+    data = replace(data, splits={"valid": data.splits["valid"]})
+    with pytest.raises(AlexNetError, match="has no pictures to train on, of which a pack keeps the mean"):
+        pack(data, tmp_path / "pack", 32)
+    assert not (tmp_path / "pack").exists()
 
 
 def test_a_changed_source_or_other_settings_cannot_go_on(source, tmp_path, monkeypatch):

@@ -118,6 +118,14 @@ def test_a_gray_tiff_of_any_bits_has_its_brightness_whether_0_is_white_or_black(
     assert (got == (bright >> (bits - 8) if bits > 8 else bright * 255 // ((1 << bits) - 1))).all()
 
 
+def test_a_tiff_of_32_bits_has_no_range_and_is_refused():
+    for values in (np.full((3, 3), 200, np.int32), np.full((3, 3), 0.5, np.float32)):
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, "TIFF")
+        with pytest.raises(Unreadable, match="whose range is not defined; save it with 8 or 16 bits"):
+            decode(file.getvalue())
+
+
 @pytest.mark.parametrize(("extra", "alpha"), [(None, False), (0, False), (1, True), (2, True)])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_fourth_band_of_a_tiff_is_alpha_only_where_the_file_says_so(bits, extra, alpha, caplog):

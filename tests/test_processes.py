@@ -181,6 +181,17 @@ def test_output_that_finds_no_room_is_one_sentence():
     assert result.returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "status"), [("recipes | true", 0), ("--help | true", 0), ("info >&-", 2), ("info x 2>&-", 2)]
+)
+def test_an_output_that_nobody_reads_or_that_is_not_there_has_a_status_and_no_traceback(words, status):
+    line = f"set -o pipefail; {sys.executable} -m alexnet {words}"
+    result = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True)
+    assert result.returncode == status
+    assert "Traceback" not in result.stderr
+    assert ("no output to write to" in result.stderr) == (">&-" in words and "2>" not in words)
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"old")

@@ -138,6 +138,8 @@ REFUSED = {
     "an unknown model": ("/predict?model=vgg", b"0", 404, "no model is called 'vgg'; there are tiny"),
     "three views": ("/predict?views=3", b"0", 422, "1 or 10"),
     "topk of a word": ("/predict?topk=all", b"0", 422, "a whole number from 1"),
+    "an unknown parameter": ("/predict?top_k=1", b"0", 422, "no parameter top_k; /predict takes model, topk, views"),
+    "a parameter twice": ("/predict?topk=1&topk=2", b"0", 422, "topk was given more than once"),
     "an unknown layer": ("/features?layer=conv9", b"0", 422, "has no layer 'conv9'; the nearest are"),
     "two layers as npy": ("/features?layer=fc6&layer=fc7&format=npy", b"0", 422, "holds one layer"),
     "an answer of a million values": (

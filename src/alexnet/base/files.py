@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import glob
 import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from alexnet.base.errors import AlexNetError, CannotWrite
 
+if TYPE_CHECKING:
+    import filelock
+
 CACHE_VARIABLE = "ALEXNET_CACHE"
+PATIENCE = 90.0  # seconds in which the system of a killed process gives its locks back, on other machines too
 
 
 class Seekable(io.RawIOBase):
@@ -60,6 +65,55 @@ def check_new(what: str, path: Path, suffixes: Iterable[str] | None = None, besi
             raise AlexNetError(f"{what} {path}{there} exists already; give another name, or move it away.")
     if not os.access(path.absolute().parent, os.W_OK):
         raise AlexNetError(f"{what} {path} cannot be written; give a place that you may write.")
+    for one in (path, *beside):
+        take(what, one)
+        if os.path.lexists(one):  # another process has just put it there
+            raise AlexNetError(f"{what} {one} exists already; give another name, or move it away.")
+
+
+_locks: dict[Path, filelock.FileLock] | None = None  # of the outputs of the command that runs
+
+
+@contextmanager
+def outputs() -> Iterator[None]:
+    """While a command runs, the outputs that it takes are its process's alone."""
+    global _locks
+    if _locks is not None:  # a command within a command
+        yield
+        return
+    _locks = {}
+    try:
+        yield
+    finally:
+        for place, lock in _locks.items():
+            with suppress(OSError):
+                place.unlink()
+            lock.release()
+        _locks = None
+
+
+def take(what: str, path: Path) -> None:
+    """Be the only process that writes `path`, until the command ends; what killed ones left beside it goes.
+
+    Of torchrun's processes the first writes.
+    """
+    place = path.absolute().with_name(f".{path.name}.lock")
+    if _locks is None or place in _locks or os.environ.get("RANK", "0") != "0":
+        return
+    import filelock
+
+    lock = filelock.FileLock(place)
+    with writing(path):
+        try:
+            lock.acquire(timeout=PATIENCE if os.environ.get("TORCHELASTIC_RUN_ID") else 0)
+        except filelock.Timeout:
+            raise AlexNetError(
+                f"{what} {path} is being written by another process; wait until that has ended, or give another name."
+            ) from None
+    _locks[place] = lock
+    for part in place.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            part.unlink()
 
 
 def write_whole(path: Path, write: Callable[[Any], object]) -> None:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from alexnet.base.errors import AlexNetError, Interrupted, Lost, is_out_of_memory
+from alexnet.base.files import outputs
 from alexnet.cli.base import (
     Output,
+    ReaderGone,
     commands,
     device_option,
     engine_option,
@@ -42,6 +44,9 @@ for _one in pkgutil.iter_modules(__path__):  # the files of this folder add thei
 def main() -> NoReturn:
     """The program: run the command on the command line and exit with its status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, print would take stdout where there is none
+    if sys.stdout is None:
+        sys.exit(_fail("there is no output to write to; leave out >&-, or send it to /dev/null.", 2))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that it cannot encode keep their bytes, or are escaped
             stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
@@ -54,7 +59,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status; every error that a user can cause is one sentence on stderr."""
     try:
         # Without standalone mode click gives back what the command returned: its exit status.
-        status = commands.main(arguments, "alexnet", standalone_mode=False)
+        with outputs():
+            status = commands.main(arguments, "alexnet", standalone_mode=False)
     except AlexNetError as error:
         status = _fail(str(error), error.status if isinstance(error, Interrupted) else 2, isinstance(error, Lost))
     except click.ClickException as error:
@@ -63,7 +69,7 @@ def run(arguments: list[str] | None = None) -> int:
         status = _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         status = _fail("stopped", 130)
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _drop_output()
         status = 0
     except OSError as error:

@@ -113,10 +113,30 @@ class Command(click.Command):
         return rest
 
 
+class ReaderGone(Exception):
+    """Nobody reads the output any more. click would take the system's own error for a failure, with status 1."""
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
 class Group(click.Group):
     """The commands; an unknown one is an error that names the nearest."""
 
     command_class = Command
+
+    def make_context(self, *given: Any, **named: Any) -> click.Context:
+        with _read():
+            return super().make_context(*given, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _read():
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0]

@@ -254,6 +254,8 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
         _say_unnamed()
         picture = picture.convert("RGB")
     if picture.mode.startswith("I") or picture.mode == "F":
+        if picture.mode == "F" or bits > 16:
+            raise Unreadable("pixels of 32 bits, whose range is not defined; save it with 8 or 16 bits")
         picture = _eight_bit(picture, 4 if bits == 12 else 8, inverted)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -275,8 +277,6 @@ def _eight_bit(picture: Image.Image, low: int, inverted: bool) -> Image.Image:
 
     Pillow turns a TIFF in which 0 is white into one in which it is black up to 8 bits, not at 16.
     """
-    if picture.mode == "F":
-        raise Unreadable("floating-point pixels, whose range is not defined; save it with 8 or 16 bits")
     values = np.asarray(picture)
     if values.min() < 0 or values.max() > 65535:
         raise Unreadable("pixel values outside 0 to 65535")

@@ -39,9 +39,10 @@ def find_weights(path: str | Path) -> Path:
         for name in (LAST, *OF_OTHERS):
             if (file / name).exists():
                 return file / name
+        hides = " and hides the published weights of that name" if str(path) in published.PUBLISHED else ""
         raise AlexNetError(
-            f"MODEL {path} is a folder without {LAST}; give a folder that alexnet train has made, after its first "
-            "checkpoint, or one of Hugging Face's."
+            f"MODEL {path} is a folder without {LAST}{hides}; give a folder that alexnet train has made, after its "
+            "first checkpoint, or one of Hugging Face's."
         )
     return file
 

@@ -27,6 +27,7 @@ from alexnet.serving import fetching
 from alexnet.serving.batching import Batcher, Compute
 from alexnet.serving.limits import Limits, Refused, Room, body, check_pixels
 from alexnet.serving.models import Models, Served
+from alexnet.serving.openapi import QUESTIONS
 
 MOST_PARTS = 64  # pictures of one request
 MOST_VALUES = 1_000_000  # features in one answer, which are 20 MB of JSON
@@ -117,6 +118,7 @@ class Service:
         self, request: Request, model: Served, key: tuple, compute: Compute, told: Callable[[Any], Any],
         most: int = MOST_PARTS,
     ) -> Response:  # fmt: skip
+        _check_asked(request, f"/{key[0]}")
         with self.room.entered() as entry:
             named = await self.pictures(request, entry)
             if len(named) > most:
@@ -220,6 +222,16 @@ def _of_json(sent: bytes) -> str:
 
 def _sentence(failed: dict[str, str]) -> str:
     return f"{failed['file']}: {failed['error']}"
+
+
+def _check_asked(request: Request, question: str) -> None:
+    """Refuse what the address says beyond the parameters, or twice: it would be left out in silence."""
+    known = {one.name: one.schema for one in QUESTIONS[question][3]}
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            raise Refused(422, f"there is no parameter {name:.80}; {question} takes {', '.join(known)}.")
+        if len(request.query_params.getlist(name)) > 1 and known[name].get("type") != "array":
+            raise Refused(422, f"{name} was given more than once; give it once.")
 
 
 def number(request: Request, name: str, usual: int, least: int, most: int) -> int:

@@ -15,7 +15,7 @@ import filelock
 
 from alexnet.base.distributed import TIMEOUT, World, job, restarts, started_again
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import clear_parts, write_whole
+from alexnet.base.files import PATIENCE, clear_parts, write_whole
 from alexnet.base.progress import Say
 from alexnet.base.run_files import NAMES, RECIPE, STATE
 from alexnet.base.text import printable
@@ -25,7 +25,6 @@ from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
 
 LOCK, WRITER = ".lock", ".writer.json"
-PATIENCE = 90.0  # seconds in which the system of a killed process gives its lock back, on other machines too
 
 
 class RunLock:

@@ -64,6 +64,8 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
 
 
 def _what(head: bytes) -> str:
+    if not head:
+        return "is empty"
     for start, words in OTHERS.items():
         if head.lstrip().lower().startswith(start):
             return words

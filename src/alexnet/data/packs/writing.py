@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.base.errors import AlexNetError, Interrupted
-from alexnet.base.files import next_step, write_whole
+from alexnet.base.files import next_step, take, write_whole
 from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
 from alexnet.base.turns import in_turns, same
@@ -120,6 +120,11 @@ def _begin(
         _check_folder(folder)
     found = data if isinstance(data, Data) else find_data(data, quiet)
     say(found.summary())
+    if not len(found.splits.get("train", ())):
+        raise AlexNetError(
+            f"{found.path} has no pictures to train on, of which a pack keeps the mean; give the whole data set, or "
+            "the pictures themselves where they are only evaluated or classified."
+        )
     job = Job(
         folder, found, size, encoding, quality if encoding == "jpeg" else 0, Sums(size),
         Square(_square(found, check_square(square) if square else None)),
@@ -195,6 +200,8 @@ def _square(data: Data, asked: str | None) -> str:
 
 
 def _check_folder(folder: Path) -> None:
+    if folder.absolute().parent.is_dir():  # else nobody else can be writing it
+        take("PACK", folder)
     if folder.exists() and not folder.is_dir():
         raise AlexNetError(f"PACK {folder} is a file; give a folder, new or empty.")
     if (folder / HEADER).exists():
