@@ -96,7 +96,7 @@ def test_the_first_process_says_what_is_wrong_and_others_too_where_it_may_be_los
     def describe(*_):
         raise error("this is wrong.")
 
-    monkeypatch.setattr("alexnet.inference.info.describe", describe)
+    monkeypatch.setattr("alexnet.inference.info.network_info", describe)
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("LOCAL_RANK", str(local))
     assert alexnet("info") == (2, "", "alexnet: this is wrong.\n" * says)
