@@ -65,7 +65,7 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
 
 def _what(head: bytes) -> str:
     if not head:
-        return "is empty"
+        return "is not a whole file of AlexNet weights (it is empty)"
     for start, words in OTHERS.items():
         if head.lstrip().lower().startswith(start):
             return words
