@@ -94,8 +94,8 @@ def test_what_a_killed_process_left_beside_an_output_goes_with_the_next_and_no_l
 
 def test_an_output_that_appears_meanwhile_is_not_written_over(tmp_path, monkeypatch):
     """By the check after the lock: the other process had it, and was done, between the two."""
-    monkeypatch.setattr(files, "take", lambda what, path: path.write_text("theirs"))
-    with files.outputs(), pytest.raises(AlexNetError, match="exists already"):
+    monkeypatch.setattr(files, "hold", lambda what, path: path.write_text("theirs"))
+    with files.one_writer(), pytest.raises(AlexNetError, match="exists already"):
         files.check_new("--output", tmp_path / "new.csv")
 
 

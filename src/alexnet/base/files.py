@@ -66,7 +66,7 @@ def check_new(what: str, path: Path, suffixes: Iterable[str] | None = None, besi
     if not os.access(path.absolute().parent, os.W_OK):
         raise AlexNetError(f"{what} {path} cannot be written; give a place that you may write.")
     for one in (path, *beside):
-        take(what, one)
+        hold(what, one)
         if os.path.lexists(one):  # another process has just put it there
             raise AlexNetError(f"{what} {one} exists already; give another name, or move it away.")
 
@@ -75,8 +75,8 @@ _locks: dict[Path, filelock.FileLock] | None = None  # of the outputs of the com
 
 
 @contextmanager
-def outputs() -> Iterator[None]:
-    """While a command runs, the outputs that it takes are its process's alone."""
+def one_writer() -> Iterator[None]:
+    """While a command runs, the outputs that it holds are its process's alone."""
     global _locks
     if _locks is not None:  # a command within a command
         yield
@@ -92,7 +92,7 @@ def outputs() -> Iterator[None]:
         _locks = None
 
 
-def take(what: str, path: Path) -> None:
+def hold(what: str, path: Path) -> None:
     """Be the only process that writes `path`, until the command ends; what killed ones left beside it goes.
 
     Of torchrun's processes the first writes.

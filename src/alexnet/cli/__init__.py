@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from alexnet.base.errors import AlexNetError, Interrupted, Lost, is_out_of_memory
-from alexnet.base.files import outputs
+from alexnet.base.files import one_writer
 from alexnet.cli.base import (
     Output,
     ReaderGone,
@@ -59,7 +59,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status; every error that a user can cause is one sentence on stderr."""
     try:
         # Without standalone mode click gives back what the command returned: its exit status.
-        with outputs():
+        with one_writer():
             status = commands.main(arguments, "alexnet", standalone_mode=False)
     except AlexNetError as error:
         status = _fail(str(error), error.status if isinstance(error, Interrupted) else 2, isinstance(error, Lost))

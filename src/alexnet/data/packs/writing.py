@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.base.errors import AlexNetError, Interrupted
-from alexnet.base.files import next_step, take, write_whole
+from alexnet.base.files import hold, next_step, write_whole
 from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
 from alexnet.base.turns import in_turns, same
@@ -201,7 +201,7 @@ def _square(data: Data, asked: str | None) -> str:
 
 def _check_folder(folder: Path) -> None:
     if folder.absolute().parent.is_dir():  # else nobody else can be writing it
-        take("PACK", folder)
+        hold("PACK", folder)
     if folder.exists() and not folder.is_dir():
         raise AlexNetError(f"PACK {folder} is a file; give a folder, new or empty.")
     if (folder / HEADER).exists():
