@@ -1,20 +1,34 @@
 """`python elastic.py PROCESSES RESTARTS WORDS ...`: torchrun itself, whose workers are forked from one with torch.
 
-In the environment MEETING, host:port, makes it one of one to three machines that meet there.
+In the environment MEETING, host:port, makes it one of one to three machines that meet there; UNTIL names a file with
+the step at which a run waits.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 import uuid
+from pathlib import Path
+from typing import Any
 
 
 def _work(words: list[str]) -> None:
     import signal
 
     from alexnet.cli import run
+    from alexnet.training import loop
 
+    if until := os.environ.get("UNTIL", ""):
+        step = loop._step
+
+        def wait(run: Any, *given: Any) -> None:
+            while run.position.step >= int(Path(until).read_text() or 0) and not run.stop.received:
+                time.sleep(0.05)
+            step(run, *given)
+
+        loop._step = wait
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     status = run(words)
     if status:

@@ -187,34 +187,37 @@ def below(parent: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc").exists(), reason="there is no /proc to find the workers in")
 def test_machines_that_come_and_go_leave_order_and_losses_as_they_are(data, tmp_path):
     """Three agents of torchrun meet as three machines would: one comes late, and one is gone with all its processes."""
-    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=40", "--set", "max_steps=40"]
+    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=20", "--set", "max_steps=20"]
     train(data, tmp_path / "alone", sets=sets[1::2])
-    run, port = tmp_path / "run", random.Random(os.getpid()).randint(20_000, 60_000)
+    run, until, port = tmp_path / "run", tmp_path / "until", random.Random(os.getpid()).randint(20_000, 60_000)
+    until.write_text("5")
     # Torchrun's own store, which it would otherwise share with the workers, has no address for who comes later.
     shared = {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    environment = {**ENVIRONMENT, **shared, "MEETING": f"localhost:{port}"}
+    environment = {**ENVIRONMENT, **shared, "MEETING": f"localhost:{port}", "UNTIL": str(until)}
 
     def machine(name: str) -> subprocess.Popen:
         words = [str(Path(__file__).with_name("elastic.py")), 1, 3, "train", data, "--out", run, *sets]
         with open(tmp_path / name, "w") as said:
             return subprocess.Popen([sys.executable, *map(str, words)], env=environment, stdout=said, stderr=said)
 
-    def wait_for(text: str, number: int) -> None:
-        until = time.monotonic() + 200
+    def wait_for(text: str) -> None:
+        end = time.monotonic() + 200
         while text not in "".join(file.read_text() for file in tmp_path.glob("machine*")):
-            assert time.monotonic() < until, text
+            assert time.monotonic() < end, text
             assert machines[0].poll() is None
             time.sleep(0.1)
-        wait_for_step(run, len(losses(run)) + number, machines[0])
 
     machines = [machine("machine0"), machine("machine1")]
     try:
-        wait_for_step(run, 3, machines[0])
+        wait_for_step(run, 4, machines[0])
         machines.append(machine("machine2"))
-        wait_for("3 now (before: 2)", 2)
+        wait_for("3 now (before: 2)")
+        until.write_text("11")
+        wait_for_step(run, 10, machines[0])
         for one in (machines[1].pid, *below(machines[1].pid)):
             os.kill(one, signal.SIGKILL)
-        wait_for("2 now (before: 3)", 2)
+        until.write_text("20")
+        wait_for("2 now (before: 3)")
         assert [machines[at].wait(300) for at in (0, 2)] == [0, 0]
     finally:
         for one in machines:
@@ -224,7 +227,7 @@ def test_machines_that_come_and_go_leave_order_and_losses_as_they_are(data, tmp_
             one.wait()
     kinds = [[(line["kind"], line["step"]) for line in read(one / METRICS)] for one in (run, tmp_path / "alone")]
     assert kinds[0] == kinds[1]
-    assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
 
 
 @pytest.mark.slow

@@ -137,6 +137,7 @@ def killed(data, tiny_run, made, tmp_path_factory) -> tuple[Path, dict[str, tupl
     return root / "out", {name: (first[name], there, again[name]) for name in KILLED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KILLED)
 def test_a_command_whose_process_is_killed_and_started_again_is_that_of_one_process(made, killed, name):
     out, (first, there, again) = killed[0], killed[1][name]
