@@ -368,8 +368,8 @@ def test_a_step_asks_a_gpu_for_nothing_and_copies_nothing_that_it_waits_for(sets
         run.division.autocast = nullcontext
         run.model.to_empty(device=meta)
         run.preprocess = replace(run.preprocess, mean=run.preprocess.mean.to(meta))
-        run.update = optimizer.build_optimizer(run.model, run.recipe)
-        run.rule = captured.FusedUpdate(run.update, meta)
+        run.optimizer = optimizer.build_optimizer(run.model, run.recipe)
+        run.rule = captured.FusedUpdate(run.optimizer, meta)
         with _NobodyWaits():
             bench.train_step(run, batch)
     assert len(launched) == len(list(run.model.parameters()))

@@ -1,4 +1,7 @@
-"""Rooms of the package, each importing only those before it; no circle among modules, imports at use counted."""
+"""Rooms of the package, each importing only those before it; no circle among modules, imports at use counted.
+
+And what a reader can expect: words with one sense, functions and files of a length to be read.
+"""
 
 from __future__ import annotations
 
@@ -75,3 +78,19 @@ def test_a_word_that_several_modules_define_has_one_sense():
     several = {word: places for word, places in homes.items() if len(places) > 1}
     assert {word: places for word, places in several.items() if word not in shared} == {}
     assert shared <= several.keys()  # none is kept for words that are gone
+
+
+DATA_TABLES = {"alexnet.networks.variants"}  # a record a layer; their length is the networks'
+
+
+def test_a_function_fits_a_screen_and_a_file_is_read_in_one_sitting():
+    long = [
+        f"{module}.{node.name}: {lines} lines"
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > 45
+    ]
+    lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in MODULES.items()}
+    long += [f"{module}: {n} lines" for module, n in lengths.items() if n > 400 and module not in DATA_TABLES]
+    assert not long

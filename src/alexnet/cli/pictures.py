@@ -75,19 +75,6 @@ def predict(
         by_one_process("moving pictures are classified")
         return films.predict(model, device, engine, images, moving, topk, table, int(views), batch_size, output)
     failed: list[dict[str, str]] = []
-
-    def told(answers: Iterator[Prediction]) -> Iterator[Prediction]:
-        for one in answers:
-            if one.error is not None:
-                failed.append(one.as_json())
-                continue
-            output.result(one.as_json())
-            if table is None:
-                output.say(printable(one.file))
-                for c in one.classes:
-                    output.say(f"  {100 * c.probability:6.2f} %  {printable(c.label)}")
-            yield one
-
     with process_group(device_for(engine, device)) as world:
         with world.together():
             if table is not None and world.first:
@@ -97,15 +84,32 @@ def predict(
         answers = prediction.stream(
             model, sources, topk, batch_size, device, int(views), workers, quiet, engine, output.say, world, resume
         )
+        told = _told(answers, output, failed, in_words=table is None)
         if table is not None and world.first:
-            prediction.write_table(Path(table), told(answers))
+            prediction.write_table(Path(table), told)
             output.say(f"{table}: {output.results:,} pictures")
         else:
-            deque(told(answers), maxlen=0)
+            deque(told, maxlen=0)
         passed = output.passed(sources)
         status = world.of_first(output.failures(failed))
         output.end({"failed": failed, **passed}, listed=True)
         return status
+
+
+def _told(
+    answers: Iterator[Prediction], output: Output, failed: list[dict[str, str]], in_words: bool
+) -> Iterator[Prediction]:
+    """The answers, each put out as it passes; pictures that could not be read join `failed` instead."""
+    for one in answers:
+        if one.error is not None:
+            failed.append(one.as_json())
+            continue
+        output.result(one.as_json())
+        if in_words:
+            output.say(printable(one.file))
+            for c in one.classes:
+                output.say(f"  {100 * c.probability:6.2f} %  {printable(c.label)}")
+        yield one
 
 
 @commands.command()

@@ -7,8 +7,7 @@ pictures that cannot be read. So neither the number of processes nor a restart c
 from __future__ import annotations
 
 import os
-import sys
-import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -198,9 +197,8 @@ def batches(
         yield from _resident(pictures, resident, positions, batch_size, world, start, end)
         return
     memory = _Memory(pictures.shape, pictures.dtype, pinned=world.device.type == "cuda")
-    total = min(
-        batch_count(len(positions), batch_size), batch_count(len(positions), batch_size) if end is None else end
-    )
+    every = batch_count(len(positions), batch_size)
+    total = every if end is None else min(every, end)
 
     def mine(number: int) -> tuple[np.ndarray, np.ndarray, int]:
         whole = positions[number * batch_size : (number + 1) * batch_size]
@@ -218,13 +216,18 @@ def batches(
         labels = torch.from_numpy(pictures.split.labels[indices[readable]])
         return Batch(images.permute(0, 3, 1, 2), labels, rows[readable], size)
 
-    # Two, so that no decoding thread waits for the last picture of a batch.
+    yield from _made_ahead(make, start, total)
+
+
+def _made_ahead(make: Callable[[int], Batch], start: int, end: int) -> Iterator[Batch]:
+    """make(start) … make(end - 1) in their order, AHEAD of them under way."""
+    # Two threads, so that no decoding thread waits for the last picture of a batch.
     with ThreadPoolExecutor(2, thread_name_prefix="batch") as pool:
-        waiting = deque(pool.submit(make, n) for n in range(start, min(start + AHEAD, total)))
+        waiting = deque(pool.submit(make, n) for n in range(start, min(start + AHEAD, end)))
         try:
-            for number in range(start, total):
+            for number in range(start, end):
                 batch = waiting.popleft().result()
-                if number + AHEAD < total:
+                if number + AHEAD < end:
                     waiting.append(pool.submit(make, number + AHEAD))
                 yield batch
         finally:
@@ -270,26 +273,21 @@ class _Memory:
 
     def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, pinned: bool) -> None:
         self.shape, self.dtype, self.pinned = shape, dtype, pinned
-        self.held: list[np.ndarray] = []
-        self._lock = threading.Lock()
+        self.free: deque[np.ndarray] = deque(maxlen=AHEAD + 3)  # whose methods need no lock
 
     def take(self, count: int) -> Tensor:
         """(count, S, S, C), with any contents."""
         if self.pinned:
             return torch.empty(count, *self.shape, dtype=self.dtype, pin_memory=True)
-        with self._lock:
-            for array in self.held:
-                if sys.getrefcount(array) <= _held_by_no_batch() and len(array) >= count:
-                    return torch.from_numpy(array[:count])
+        try:
+            array = self.free.popleft()
+        except IndexError:
+            array = None
+        if array is None or len(array) < count:
             array = torch.empty(count, *self.shape, dtype=self.dtype).numpy()
-            if len(self.held) <= AHEAD + 2:
-                self.held.append(array)
-            return torch.from_numpy(array[:count])
-
-
-def _held_by_no_batch() -> int:
-    """What `sys.getrefcount` says of an array in a list, asked in a loop: 3, but fewer from Python 3.14 on."""
-    return max([sys.getrefcount(array) for array in [np.empty(0)]])
+        part = array[:count]  # it goes when the last tensor over it does, and gives the memory back then
+        weakref.finalize(part, self.free.append, array).atexit = False
+        return torch.from_numpy(part)
 
 
 def batch_count(count: int, batch_size: int) -> int:

@@ -25,60 +25,63 @@ FULL = (
 )
 
 
-def protocol(seconds: float) -> type[HttpToolsProtocol]:
-    """HTTP whose heads must be whole within so many seconds, and whose answers must be taken within as many more."""
+class Patient(HttpToolsProtocol):
+    """HTTP whose heads must be whole within some seconds, and whose answers must be taken within thrice as many."""
 
-    class Patient(HttpToolsProtocol):
-        timer: asyncio.TimerHandle | None = None  # until a head is whole
-        last: asyncio.TimerHandle | None = None  # until an answer is taken
-        head = 0
+    seconds: float
+    timer: asyncio.TimerHandle | None = None  # until a head is whole
+    last: asyncio.TimerHandle | None = None  # until an answer is taken
+    head = 0
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > MOST_CONNECTIONS:
-                transport.write(FULL)
-                transport.close()
-            else:
-                self.timer = self.loop.call_later(seconds, self.late)
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.write(FULL)
+            transport.close()
+        else:
+            self.timer = self.loop.call_later(self.seconds, self.late)
 
-        def data_received(self, data: bytes) -> None:
-            if self.cycle is None or self.cycle.response_complete:
-                self.head += len(data)
-                if self.head > MOST_HEAD:
-                    self.transport.abort()
-                    return
-            super().data_received(data)
-
-        def on_headers_complete(self) -> None:
-            self.head = 0
-            super().on_headers_complete()
-
-        def late(self) -> None:
-            """End a connection whose head is not whole; a request has its own limits for upload and answer."""
-            waiting = self.cycle is None or self.cycle.response_complete
-            if waiting or self.timer is None:
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.head += len(data)
+            if self.head > MOST_HEAD:
                 self.transport.abort()
-            else:
-                self.timer, rest = None, 3 * seconds
-                self.last = self.loop.call_later(rest, self.transport.abort)
+                return
+        super().data_received(data)
 
-        def on_response_complete(self) -> None:
-            self.end_timers()
-            super().on_response_complete()
-            if not self.transport.is_closing():
-                self.timer = self.loop.call_later(seconds, self.late)
+    def on_headers_complete(self) -> None:
+        self.head = 0
+        super().on_headers_complete()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.end_timers()
-            super().connection_lost(exc)
+    def late(self) -> None:
+        """End a connection whose head is not whole; a request has its own limits for upload and answer."""
+        waiting = self.cycle is None or self.cycle.response_complete
+        if waiting or self.timer is None:
+            self.transport.abort()
+        else:
+            self.timer, rest = None, 3 * self.seconds
+            self.last = self.loop.call_later(rest, self.transport.abort)
 
-        def end_timers(self) -> None:
-            for timer in (self.timer, self.last):
-                if timer is not None:
-                    timer.cancel()
-            self.timer = self.last = None
+    def on_response_complete(self) -> None:
+        self.end_timers()
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self.timer = self.loop.call_later(self.seconds, self.late)
 
-    return Patient
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end_timers()
+        super().connection_lost(exc)
+
+    def end_timers(self) -> None:
+        for timer in (self.timer, self.last):
+            if timer is not None:
+                timer.cancel()
+        self.timer = self.last = None
+
+
+def protocol(seconds: float) -> type[HttpToolsProtocol]:
+    """`Patient` for so many seconds: a class, of which uvicorn makes one for each connection."""
+    return type("Patient", (Patient,), {"seconds": seconds})
 
 
 def bound(host: str, port: int) -> socket.socket:

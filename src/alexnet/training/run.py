@@ -158,14 +158,9 @@ def prepare(
         if world.first:
             lock.begin(recipe, world)
     found = _statistics(recipe, state, pictures, old, found_data, world, quiet)
-    position, plateau = Position(), Plateau()
-    if state is not None:
-        position, plateau = Position(**state["position"]), Plateau(**state["plateau"])
-        say(f"going on at step {position.step:,}, epoch {position.epochs + 1}")
+    position, plateau = _place(state, say)
     model = model.to(world.device).to(memory_format=torch.channels_last).train()
-    plan, order = find_variant(recipe.variant), "L" if recipe.channels == 1 else "RGB"
-    preprocess = old or Preprocess(pictures.size, model.input, order, (plan.pixel_scale,), found.mean)
-    preprocess = replace(preprocess, mean=found.mean.to(world.device), square=pictures.square.how)
+    preprocess = _preprocess(old, recipe, pictures, model, found.mean.to(world.device))
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
         trained = tail = Tail(model)
@@ -176,8 +171,7 @@ def prepare(
     optimizer = build_optimizer(division.part, recipe)
     if state is not None:
         division.load(optimizer, state["optimizer"])
-    classes, labels_of = len(found_data.classes), pictures.split.labels
-    weights = class_weights(labels_of, classes).to(world.device) if recipe.class_weights else None
+    weights = class_weights(pictures.split.labels, model.classes).to(world.device) if recipe.class_weights else None
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     alone = world.size == 1 and not recipe.compile and trained is model and not recipe.lars
     return Run(
@@ -187,6 +181,15 @@ def prepare(
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
         captured=whole_step(world.device, optimizer, say) if alone else None,
     )  # fmt: skip
+
+
+def _place(state: dict | None, say: Say) -> tuple[Position, Plateau]:
+    """Where the run begins, or goes on."""
+    if state is None:
+        return Position(), Plateau()
+    position = Position(**state["position"])
+    say(f"going on at step {position.step:,}, epoch {position.epochs + 1}")
+    return position, Plateau(**state["plateau"])
 
 
 def _data(recipe: Recipe, state: dict | None, data: str | Path | Data, say: Say, quiet: bool) -> Data:
@@ -202,6 +205,16 @@ def _metrics(folder: Path, recipe: Recipe, step: int, world: World, say: Say) ->
     """Where the run's figures go: metrics.jsonl, and the sinks that the recipe names."""
     others = sinks.opened(recipe.sinks, folder, step, asdict(recipe), say) if world.first else ()
     return Metrics(folder / run_files.METRICS, step, world.first, others)
+
+
+def _preprocess(
+    old: Preprocess | None, recipe: Recipe, pictures: Pictures, model: AlexNet, mean: Tensor
+) -> Preprocess:  # fmt: skip
+    """That of a checkpoint or of weights to start from, or the recipe's; the mean and the squares are the run's."""
+    if old is None:
+        order = "L" if recipe.channels == 1 else "RGB"
+        old = Preprocess(pictures.size, model.input, order, (model.variant.pixel_scale,), mean)
+    return replace(old, mean=mean, square=pictures.square.how)
 
 
 def _rule(recipe: Recipe, optimizer: torch.optim.Optimizer, division: Division) -> Rule | FusedUpdate:

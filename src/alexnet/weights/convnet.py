@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,20 +121,16 @@ def _unzipped(file: Path) -> Any:
     return restricted_pickle.loads(contents, str(file), objects=True)
 
 
-def _stages(records: list[dict[str, Any]]) -> list[Stage]:
-    """The layers with weights by their distance from the pictures."""
+def _sources(records: list[dict[str, Any]]) -> Callable[[dict[str, Any]], list[dict[str, Any]]]:
+    """What tells what a record sees, in its order: layers with weights, or data."""
     by_name = {record["name"]: record for record in records}
+    known: dict[str, list[dict[str, Any]] | None] = {}  # None while it is looked for
 
     def inputs(record: dict[str, Any]) -> list[dict[str, Any]]:
         given = record.get("inputs", [])
         return [records[x] if isinstance(x, int) else by_name[x] for x in given]
 
-    depth: dict[str, int] = {}
-
-    known: dict[str, list[dict[str, Any]] | None] = {}  # None while it is looked for
-
     def sources(record: dict[str, Any]) -> list[dict[str, Any]]:
-        """What a record sees, in its order: layers with weights, or data."""
         name = record["name"]
         if name not in known:
             known[name] = None
@@ -147,6 +144,14 @@ def _stages(records: list[dict[str, Any]]) -> list[Stage]:
         if there is None:
             raise KeyError(f"{name} sees itself")
         return there
+
+    return sources
+
+
+def _stages(records: list[dict[str, Any]]) -> list[Stage]:
+    """The layers with weights by their distance from the pictures."""
+    sources = _sources(records)
+    depth: dict[str, int] = {}
 
     def far(record: dict[str, Any], seen: tuple[str, ...] = ()) -> int:
         name = record["name"]

@@ -72,14 +72,8 @@ def read(file: Path, hints: Hints) -> Weights:
     check_finite(file, tensors)
     first = f"{records[0].name}.weight"
     tensors[first] = tensors[first].flip(1)
-    preprocess = Preprocess(
-        256,
-        chosen.input,
-        "RGB",
-        (1.0,),
-        find_mean(file, hints.mean, 3, 256, chosen.input),
-        square_of_hints(file, hints),
-    )
+    mean = find_mean(file, hints.mean, 3, 256, chosen.input)
+    preprocess = Preprocess(256, chosen.input, "RGB", (1.0,), mean, square_of_hints(file, hints))
     return Weights(
         chosen.name,
         tensors,

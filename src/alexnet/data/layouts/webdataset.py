@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,22 +235,30 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
     if len(waiting) != 1 and not torn and not found and not kinds[CLASS]:
         tell(_without_labels(shard, kinds, [one["picture"].name for one in waiting.values()]))
         return _listing([])
-    by_key: dict[str, list[str]] = {}
-    for stem in waiting:
-        by_key.setdefault(_key(stem), []).append(stem)
-    for key, stems in by_key.items():
+    for key, stems in _by_key(waiting).items():
         both = {part: one for stem in stems for part, one in waiting[stem].items()}
         if len(both) == len(stems) == 2:
             add(both)
         elif key in paired and "label" not in both:
             rest += len(stems)
         elif not torn:
-            for stem in stems:
-                lost = CLASS if "picture" in waiting[stem] else PICTURES[0]
-                tell(Fault(shard, f"has {stem} without its .{lost}", REMEDY))
+            _tell_halves(stems, waiting, shard, tell)
     if rest:
         tell(Note(shard, f"has {rest:,} more pictures or labels of samples that have both", "they are not used"))
     return _listing(sorted(found, key=lambda pair: pair[0].start))
+
+
+def _by_key(stems: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        found.setdefault(_key(stem), []).append(stem)
+    return found
+
+
+def _tell_halves(stems: Iterable[str], samples: Mapping[str, Mapping[str, Any]], shard: str, tell: Tell) -> None:
+    for stem in stems:
+        lost = CLASS if "picture" in samples[stem] else PICTURES[0]
+        tell(Fault(shard, f"has {stem} without its .{lost}", REMEDY))
 
 
 def _key(name: str) -> str:
