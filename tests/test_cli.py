@@ -288,7 +288,7 @@ def test_unreadable_pictures_are_named_and_end_with_status_1(alexnet, tmp_path):
     (root / "red" / "0.png").write_bytes(b"")
     status, _, err = alexnet("train", root, "--out", tmp_path / "run", *SETS)
     assert status == 1
-    assert "1 pictures could not be read and were left out" in err
+    assert "1 picture could not be read and was left out" in err
     assert "red/0.png: empty, 0 bytes" in err
     status, out, err = alexnet("evaluate", tmp_path / "run", root, "--split", "train", "--json")
     assert status == 1
@@ -465,3 +465,10 @@ def test_recipes_and_their_keys_are_listed_and_printed(alexnet, refused):
         r"epochs +12 +passes over the training set .*\(a whole number, 1 to 2,147,483,647\)$",
         keys[list(recipe.KEYS).index("epochs")],
     )
+
+
+def test_one_thing_is_not_counted_as_many():
+    from alexnet.base.text import counted
+
+    said = [counted(0, "picture"), counted(1, "picture"), counted(1, "class"), counted(2000, "class")]
+    assert said == ["0 pictures", "1 picture", "1 class", "2,000 classes"]

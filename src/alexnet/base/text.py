@@ -23,3 +23,9 @@ def printable(text: str) -> str:
         return character.encode("unicode_escape").decode()
 
     return "".join(map(shown, text))
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of a thing: 1 picture, 2,000 pictures."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"

@@ -17,7 +17,7 @@ import click
 
 from alexnet.base import hints
 from alexnet.base.errors import AlexNetError, did_you_mean
-from alexnet.base.text import encodable, printable
+from alexnet.base.text import counted, encodable, printable
 from alexnet.base.version import __version__
 from alexnet.engines import ENGINES
 from alexnet.training import recipe as recipes
@@ -77,7 +77,8 @@ class Output:
     def failures(self, failed: list[dict[str, str]]) -> int:
         """Name what could not be read; the exit status."""
         if failed and self.first:
-            print(f"{len(failed)} pictures could not be read and were left out:", file=sys.stderr)
+            were = "was" if len(failed) == 1 else "were"
+            print(f"{counted(len(failed), 'picture')} could not be read and {were} left out:", file=sys.stderr)
             for one in failed[:SHOWN_FAILURES] if not self.as_json else failed:
                 print(f"  {printable(one['file'])}: {printable(one['error'])}", file=sys.stderr)
             if not self.as_json and len(failed) > SHOWN_FAILURES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from alexnet.base.hints import SQUARES
+from alexnet.base.text import counted
 from alexnet.cli.base import Output, commands, json_option, processes, resume_option, shared
 
 
@@ -50,7 +51,7 @@ def pack(
     with processes() as world:
         quiet = not output.first
         result = run_packing(data, out, size, encoding, quality, workers, output.say, quiet, square, world)
-        counts = ", ".join(f"{name} {count:,} pictures" for name, count in result.pictures.items())
+        counts = ", ".join(f"{name} {counted(count, 'picture')}" for name, count in result.pictures.items())
         output.say(f"{out}: {counts}, {result.bytes / 1e9:,.2f} GB, {result.images_per_second:,.0f} images/s")
         status = output.failures(result.failed)
         output.end({**result.facts(), "failed": result.failed})

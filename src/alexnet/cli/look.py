@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.cli.base import Output, commands, device_option, json_option, model_options, shared, weights_option
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def look(
         failed = found.failed
         output.say(f"{folder / page.PAGE}: {printable(found.says)}")
     files += _figures(classifier, chosen, images, index, folder, output.say)
-    output.say(f"{len(files)} files in {folder}")
+    output.say(f"{counted(len(files), 'file')} in {folder}")
     status = output.failures(failed)
     output.end({"files": [str(file) for file in files], **facts, "failed": failed})
     return status

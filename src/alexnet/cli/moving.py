@@ -17,7 +17,7 @@ import click
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.cli.base import Output
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def predict(
         found = (answer for reader in readers for answer in work.answers(reader, stop))
         if table is not None:
             answering.write_table(Path(table), found)
-            output.say(f"{table}: {output.results:,} frames")
+            output.say(f"{table}: {counted(output.results, 'frame')}")
         else:
             deque(found, maxlen=0)
     for one in work.failed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.cli import moving as films
 from alexnet.cli.base import (
     Output,
@@ -87,7 +87,7 @@ def predict(
         told = _told(answers, output, failed, in_words=table is None)
         if table is not None and world.first:
             prediction.write_table(Path(table), told)
-            output.say(f"{table}: {output.results:,} pictures")
+            output.say(f"{table}: {counted(output.results, 'picture')}")
         else:
             deque(told, maxlen=0)
         passed = output.passed(sources)
@@ -151,7 +151,7 @@ def features(
             classifier, sources, layers, Path(output), pool, batch_size, workers, resume, not world.first, world
         )
         shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in result.layers.items())
-        out.say(f"{output}: {result.pictures:,} pictures, {shapes}")
+        out.say(f"{output}: {counted(result.pictures, 'picture')}, {shapes}")
         passed = out.passed(sources)
         status = world.of_first(out.failures(result.failed))
         out.end({**asdict(result), **passed})
@@ -189,7 +189,7 @@ def index(
         )
         status = world.of_first(1 if failed else 0)
         if world.first:
-            output.say(f"{index}: {len(made):,} pictures by {layer}; next: alexnet similar {index} PICTURE")
+            output.say(f"{index}: {counted(len(made), 'picture')} by {layer}; next: alexnet similar {index} PICTURE")
             passed = output.passed(sources)
             output.failures(failed)
             output.end({"index": index, "layer": layer, "pictures": len(made), "failed": failed, **passed})
@@ -244,7 +244,7 @@ def similar(
     pages.write()
     if pages.files:
         more = f" and {len(pages.files) - 1} further pages" if pages.files[1:] else ""
-        out.say(f"{sheet}{more}: a contact sheet of {out.results:,} pictures and their neighbours")
+        out.say(f"{sheet}{more}: a contact sheet of {counted(out.results, 'picture')} and their neighbours")
     passed = out.passed(sources)
     status = out.failures(failed)
     sheets = {"sheet": pages.files[0] if pages.files else None, "sheets": pages.files}

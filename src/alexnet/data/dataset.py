@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.data.faults import Fault, Note, Tell
 from alexnet.data.pictures import Source
 from alexnet.data.statistics import Known
@@ -165,7 +166,7 @@ class Data:
 
     def summary(self) -> str:
         """For people: a line of layout, classes, and which split was taken from where; then one for each odd thing."""
-        parts = [f"{name} {len(s):,} pictures ({s.origin})" for name, s in self.splits.items()]
+        parts = [f"{name} {counted(len(s), 'picture')} ({s.origin})" for name, s in self.splits.items()]
         line = f"{self.path}: {self.layout}, {len(self.classes)} classes, {', '.join(parts)}"
         return "\n".join([line, *(f"  {note}" for note in self.notes)])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from alexnet.base import hints
 from alexnet.base.device import choose_device
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.data.pictures import Unreadable
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.sources import Sources
@@ -134,5 +135,5 @@ def comparison_table(result: Comparison) -> str:
     lines = [f"{'layer':<10}{'greatest value':>16}{'greatest difference':>22}"]
     lines += [f"{x.layer:<10}{x.greatest:>16.6g}{x.difference:>22.3g}" for x in result.layers]
     if result.same_top1 is not None:
-        lines.append(f"the same class first on {100 * result.same_top1:.1f} % of {result.pictures} pictures")
+        lines.append(f"the same class first on {100 * result.same_top1:.1f} % of {counted(result.pictures, 'picture')}")
     return "\n".join(lines)

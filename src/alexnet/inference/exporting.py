@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import check_new, writing
 from alexnet.base.progress import Progress
+from alexnet.base.text import counted
 from alexnet.data.held_out import as_trained
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import Pictures
@@ -152,7 +153,7 @@ def export_table(result: Export) -> str:
         if before is None or after is None:
             continue
         lines.append(f"{name} {100 * before:.2f} % -> {100 * after:.2f} % ({100 * (after - before):+.2f} points)")
-    lines.append(f"the same class first on {100 * change.same_top1:.2f} % of {change.images:,} pictures")
+    lines.append(f"the same class first on {100 * change.same_top1:.2f} % of {counted(change.images, 'picture')}")
     return "\n".join(lines)
 
 

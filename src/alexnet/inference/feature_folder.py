@@ -25,6 +25,7 @@ import numpy as np
 from alexnet.base.distributed import World, alone, job, started_again
 from alexnet.base.errors import AlexNetError, CannotWrite, Interrupted
 from alexnet.base.files import writing
+from alexnet.base.text import counted
 from alexnet.base.turns import same
 from alexnet.data.sources import Named, Sources
 from alexnet.inference.features import FeatureBatch, Pool, feature_batches, row_shape
@@ -132,7 +133,7 @@ def _write(found: Gathered, batches: Iterable[FeatureBatch]) -> None:
                 found.done += len(batch.names)
                 found.rows += batch.errors.count(None)
         except KeyboardInterrupt:
-            said = f"stopped after {found.done:,} pictures, kept in {folder}: go on with --resume"
+            said = f"stopped after {counted(found.done, 'picture')}, kept in {folder}: go on with --resume"
             raise Interrupted(said, 130) from None
         except OSError as error:
             raise CannotWrite(

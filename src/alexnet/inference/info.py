@@ -8,6 +8,7 @@ from typing import Any
 
 from alexnet.base import hints
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.networks.shapes import LayerFacts, layer_facts
 from alexnet.networks.variants import Variant, variant
 
@@ -75,7 +76,7 @@ def info_table(info: Info) -> str:
 
     rule = "-" * len(line(total))
     size = " x ".join(map(str, info.input))
-    title = f"{info.variant}: {info.source}\ninput {size}, {info.classes:,} classes\n"
+    title = f"{info.variant}: {info.source}\ninput {size}, {counted(info.classes, 'class')}\n"
     return "\n".join([title, line(head), rule, *map(line, rows), rule, line(total)])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.engines.base import package
 from alexnet.serving.limits import Limits
 
@@ -81,5 +82,5 @@ def summary_line(one: Any) -> str:
     classifier = one.classifier
     what = "an export" if classifier.exported else classifier.model.variant.name
     where = classifier.engine.words if classifier.engine else f"torch on {classifier.device}"
-    index = f", an index of {len(one.index.filenames):,} pictures" if one.index else ""
-    return f"{what}, {len(classifier.classes):,} classes, {where}{index}"
+    index = f", an index of {counted(len(one.index.filenames), 'picture')}" if one.index else ""
+    return f"{what}, {counted(len(classifier.classes), 'class')}, {where}{index}"

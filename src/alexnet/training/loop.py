@@ -25,6 +25,7 @@ from alexnet.base.distributed import process_group
 from alexnet.base.errors import Diverged, Interrupted, is_out_of_memory
 from alexnet.base.files import next_step
 from alexnet.base.progress import Progress, Say
+from alexnet.base.text import counted
 from alexnet.data import augment, augmentations
 from alexnet.data.layouts.registry import Data
 from alexnet.data.loader import Batch, batches, epoch_order
@@ -311,7 +312,8 @@ def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
         from alexnet.training import plots
 
         plots.save_all(run.folder, run.model, kept)
-    say(f"{run.folder}: {run.position.step:,} steps, validation {result.words()} on {result.images:,} pictures")
+    steps, pictures = counted(run.position.step, "step"), counted(result.images, "picture")
+    say(f"{run.folder}: {steps}, validation {result.words()} on {pictures}")
     if kept is None and (told := loading.better(run.folder, {"step": run.position.step})):
         say(told)
     return result

@@ -18,6 +18,7 @@ from alexnet.base.files import write_whole
 from alexnet.base.metrics import Metrics
 from alexnet.base.progress import Progress, Say
 from alexnet.base.signals import StopRequest
+from alexnet.base.text import counted
 from alexnet.base.turns import same
 from alexnet.data import labels
 from alexnet.data.dataset import some
@@ -314,8 +315,8 @@ def _check_same_data(state: dict[str, Any], data: Data) -> None:
         differs.append("has as many pictures of each class, but other files or in another order")
     if differs or state["images"] != images:
         raise AlexNetError(
-            f"--resume: the run was trained on {state['images']:,} pictures of {len(classes)} classes, DATA "
-            f"{data.path} has {images:,} of {len(data.classes)}"
+            f"--resume: the run was trained on {counted(state['images'], 'picture')} of "
+            f"{counted(len(classes), 'class')}, DATA {data.path} has {images:,} of {len(data.classes)}"
             f"{': it ' + ' and '.join(differs) if differs else ''}; give the data that it was started with."
         )
 

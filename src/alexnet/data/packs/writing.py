@@ -28,6 +28,7 @@ from alexnet.base.errors import AlexNetError, Interrupted
 from alexnet.base.files import hold, next_step, write_whole
 from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
+from alexnet.base.text import counted
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import Data, Split
 from alexnet.data.layouts.registry import find_data
@@ -302,7 +303,7 @@ def _make_file(
             progress.update(len(chunk.sizes) + len(chunk.failed))
             if stop.received:
                 raise Interrupted(
-                    f"stopped after {progress.done:,} pictures; the same command goes on",
+                    f"stopped after {counted(progress.done, 'picture')}; the same command goes on",
                     143 if 15 in stop.received else 130,
                 )
         entry = file.close()
