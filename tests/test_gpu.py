@@ -338,6 +338,17 @@ def test_a_kernel_is_launched_on_the_gpu_that_its_tensors_lie_on(monkeypatch):
     assert launched == [((3,), [torch.device("cuda", 1)])]
 
 
+@pytest.mark.cpu
+def test_a_kernel_that_a_gpu_has_no_room_for_is_one_sentence(monkeypatch):
+    class Full:
+        def __getitem__(self, grid):
+            return mock.Mock(side_effect=triton.runtime.errors.OutOfResources(131072, 101376, "shared memory"))
+
+    monkeypatch.setattr(gpu, "kernels", lambda: (SimpleNamespace(some=Full()), ""))
+    with pytest.raises(AlexNetError, match=r"the pass some for this GPU \(out of resource: shared memory.*plain\(\)"):
+        gpu.Kernel("some")[(1,)](torch.zeros(1))
+
+
 class _NobodyWaits(TorchFunctionMode):
     """What would make a CPU wait for a GPU, with the device without memory in the GPU's place: an answer asked of a
     tensor there is torch's own error, a copy to it other than by `send` is one here."""

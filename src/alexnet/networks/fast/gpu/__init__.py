@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alexnet.base.device import on
+from alexnet.base.errors import AlexNetError
 
 OLDEST = (8, 0)  # compute capability: bfloat16 in tensor cores
 FEWEST = 16  # pictures to classify for which kernels are built, which takes seconds once a machine
@@ -83,7 +84,15 @@ class Kernel:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(first: Tensor, *more: Any, **constants: Any) -> None:
-            with on(first.device):
-                getattr(kernels()[0], self.name)[grid](first, *more, **constants)
+            try:
+                with on(first.device):
+                    getattr(kernels()[0], self.name)[grid](first, *more, **constants)
+            except Exception as error:
+                if not type(error).__module__.startswith("triton."):
+                    raise
+                raise AlexNetError(
+                    f"Triton cannot build the pass {self.name} for this GPU ({_last_line(error)}); within "
+                    "alexnet.fast.plain(), or with Triton uninstalled, layers are plain."
+                ) from error
 
         return launch
