@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -90,6 +91,16 @@ def test_what_a_killed_process_left_beside_an_output_goes_with_the_next_and_no_l
         (tmp_path / name).write_text("half")
     assert alexnet("predict", tiny_run, next(folders.rglob("*.png")), "--output", tmp_path / "new.csv")[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.csv.1.part", "new.csv"]
+
+
+def test_a_disk_without_locks_is_said_and_written(tmp_path, monkeypatch, caplog):
+    def acquire(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with files.one_writer():
+        files.check_new("--output", tmp_path / "new.csv")
+    assert "has no locks: let no other process write there meanwhile" in caplog.text
 
 
 def test_an_output_that_appears_meanwhile_is_not_written_over(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import io
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -110,6 +111,13 @@ def hold(what: str, path: Path) -> None:
             raise AlexNetError(
                 f"{what} {path} is being written by another process; wait until that has ended, or give another name."
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logging.getLogger("alexnet").warning(
+                f"the disk of {path} has no locks: let no other process write there meanwhile"
+            )
+            return
     _locks[place] = lock
     for part in place.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):
@@ -175,6 +183,7 @@ def reserve(file: IO[bytes], size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
