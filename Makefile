@@ -11,7 +11,7 @@ test: check
 	  --no-loadscope-reorder --max-worker-restart 0
 
 slow: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal --max-worker-restart 0
 	@echo "once more what the compiled layers stand for, with the compiler hidden"
 	CXX=hidden OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py \
 	  tests/test_evaluation.py
