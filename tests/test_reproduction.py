@@ -394,3 +394,14 @@ def test_a_loss_that_becomes_infinite_is_a_sentence_or_a_rate_that_loses(place, 
 def test_bad_input_is_one_sentence(refused, tmp_path, monkeypatch, words, sentence):
     monkeypatch.chdir(tmp_path)
     assert sentence in refused(*words)
+
+
+def test_a_study_that_ends_within_its_first_epoch_is_told_by_the_networks_it_has(alexnet, place, tmp_path):
+    words = ["reproduce", "cifar-18", "--seeds", "1", "--data", place / "cifar10", *options("max_steps=2")]
+    status, _, _ = alexnet(*words, "--out", tmp_path)
+    (folder,) = (tmp_path / "work").iterdir()
+    lines = metrics.read(folder / "metrics.jsonl")
+    assert not [one for one in lines if one["kind"] == "epoch"]
+    assert lines[-1]["kind"] == "final"
+    assert lines[-1]["step"] == 2
+    assert status == 0
