@@ -11,9 +11,10 @@ import pytest
 
 from alexnet.base import files, tables
 from alexnet.base.errors import AlexNetError
+from alexnet.data.layouts.base import layouts
 from alexnet.inference import confusion, contact_sheet, exporting, feature_files
 from alexnet.inference.moving import annotating
-from alexnet.weights.registry import writers
+from alexnet.weights.registry import readers, writers
 
 FILMS = dict.fromkeys(annotating.SUFFIXES)
 OUTPUTS = {
@@ -124,3 +125,38 @@ def test_the_help_of_export_names_the_endings_that_it_writes():
 
     said = re.search(r"OUT is a new (.*?)\. ", " ".join(commands.get_command(None, "export").help.split()))[1]
     assert set(re.findall(r"\.[a-z0-9]+", said)) - {".bin"} == set(exporting.ENDINGS.values())
+
+
+PAGES = Path(__file__).parent.parent / "docs" / "reference"
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of a page's first table, less its head."""
+    lines = (PAGES / page).read_text("utf-8").split("| --- |", 1)[1].split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_reference_and_the_help_name_every_format_of_weights():
+    from alexnet.cli import commands
+
+    table = rows("weights.md")
+    read = " ".join(cells[0] for cells in table if cells[1].startswith("yes"))
+    written = " ".join(" ".join(cells) for cells in table if cells[2].startswith(("yes", "every", "`")))
+    for one in readers():
+        word = one.words if one.words.startswith(".") else one.words.removeprefix("a ").split()[0]
+        assert word in read, one.words
+        assert one.words in " ".join(commands.help.split())
+    for suffix in writers():
+        assert (f"`{suffix}`" if suffix else "without an ending") in written or f"`{suffix}` of" in written, suffix
+
+
+def test_the_reference_and_the_help_name_every_layout():
+    from alexnet.cli import commands
+
+    said = " ".join(commands.help.split()).lower()
+    table = " ".join(" ".join(cells) for cells in rows("data.md")).lower().replace("`", "")
+    for one in layouts():
+        what = one.words.removeprefix("the word ").removeprefix("a folder of ").split(" with the columns")[0]
+        assert what.split(" (")[0].lower() in said, one.words
+        short = {"parquet files": "*.parquet", "ImageNet as downloaded or unpacked": "imagenet as downloaded"}
+        assert short.get(what, what).split(" (")[0].lower() in table, one.words
