@@ -36,7 +36,7 @@ from alexnet.data.loader import Pictures, batches, epoch_order
 from alexnet.data.packs.reading import HEADER, checksum
 from alexnet.data.packs.shards import HEADER_BYTES, npy_header
 from alexnet.data.packs.writing import pack
-from alexnet.data.pictures import decode, square
+from alexnet.data.pictures import decode, stored
 
 SIDE, BATCH, WORKERS = 256, 256, 2
 NOISE = 9.0  # grey levels; with it the files are 100 to 130 KB
@@ -53,7 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "inputs":
-        inputs(*arguments.paths, arguments.pictures)
+        data, folder = arguments.paths
+        inputs(data, folder, arguments.pictures)
         return
     describe()
     folder, runs = arguments.paths[0], arguments.runs
@@ -144,18 +145,6 @@ def inputs(data: Path, folder: Path, count: int) -> None:
         path.write_bytes(split.read(row))
         errors.append(np.square(np.asarray(decode(path)).astype(float) - raw.read(row)).mean())
     print(f"jpeg against raw: PSNR {10 * np.log10(255**2 / np.mean(errors)):.2f} dB")
-    scaled(folder)
-
-
-def scaled(folder: Path) -> None:
-    """Decoding at a half, on pictures enlarged so that it applies, against decoding in full."""
-    differences = []
-    for path in sorted((folder / "full").rglob("*.jpg"))[:50]:
-        buffer = io.BytesIO()
-        Image.open(path).resize((1400, 1050), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-        full, half = (square(decode(buffer.getvalue(), 3, size), SIDE).astype(int) for size in (0, SIDE))
-        differences.append(np.abs(full - half).mean())
-    print(f"decoded at a half and not: {np.mean(differences):.3f} grey levels in the mean (50 pictures of 1400 x 1050)")
 
 
 # -- packing ------------------------------------------------------------------------------------------------------
@@ -164,7 +153,7 @@ def scaled(folder: Path) -> None:
 def _bare(paths: list[str]) -> tuple[int, float]:
     began = time.process_time()
     for path in paths:
-        square(decode(path, 3, SIDE), SIDE)
+        stored(decode(path), SIDE)
     return len(paths), time.process_time() - began
 
 

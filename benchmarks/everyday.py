@@ -93,7 +93,7 @@ def peer(model: torch.nn.Module, files: list[str]) -> None:
 
 @torch.inference_mode()
 def network(one: Classifier, count: int) -> None:
-    whole = {one.preprocess.shape: torch.zeros(BATCH, *one.preprocess.shape, dtype=torch.uint8)}
+    whole = {one.preprocess.key: torch.zeros(BATCH, *one.preprocess.shape, dtype=torch.uint8)}
     for _ in range(count // BATCH):
         log_probabilities([Member(one.model, one.preprocess)], [1.0], whole, 1)
 

@@ -223,7 +223,8 @@ class Slow:
 
     def __init__(self, one, seconds: float) -> None:
         self.one, self.seconds = one, seconds
-        self.__dict__.update({name: getattr(one, name) for name in ("preprocess", "classes", "device", "engine")})
+        kept = ("preprocess", "classes", "wordnet", "device", "engine")
+        self.__dict__.update({name: getattr(one, name) for name in kept})
 
     def model(self, images):
         time.sleep(self.seconds)
