@@ -13,6 +13,7 @@ from conftest import write_folders
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
+@pytest.mark.slow
 def test_each_way_is_measured_once_drawn_and_put_in_a_table(tmp_path, tiny_run, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import transfer
