@@ -1,7 +1,7 @@
 """`python elastic.py PROCESSES RESTARTS WORDS ...`: torchrun itself, whose workers are forked from one with torch.
 
-In the environment MEETING, host:port, makes it one of one to three machines that meet there; UNTIL names a file with
-the step at which a run waits.
+In the environment MEETING, host:port, makes it one of one to three machines that meet there, HOST=1 the one that keeps
+their store; UNTIL names a file with the step at which a run waits.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ if __name__ == "__main__":
 
     multiprocessing.set_forkserver_preload(["alexnet.inference.prediction", "alexnet.training.loop"])
     meeting = os.environ.get("MEETING", "")
-    patience = {"last_call_timeout": 1, "keep_alive_interval": 1, "keep_alive_max_attempt": 3} if meeting else {}
+    host = {"is_host": os.environ.get("HOST") == "1"}  # else whoever comes first, on whom the others then depend
+    patience = host | {"last_call_timeout": 1, "keep_alive_interval": 1, "keep_alive_max_attempt": 3} if meeting else {}
     config = LaunchConfig(
         min_nodes=1, max_nodes=3 if meeting else 1, nproc_per_node=int(sys.argv[1]), rdzv_backend="c10d",
         run_id=meeting or str(uuid.uuid4()), rdzv_endpoint=meeting or "localhost:0", rdzv_configs=patience,

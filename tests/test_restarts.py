@@ -197,8 +197,9 @@ def test_machines_that_come_and_go_leave_order_and_losses_as_they_are(data, tmp_
 
     def machine(name: str) -> subprocess.Popen:
         words = [str(Path(__file__).with_name("elastic.py")), 1, 3, "train", data, "--out", run, *sets]
+        env = {**environment, "HOST": str(int(name == "machine0"))}  # which stays to the end
         with open(tmp_path / name, "w") as said:
-            return subprocess.Popen([sys.executable, *map(str, words)], env=environment, stdout=said, stderr=said)
+            return subprocess.Popen([sys.executable, *map(str, words)], env=env, stdout=said, stderr=said)
 
     def wait_for(text: str) -> None:
         end = time.monotonic() + 200
