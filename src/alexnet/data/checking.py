@@ -84,7 +84,7 @@ def check(
 
 
 def _journal(data: Data, full: bool, world: World | None, resume: bool) -> Journal | None:
-    """What keeps what was seen, where several processes look at the same DATA, or it was asked for."""
+    """The journal of what was seen, for several processes or for `resume`; None where neither needs one."""
     if world is None:
         return None
     from alexnet.base.journal import Journal, kept
@@ -200,7 +200,7 @@ class _Found:
                 values.append(value)
 
     def tell(self, report: Report) -> None:
-        """Put everything into the report, those that are there twice where the second was met."""
+        """Put everything into the report; a picture that is there twice is listed where the second copy was met."""
         digests = np.frombuffer(bytes(self.digests), np.uint64).reshape(-1, 2)
         order = np.lexsort(digests.T)  # stable: of equal ones the first comes first
         equal = np.zeros(len(order), bool)
@@ -229,7 +229,7 @@ def _twice(data: Data, name: str, row: int, other_name: str, other: int) -> Prob
 
 
 def _see_all(split: Split, said: Callable[[], list[str]], rows: Sequence[int]) -> list[tuple]:
-    """As plain data, in the order of _Seen's fields."""
+    """The fields of _Seen as plain data, in their order."""
     return [astuple(_see(split, said, row)) for row in rows]
 
 
@@ -306,7 +306,7 @@ def _xmp_fault(xmp: Any) -> list[str]:
 
 @contextmanager
 def _own_warnings() -> Iterator[Callable[[], list[str]]]:
-    """Within its block Pillow's warnings are kept, each thread's apart; calling gives and forgets the thread's own."""
+    """Keeps Pillow's warnings within its block. Calling it gives those of the calling thread, and forgets them."""
     kept = threading.local()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

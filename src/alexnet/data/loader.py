@@ -46,8 +46,8 @@ class Batch:
 class Pictures:
     """A split at one size, as uint8 arrays, with the pictures that could not be read in `failed` by index.
 
-    A pack of that size is read as it is; anything else is decoded by threads, and kept where it fits into memory unless
-    `keep` says that it is read once.
+    A pack of that size is read as it is. Anything else is decoded by threads, and kept for the next epoch where it fits
+    into memory, unless `keep` is false.
     """
 
     dtype = torch.uint8
@@ -188,7 +188,7 @@ def batches(
     end: int | None = None,
     neighbours: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of `positions` with numbers start … end - 1, this process' slice of each, made ahead in a thread.
+    """Batches number start to end - 1 of `positions`, made ahead in a thread; of each this process' slice.
 
     `neighbours` is that of `order`: pictures of the next window are then asked of the disk while this one is used.
     """

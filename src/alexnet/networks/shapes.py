@@ -47,7 +47,7 @@ def last_map(variant: v.Variant, input: int) -> int:
 
 
 def sizes(variant: v.Variant, input: int = 0) -> range:
-    """Inputs, in pixels, that give the fully connected layers maps of the same size as `input`, by default its own."""
+    """Input sizes, in pixels, whose last maps are as large as those of `input`, by default the variant's own."""
     low = high = input or variant.input
     side = last_map(variant, low)
     while last_map(variant, low - 1) == side:
@@ -58,9 +58,9 @@ def sizes(variant: v.Variant, input: int = 0) -> range:
 
 
 def check_size(variant: v.Variant, classes: int, channels: int, input: int, made_for: int = 0) -> None:
-    """Refuse numbers and an input size that the plan cannot take, naming those it can.
+    """Refuse numbers of classes and channels, and an input size, that the layers cannot take; name those they can.
 
-    `made_for` is the input that weights which are there were made for: it must give maps of the same size.
+    `made_for` is the input size of existing weights: fc6 fits only where both give maps of the same size.
     """
     if classes < 1 or channels < 1:
         raise AlexNetError(

@@ -49,7 +49,7 @@ class Saver:
 
 
 def copied(values: Any) -> Any:
-    """The values with every tensor in them as a copy in the CPU's memory, which training does not change."""
+    """A copy of the values, their tensors in the CPU's memory, so that training may go on changing the originals."""
     return tree_map(lambda x: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x, values)
 
 

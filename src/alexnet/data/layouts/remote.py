@@ -71,7 +71,7 @@ def _block(remote: Remote, number: int) -> bytes:
 
 
 def patiently(path: str, read: Callable[[], T]) -> T:
-    """What `read` gives, tried ATTEMPTS times; one that fails or stalls each time is an error that names the file."""
+    """Call `read` until it gives something, ATTEMPTS times at most; then the error names the file."""
     fault = ""
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -125,7 +125,7 @@ class Listing(NamedTuple):
 
 
 def kept_at(remote: Remote) -> Path | None:
-    """Where that file's listing is kept; None where nothing but its length would tell that it has changed.
+    """Where that file's listing is kept; None where the file has no version that would tell that it has changed.
 
     The name is a hash of address, length and version, so another file never has it.
     """
@@ -149,7 +149,7 @@ def recall(file: Path) -> Listing | None:
 
 
 def keep(file: Path, listing: Listing) -> None:
-    """Keep it there; where that is impossible the shard will be read through another time."""
+    """Keep the listing; where it cannot be written, the shard is read through again the next time."""
     names = np.frombuffer(json.dumps(list(listing.names)).encode(), np.uint8)
     with contextlib.suppress(OSError, AlexNetError):
         file.parent.mkdir(parents=True, exist_ok=True)

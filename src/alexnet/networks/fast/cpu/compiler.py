@@ -31,7 +31,7 @@ SECONDS = 120  # that a compiler may take
 
 @cache
 def library() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled forms and what made them; or None and why there are none. Says on stderr what takes time or fails.
+    """The compiled forms and the compiler's name; or None, and why there are none. What happens is said on stderr.
 
     $CXX names the compiler; the default is c++ or g++.
     """
@@ -83,7 +83,7 @@ def _output(command: list[str]) -> str:
 
 
 def _processor() -> str:
-    """What -march=native looks at."""
+    """The processor's name and instructions, by which -march=native chooses its own."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
@@ -123,7 +123,7 @@ def _compile(command: list[str], sources: dict[str, bytes], folder: Path, file: 
 
 
 def takes(x: Tensor) -> bool:
-    """Whether its memory is all there is of x: no subclass, no batch of vmap's, no derivative in forward mode."""
+    """Whether x is a plain tensor: no subclass, none of vmap's batches, none with a forward derivative."""
     return (
         type(x) is Tensor
         and torch._C._has_storage(x)
