@@ -88,10 +88,10 @@ def test_what_another_process_is_writing_is_refused_and_its_parts_are_left_alone
 def test_what_a_killed_process_left_beside_an_output_goes_with_the_next_and_no_lock_stays(
     alexnet, tiny_run, folders, tmp_path
 ):
-    for name in (".new.csv.1.part", ".new.csv.lock", ".other.csv.1.part"):
+    for name in (".new.csv.1.part", ".new.csv.lock", ".new.csv.npy.1.part", ".other.csv.1.part"):
         (tmp_path / name).write_text("half")
     assert alexnet("predict", tiny_run, next(folders.rglob("*.png")), "--output", tmp_path / "new.csv")[0] == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.csv.1.part", "new.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".new.csv.npy.1.part", ".other.csv.1.part", "new.csv"]
 
 
 def test_a_disk_without_locks_is_said_and_written(tmp_path, monkeypatch, caplog):

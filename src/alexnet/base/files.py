@@ -120,8 +120,9 @@ def hold(what: str, path: Path) -> None:
             return
     _locks[place] = lock
     for part in place.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with suppress(OSError):
-            part.unlink()
+        if part.name.removeprefix(f".{path.name}.").removesuffix(".part").isdecimal():  # not another output's, NAME.x
+            with suppress(OSError):
+                part.unlink()
 
 
 def write_whole(path: Path, write: Callable[[Any], object]) -> None:
