@@ -5,7 +5,7 @@
 CIFAR10 is a parquet data set. The second encoding has quality 75 and colour at half the resolution, as the one that
 public JPEG copies have, and begins 5 pixels away, so that its blocks are others. Both are trained by the recipe
 cifar10_18, shortened in proportion to --epochs, with the same seeds; the last weights count. Networks are kept in OUT,
-so that it goes on where it was stopped. OUT gets jpeg_cost.md.
+so that it goes on where it was stopped; OUT/arms.md says what came out (benchmarks/arms.py).
 """
 
 from __future__ import annotations
@@ -17,16 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from arms import Arm, compare
 from PIL import Image
-
-from alexnet.base import metrics
-from alexnet.base.device import choose_device, device_name
-from alexnet.base.run_files import METRICS
-from alexnet.data.layouts.registry import find_data
-from alexnet.reproduction.intervals import paired
-from alexnet.reproduction.running import commit, hits, versions
-from alexnet.training.loop import train
-from alexnet.training.recipe import override, resolve
 
 SHIFT, QUALITY = 5, 75
 
@@ -63,28 +55,8 @@ def main() -> None:
     twice = asked.out / "twice"
     if not twice.exists():
         encode(asked.data, twice)
-    right: dict[str, list[np.ndarray]] = {}
-    for seed in range(asked.seeds):
-        for name, place in (("as they are", asked.data), ("encoded once more", twice)):
-            data, folder = find_data(place, quiet=True), asked.out / f"{name.replace(' ', '-')}-{seed}"
-            if not any(line["kind"] == "final" for line in metrics.read(folder / METRICS)):
-                recipe = override(resolve("cifar10_18"), {"epochs": asked.epochs, "seed": seed})
-                train(data, folder, recipe, resume=True, device=asked.device, say=print)
-            right.setdefault(name, []).append(hits([folder], data, 1, asked.device)[0])
-    lines = [f"# {__doc__.splitlines()[0]}", "", "| pictures | test error, %, by seed |", "| --- | --- |"]
-    lines += [
-        f"| {name} | {', '.join(f'{100 - 100 * one.mean():.2f}' for one in ones)} |" for name, ones in right.items()
-    ]
-    before, after = (np.stack(ones).astype(float) for ones in right.values())
-    worse = paired(100 * (before - after))
-    lines += ["", f"Once more costs {worse.mean:.2f} points ({worse.low:.2f} to {worse.high:.2f}, 95 % interval).", ""]
-    made = ", ".join(f"{key} {value}" for key, value in versions().items())
-    lines += [
-        f"`python benchmarks/jpeg_cost.py DATA OUT --epochs {asked.epochs} --seeds {asked.seeds}`; "
-        f"{device_name(choose_device(asked.device))}; {made}; commit {commit()}.",
-    ]
-    (asked.out / "jpeg_cost.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    arms = (Arm("as they are", asked.data), Arm("encoded once more", twice))
+    compare(arms, "cifar10_18", [f"epochs={asked.epochs}"], asked.seeds, asked.out, asked.device)
 
 
 if __name__ == "__main__":
