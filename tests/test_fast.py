@@ -310,6 +310,7 @@ def test_without_a_compiler_everything_works_and_one_line_says_so(anew, tmp_path
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_several_processes_compile_at_once_into_one_whole_file_that_later_ones_use(tmp_path):
     environment = {**os.environ, "ALEXNET_CACHE": str(tmp_path), "CXX": str(copying(tmp_path / "copies"))}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}

@@ -31,9 +31,8 @@ from alexnet.data.packs.reading import HEADER, STATE, checksum, verify
 from alexnet.data.packs.writing import pack
 from alexnet.data.statistics import Sums
 from conftest import TINY, coloured, write_folders
-from test_processes import ENVIRONMENT, SETS, losses
-from test_processes import command as process_command
-from test_processes import run as run_process
+from test_processes import SETS, losses, wait_for_step
+from together import group
 
 
 def world(rank: int = 0, size: int = 1) -> World:
@@ -269,24 +268,14 @@ def test_killed_as_two_processes_and_gone_on_with_as_three_a_run_from_a_pack_is_
     pack(folders, tmp_path / "pack", 36)
     sets = [*SETS, "--set", "stored=36", "--set", "checkpoint_every=2", "--set", "neighbours=4"]
     train(tmp_path / "pack", tmp_path / "alone", sets=sets[1::2])
-    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random(os.getpid()).randint(20_000, 60_000))}
-    words = process_command("train", tmp_path / "pack", "--out", tmp_path / "killed", *sets)
-    two = [
-        subprocess.Popen(
-            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**ENVIRONMENT, **ports, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": r, "LOCAL_RANK": r},
-        )
-        for r in "01"
-    ]  # fmt: skip
-    wanted, ends = random.Random(2012).randint(4, 9), time.monotonic() + 200
-    while len(losses(tmp_path / "killed")) < wanted and two[0].poll() is None and time.monotonic() < ends:
-        time.sleep(0.02)
+    two = group(2, tmp_path, "train", tmp_path / "pack", "--out", tmp_path / "killed", *sets)
+    wait_for_step(tmp_path / "killed", random.Random(2012).randint(4, 9), two[0])
     for process in two:
         process.kill()
         process.wait()
     before = losses(tmp_path / "killed")
-    result = run_process("train", tmp_path / "pack", "--out", tmp_path / "killed", "--resume", processes=3)
-    assert result.returncode == 0, result.stderr
+    three = group(3, tmp_path, "train", tmp_path / "pack", "--out", tmp_path / "killed", "--resume")
+    assert [process.wait() for process in three] == [0, 0, 0], three[0].err
     alone = losses(tmp_path / "alone")
     assert 0 < len(before) < len(alone) == 14
     assert losses(tmp_path / "killed") == pytest.approx(alone, rel=1e-4)

@@ -19,6 +19,7 @@ from alexnet.base.metrics import read
 from alexnet.training import checkpoint
 from alexnet.training.loop import train
 from conftest import write_folders
+from together import Command, group
 
 pytestmark = pytest.mark.cpu
 
@@ -29,16 +30,8 @@ SETS = [
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def command(*arguments: object, processes: int = 1) -> list[str]:
-    words = [sys.executable]
-    if processes > 1:
-        words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*words, "-m", "alexnet", *map(str, arguments)]
-
-
-def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
-    words = command(*arguments, processes=processes)
-    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "alexnet", *map(str, arguments)]
 
 
 def losses(folder: Path) -> list[float]:
@@ -65,20 +58,7 @@ def alone(data, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.slow
-def test_three_processes_train_as_one(data, alone, tmp_path):
-    """Batches of 2 at the end of an epoch leave one of three without a picture."""
-    result = run("train", data, "--out", tmp_path / "three", *SETS, "--json", processes=3)
-    assert result.stderr.count("red/3.png") == 1, result.stderr  # one process speaks
-    assert result.returncode == 1  # two pictures cannot be read
-    assert len(losses(alone)) == 16
-    assert losses(tmp_path / "three") == pytest.approx(losses(alone), rel=1e-4)
-    one, three = (read(folder / run_files.METRICS)[-1] for folder in (alone, tmp_path / "three"))
-    assert one["images"] == three["images"] == 15
-    assert one["loss"] == pytest.approx(three["loss"], rel=1e-3)
-
-
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen | Command) -> None:
     for _ in range(6000):
         if len(losses(folder)) >= step or process.poll() is not None:
             return
@@ -87,38 +67,34 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
 
 
 def test_ctrl_c_ends_a_process_with_its_status_and_a_saved_run(data, tmp_path):
-    words = command("train", data, "--out", tmp_path / "run", *SETS, "--set", "epochs=500")
-    process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = Command(tmp_path, "train", data, "--out", tmp_path / "run", *SETS, "--set", "epochs=500")
     wait_for_step(tmp_path / "run", 3, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
+    assert process.wait() == 130, process.err
+    err = process.err
     assert "Traceback" not in err
     assert "saved" in err.strip().splitlines()[-1]
     state = checkpoint.read_state(tmp_path / "run" / run_files.STATE)
     assert state["step"] == read(tmp_path / "run" / run_files.METRICS)[-1]["step"] >= 3
 
 
-def test_processes_agree_on_the_step_at_which_they_stop(data, alone, tmp_path):
-    """One of two processes gets the signal; both save and leave, and one process goes on to the same end."""
-    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random(os.getpid()).randint(20_000, 60_000))}
-    two = [
-        subprocess.Popen(
-            command("train", data, "--out", tmp_path / "parts", *SETS),
-            env={**ENVIRONMENT, **ports, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": r, "LOCAL_RANK": r},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for r in "01"
-    ]  # fmt: skip
+def test_two_processes_agree_on_the_step_at_which_they_stop_and_three_go_on_to_the_end_of_one(data, alone, tmp_path):
+    """One of two gets the signal, and both save and leave. Batches of 2 at an epoch's end leave one of three without
+    a picture."""
+    two = group(2, tmp_path, "train", data, "--out", tmp_path / "parts", *SETS)
     wait_for_step(tmp_path / "parts", 2, two[0])
     two[1].send_signal(signal.SIGTERM)
-    for process in two:
-        process.communicate(timeout=300)
-    assert [process.returncode for process in two] == [143, 143]
+    assert [process.wait() for process in two] == [143, 143]
     stopped = checkpoint.read_state(tmp_path / "parts" / run_files.STATE)["step"]
     assert len(losses(tmp_path / "parts")) == stopped < 16
-    assert train(data, tmp_path / "parts", resume=True).steps == 16
+    three = group(3, tmp_path, "train", data, "--out", tmp_path / "parts", "--resume")
+    assert [process.wait() for process in three] == [1, 1, 1]  # two pictures cannot be read
+    assert [process.err.count("red/3.png") for process in three] == [1, 0, 0]  # one process speaks
+    assert len(losses(alone)) == 16
     assert losses(tmp_path / "parts") == pytest.approx(losses(alone), rel=1e-4)
+    one, parts = (read(folder / run_files.METRICS)[-1] for folder in (alone, tmp_path / "parts"))
+    assert one["images"] == parts["images"] == 15
+    assert one["loss"] == pytest.approx(parts["loss"], rel=1e-3)
 
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(data, tmp_path):
@@ -126,8 +102,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(data, tmp_path):
     train(data, tmp_path / "whole", sets=sets[1::2])
     clock = random.Random(2012)
     for killed, step in enumerate((3, 13)):
-        words = command("train", data, "--out", tmp_path / "parts", *sets, "--resume")
-        process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = Command(tmp_path, "train", data, "--out", tmp_path / "parts", *sets, "--resume")
         wait_for_step(tmp_path / "parts", step, process)
         time.sleep(clock.uniform(0, 0.2))
         process.kill()
@@ -162,6 +137,7 @@ def test_a_signal_while_a_process_ends_is_no_traceback():
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_training_imports_no_compiler(data, tmp_path):
     """It takes longer than many a training."""
     words = ["train", str(data), "--out", str(tmp_path / "run"), *SETS, "--set", "max_steps=1"]

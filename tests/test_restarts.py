@@ -23,6 +23,7 @@ from alexnet.training.loop import train
 from alexnet.training.restarts import LOCK, WRITER
 from conftest import write_folders
 from test_processes import ENVIRONMENT, SETS, losses, wait_for_step
+from together import group
 
 pytestmark = pytest.mark.cpu
 
@@ -235,22 +236,14 @@ def test_machines_that_come_and_go_leave_order_and_losses_as_they_are(data, tmp_
 @pytest.mark.parametrize("still", [0, 1])
 def test_a_process_that_stands_still_ends_the_others_after_the_time_limit(data, tmp_path, still):
     """Whichever it is: where the first is stuck the second says so."""
-    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random(os.getpid()).randint(20_000, 60_000))}
-    words = [sys.executable, "-m", "alexnet", "train", str(data), "--out", str(tmp_path / "run"), *SETS]
-    words += ["--set", "timeout=4", "--set", "epochs=500", "--set", "max_steps=400"]
-    two = [
-        subprocess.Popen(
-            words, env={**ENVIRONMENT, **ports, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in "01"
-    ]  # fmt: skip
+    sets = [*SETS, "--set", "timeout=4", "--set", "epochs=500", "--set", "max_steps=400"]
+    two = group(2, tmp_path, "train", data, "--out", tmp_path / "run", *sets)
     wait_for_step(tmp_path / "run", 2, two[0])
     two[still].send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    _, err = two[1 - still].communicate(timeout=60)
-    two[still].kill()
-    two[still].communicate()
-    assert two[1 - still].returncode == 2
+    assert two[1 - still].wait(60) == 2
     assert time.monotonic() - began < 30
+    two[still].kill()
+    two[still].wait()
+    err = two[1 - still].err
     assert "another of the 2 processes has not answered for 4 s" in err.strip().splitlines()[-1]

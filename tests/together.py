@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -80,18 +83,81 @@ def threads(size: int, function: Callable[..., Any], *arguments: Any) -> list[An
 
 def processes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `function(*arguments)` gives in so many processes, as torchrun would start them, in order of rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    context = get_context("forkserver")  # which loads torch once for all of them
-    context.set_forkserver_preload(["alexnet.training.loop", "torch._dynamo"])
-    with ProcessPoolExecutor(size, context) as pool:
+    port = free_port()
+    with ProcessPoolExecutor(size, server()) as pool:
         calls = [pool.submit(_call, rank, size, port, function, arguments) for rank in range(size)]
         return [call.result(LIMIT) for call in calls]
 
 
+def server() -> Any:
+    """Starts processes from one that has loaded torch once for all of them: that takes seconds."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["alexnet.training.loop", "torch._dynamo"])
+    return context
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+class Command:
+    """A command of alexnet in a process of its own, with methods as a Popen has them; `err` is what it said there."""
+
+    def __init__(self, folder: Path, *words: Any, **environment: str) -> None:
+        self.said = Path(mkdtemp(dir=folder)) / "err"
+        arguments = ([*map(str, words)], self.said, environment)
+        self.process = server().Process(target=_command, args=arguments)
+        self.process.start()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, limit: float = LIMIT) -> int:
+        self.process.join(limit)
+        if self.process.exitcode is None:
+            self.kill()
+            raise AssertionError(f"it had not ended after {limit} s: {self.err}")
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    @property
+    def err(self) -> str:
+        return self.said.read_text()
+
+
+def group(size: int, folder: Path, *words: Any, **environment: str) -> list[Command]:
+    """The same command in so many processes, as torchrun would start them, in order of rank."""
+    port = free_port()
+    return [Command(folder, *words, **environment, **ranked(rank, size, port)) for rank in range(size)]
+
+
+def ranked(rank: int, size: int, port: str) -> dict[str, str]:
+    """What torchrun tells a process."""
+    one, all_ = str(rank), str(size)
+    there = {"RANK": one, "LOCAL_RANK": one, "WORLD_SIZE": all_, "LOCAL_WORLD_SIZE": all_}
+    return {**there, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def _command(words: list[str], said: Path, environment: dict[str, str]) -> None:
+    from alexnet.cli import run
+
+    torch.set_num_threads(1)
+    os.environ |= environment
+    for number, place in ((1, os.devnull), (2, said)):
+        file = os.open(place, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    sys.exit(run(words))
+
+
 def _call(rank: int, size: int, port: str, function: Callable[..., Any], arguments: tuple) -> Any:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= ranked(rank, size, port)
     return function(*arguments)
