@@ -19,6 +19,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.cli import run
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.preprocess import Preprocess
+from alexnet.inference import confusion
 from alexnet.inference.confusion import Tally, answers
 from alexnet.inference.ensemble import fit_weights, search
 from alexnet.inference.evaluation import count
@@ -235,6 +236,16 @@ def test_of_very_many_classes_all_is_counted_but_pairs(tmp_path):
     rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
     assert [row["images"] for row in rows].count("1") == 3
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 4
+
+
+def test_outputs_that_cannot_be_are_refused_before_data_is_opened(untrained, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(confusion, "MOST", 2)
+    with pytest.raises(AlexNetError, match="a confusion matrix of 10 classes is too large, up to 2 can be counted"):
+        evaluate(untrained, tmp_path / "none", device="cpu", confusion=tmp_path / "c.csv")
+    there = tmp_path / "there.csv"
+    there.touch()
+    said = refused("evaluate", "none", "none", tmp_path / "none", "--fit-weights", "--pictures", there)
+    assert f"--pictures {there} exists already" in said
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

@@ -21,7 +21,7 @@ from alexnet.base.errors import AlexNetError, CannotWrite, Diverged, Interrupted
 from alexnet.base.metrics import read
 from alexnet.data.layouts.registry import find_data
 from alexnet.reproduction.running import part
-from alexnet.training import checkpoint, loop
+from alexnet.training import checkpoint, loop, plots
 from alexnet.training import recipe as recipes
 from alexnet.training.checkpoint import read_state
 from alexnet.training.loop import train
@@ -53,6 +53,18 @@ def stop_after(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
         real(run, batch, epoch)
 
     monkeypatch.setattr(loop, "_step", one_step)
+
+
+def test_no_process_waits_for_the_first_while_it_draws_the_pictures_of_the_run(folders, tmp_path, monkeypatch):
+    """Which may take longer than a short timeout."""
+    done: list[str] = []
+    monkeypatch.setattr(plots, "save_all", lambda *given: done.append("drawn"))
+    for name in ("sum", "gather", "collect", "of_first", "table", "exchange", "barrier"):
+        call = getattr(World, name)
+        monkeypatch.setattr(World, name, lambda *given, call=call, name=name: done.append(name) or call(*given))
+    train(folders, tmp_path / "run", sets=[*TINY, "max_steps=1"])
+    assert "gather" in done
+    assert done[-1] == "drawn"
 
 
 def test_a_run_learns_and_leaves_what_it_promises(tiny_run):

@@ -12,7 +12,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from alexnet.base.errors import AlexNetError
 
@@ -71,13 +71,14 @@ class Dealt(Generic[T]):
 
 def in_turns(
     world: World | None, work: Iterable[T], dealt: Dealt | None = None, stopped: Callable[[], bool] = lambda: False,
-    journal: Journal | None = None,
+    journal: Journal | None = None, bring: Callable[[T | None, list[T | None]], None] | None = None,
 ) -> Iterator[T]:  # fmt: skip
     """What the work of all processes makes, in order, on the first process; the others take part and yield nothing.
 
     `work` makes this process' own units: those that `dealt` gives, where the things have names. An error in one
     process is raised in all. `stopped` is asked once a round, everywhere, and ends the work. What `journal` holds
-    comes first, and it keeps the rest. No world is one process.
+    comes first, and it keeps the rest. `bring` is called in every process, before a round is used, with what it has
+    made and what all have, which the first alone knows. No world is one process.
     """
     if journal is not None:
         yield from journal.made()
@@ -98,20 +99,27 @@ def in_turns(
             world.agree(fault)
         going = any(row[0] for row in rows)
         told = [row[2] if going else row[3] for row in rows]
-        if other := next((rank for rank, mark in enumerate(told) if mark != told[0]), 0):
-            raise AlexNetError(
-                f"process {other} of {world.size} has found other pictures than the first, or in another order; give "
-                "every machine the same files under the same names."
-            )
+        _check_told(told)
         if stopped():
             return
-        parts = world.collect({"made": made} if made is not DONE else {})
+        parts = world.collect({} if made is DONE else {"made": made})
+        if bring is not None and going:
+            bring(None if made is DONE else cast(T, made), [part.get("made") for part in parts])
         # Of things with names the round before is used only now, when all have said that these were the same.
         held, before = [part["made"] for part in parts if "made" in part], held
         now = before if dealt else held
         if journal is not None and now:
             journal.add(now, told[0])
         yield from now
+
+
+def _check_told(told: list[int]) -> None:
+    """Refuse to go on where a process has gone through other names than the first."""
+    if other := next((rank for rank, mark in enumerate(told) if mark != told[0]), 0):
+        raise AlexNetError(
+            f"process {other} of {len(told)} has found other pictures than the first, or in another order; give every "
+            "machine the same files under the same names."
+        )
 
 
 def _next(work: Iterator[T]) -> tuple[T | object, AlexNetError | None]:

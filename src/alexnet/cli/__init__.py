@@ -230,10 +230,12 @@ def evaluate(
             models = tuple(loading.chosen(model, which) for model in models)
     shares = None if weights is None else _numbers(weights)
     if fit_weights:
+        from alexnet.inference.confusion import check_outputs
         from alexnet.inference.ensemble import fit_weights as run_fit
 
         if weights is not None or len(models) < 2:
             raise AlexNetError("--fit-weights finds the weights of two MODELs or more; leave --weights out.")
+        check_outputs(per_class, confusion, pictures)
         shares = run_fit(models, data, split, batch_size, workers, device, int(views), quiet=False, held=held)
         output.say(f"weights {','.join(map(str, shares))}; on another split give them with --weights")
     result = run_evaluation(

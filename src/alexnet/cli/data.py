@@ -44,7 +44,10 @@ def check(data: str, full: bool, quick: bool, workers: int, resume: bool, as_jso
 def pack(
     data: str, out: str, size: int, square: str | None, encoding: str, quality: int, workers: int, as_json: bool
 ) -> int:
-    """Decode DATA once into the folder PACK, which can be given wherever DATA can; interrupted, it goes on."""
+    """Decode DATA once into the folder PACK, which can be given wherever DATA can; interrupted, it goes on.
+
+    Under torchrun all processes decode; those that do not see the first one's PACK send it their files.
+    """
     from alexnet.data.packs.writing import pack as run_packing
 
     output = Output(as_json)

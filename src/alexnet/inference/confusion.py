@@ -42,8 +42,8 @@ class Tally:
     """
 
     def __init__(self, classes: list[str], pairs: bool = False, pictures: bool = False) -> None:
-        if pairs and len(classes) > MOST:
-            raise AlexNetError(f"a confusion matrix of {len(classes):,} classes is too large; {MOST:,} can be counted.")
+        if pairs:
+            check_pairs(classes)
         self.classes = classes
         self.counts = torch.zeros(4, len(classes), dtype=torch.int64)
         self.confusion = torch.zeros(len(classes), len(classes) if pairs else 0, dtype=torch.int64)
@@ -126,6 +126,15 @@ def answers(log_probabilities: Tensor, labels: Tensor, rows: np.ndarray) -> Answ
     values, top = (x.cpu() for x in log_probabilities.topk(min(ANSWERS, log_probabilities.shape[1]), dim=1))
     own = log_probabilities.gather(1, labels[:, None])[:, 0].cpu()
     return Answers(torch.from_numpy(rows), labels.cpu(), own.exp(), top, values.exp())
+
+
+def check_pairs(classes: list[str]) -> None:
+    """Refuse a confusion matrix that no memory holds."""
+    if len(classes) > MOST:
+        raise AlexNetError(
+            f"a confusion matrix of {len(classes):,} classes is too large, up to {MOST:,} can be counted; leave it "
+            "out, --per-class counts each class."
+        )
 
 
 def check_outputs(

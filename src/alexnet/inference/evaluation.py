@@ -27,7 +27,7 @@ from alexnet.data.loader import Pictures, batches
 from alexnet.data.pictures import Square
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import attach, better, check_engine, device_for, load_classifier
-from alexnet.inference.confusion import Answers, Tally, answers, check_outputs
+from alexnet.inference.confusion import Answers, Tally, answers, check_outputs, check_pairs
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.matching import columns, held_out_for, match_classes, with_names
 from alexnet.weights.classifier import Classifier, Engine
@@ -117,19 +117,23 @@ def opened(
     held: HeldOut | None = None,
     keep: bool = True,
     before: Callable[[], None] = lambda: None,
+    loaded: Callable[[list[str]], None] = lambda classes: None,
 ) -> Iterator[Task]:
     """The models and a split of DATA, with labels in the order of the first model's classes.
 
     What DATA holds out is what `held` says; without it, what the first model's training held out of the same DATA.
     Pictures are kept where they fit into memory, unless `keep` says that they are read once. `before` is what the first
-    process looks at before all else.
+    process looks at before all else, `loaded` what is asked of the first model's classes before DATA is opened.
     """
     models = [model] if isinstance(model, str | Path | Classifier) else list(model)
     with process_group(device_for(engine, device)) as world:
         with world.together():
             if world.first:
                 before()
-            task = _opened(models, data, split, workers, say, quiet, engine, batch_size, held, world, keep)
+            told = say if world.first else lambda text: None
+            classifiers = _loaded(models, engine, batch_size, world, told)
+            loaded(classifiers[0].classes)
+            task = _opened(models, classifiers, data, split, workers, told, quiet, held, world, keep)
         if world.size > 1:
             same(world, **task.hashes())
         try:
@@ -139,19 +143,23 @@ def opened(
                 one.close()
 
 
-def _opened(
-    models: Sequence[str | Path | Classifier], data: str | Path | Data, split: str, workers: int,
-    say: Callable[[str], object], quiet: bool, engine: str | None, batch_size: int, held: HeldOut | None, world: World,
-    keep: bool,
-) -> Task:  # fmt: skip
-    told = say if world.first else lambda text: None
+def _loaded(
+    models: Sequence[str | Path | Classifier], engine: str | None, batch_size: int, world: World,
+    told: Callable[[str], object],
+) -> list[Classifier]:  # fmt: skip
     check_engine(engine, world)
-    classifiers = [
+    return [
         attach(one, engine, batch_size, told)
         if isinstance(one, Classifier)
         else load_classifier(one, world.device, engine, batch_size, told)
         for one in models
     ]
+
+
+def _opened(
+    models: Sequence[str | Path | Classifier], classifiers: list[Classifier], data: str | Path | Data, split: str,
+    workers: int, told: Callable[[str], object], quiet: bool, held: HeldOut | None, world: World, keep: bool,
+) -> Task:  # fmt: skip
     found = data if isinstance(data, Data) else find_data(data, quiet or not world.first, whole=split == "all")
     if split != "all":
         found = held_out_for(found, held, classifiers, told)
@@ -228,6 +236,7 @@ def evaluate(
     with opened(
         model, data, split, workers=workers, device=device, say=say, quiet=quiet, engine=engine, batch_size=batch_size,
         held=held, keep=False, before=lambda: check_outputs(per_class, confusion, table),
+        loaded=check_pairs if confusion else lambda classes: None,
     ) as task:  # fmt: skip
         world, asked = task.world, per_class or confusion or table
         tally = Tally(task.classifiers[0].classes, bool(confusion), bool(table)) if asked else None

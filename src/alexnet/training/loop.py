@@ -31,7 +31,7 @@ from alexnet.data.layouts.registry import Data
 from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.engines import loading
 from alexnet.inference.evaluation import Evaluation, Member, measure
-from alexnet.training import optimizer
+from alexnet.training import optimizer, plots
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
 from alexnet.training.restarts import RunLock, open_run, time_limit
@@ -88,12 +88,14 @@ def train(
             with run.saver, run.stop:  # from here on there is something to save
                 with tf32(chosen.precision == "tf32"), _memory_in_words(run):
                     pace = _loop(run, say, quiet)
-                result = _finish(run, say, quiet)
+                result, kept = _finish(run, say, quiet)
+                failed = run.pictures.failures(world) + run.held_out.failures(world)
+                if world.first:  # and nobody waits for it any more
+                    plots.save_all(folder, run.model, kept)
         finally:
             run.metrics.close()
             run.pictures.close()
             run.held_out.close()
-        failed = run.pictures.failures(world) + run.held_out.failures(world)
         epochs = run.position.step // run.steps_per_epoch
         seconds = time.monotonic() - began
         return Trained(str(folder), epochs, run.position.step, result.top1_error, seconds, pace, failed)
@@ -296,8 +298,8 @@ def _stop(run: Run, progress: Progress) -> NoReturn:
     )
 
 
-def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
-    """Evaluate the last weights in float32, as `alexnet evaluate` does, and draw the pictures of the run."""
+def _finish(run: Run, say: Say, quiet: bool) -> tuple[Evaluation, int | None]:
+    """Evaluate the last weights in float32, as `alexnet evaluate` does; the epoch that `keep_best` has chosen too."""
     save_checkpoint(run)
     run.saver.wait()
     if sent := run.division.sent():
@@ -308,12 +310,8 @@ def _finish(run: Run, say: Say, quiet: bool) -> Evaluation:
         raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)
     facts = {key: value for key, value in result.facts().items() if "seconds" not in key}
     run.metrics.add("final", run.position.step, **facts)
-    if run.world.first:
-        from alexnet.training import plots
-
-        plots.save_all(run.folder, run.model, kept)
     steps, pictures = counted(run.position.step, "step"), counted(result.images, "picture")
     say(f"{run.folder}: {steps}, validation {result.words()} on {pictures}")
     if kept is None and (told := loading.better(run.folder, {"step": run.position.step})):
         say(told)
-    return result
+    return result, kept

@@ -50,6 +50,7 @@ class Job:
     quality: int
     sums: Sums
     square: Square
+    made_in: Path | None = None  # where this process makes its files, where it does not see the folder
     files: list[dict[str, Any]] = field(default_factory=list)
     shards: dict[str, list[int]] = field(default_factory=dict)
     left_out: list[dict[str, Any]] = field(default_factory=list)

@@ -12,11 +12,10 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,6 +39,7 @@ from alexnet.data.statistics import Sums
 
 if TYPE_CHECKING:
     from alexnet.base.distributed import World
+    from alexnet.data.packs.sending import Bring
 
 ENCODINGS = ("raw", "jpeg")
 SIZE, QUALITY = 256, 85
@@ -82,7 +82,8 @@ def pack(
     `square` is how a picture becomes a square: crop (default), squash or torchvision (data/pictures.py).
 
     `encoding` is raw, or jpeg of `quality` 1 to 100. Unreadable pictures are left out and are in `failed`. Of several
-    processes in a `world` each makes files in turns, in a folder that all share; the first knows what it came to.
+    processes in a `world` each makes files in turns; those that do not see `out` send theirs to the first, which knows
+    what it came to.
     """
     began = time.monotonic()
     folder = Path(out)
@@ -90,14 +91,14 @@ def pack(
         job, source = _begin(data, folder, size, encoding, quality, square, say, quiet, world)
     if world and world.size > 1:
         same(world, DATA=source)
-        _check_shared(folder, world)
         job.shards = world.of_first(job.shards)
     total = sum(len(split) for split in job.data.splits.values())
     done = job.pictures_done
     if done:
         say(f"going on: {done:,} of {total:,} pictures are packed")
     threads = workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    pace = _fill(job, source, threads, total, done, quiet, world)
+    with _places(folder, world, say) as (job.made_in, bring):
+        pace = _fill(job, source, threads, total, done, quiet, world, bring)
     if world and not world.first:
         return Packed(str(folder), {}, 0, time.monotonic() - began, pace)
     if not job.sums.counts[0]:
@@ -140,6 +141,14 @@ def _begin(
     return job, source
 
 
+def _places(folder: Path, world: World | None, say: Callable[[str], object]) -> AbstractContextManager[tuple]:
+    if world is None or world.size == 1:
+        return nullcontext((None, None))
+    from alexnet.data.packs import sending  # which needs torch
+
+    return sending.apart(folder, world, say)
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +158,10 @@ def _make_folder(folder: Path) -> None:
         ) from None
 
 
-def _fill(job: Job, source: str, threads: int, total: int, done: int, quiet: bool, world: World | None) -> float:
+def _fill(
+    job: Job, source: str, threads: int, total: int, done: int, quiet: bool, world: World | None,
+    bring: Bring | None,
+) -> float:  # fmt: skip
     """Make every file that is not made yet, in turns with the other processes, noting each; pictures a second."""
     rank, ranks = (world.rank, world.size) if world else (0, 1)
     with (
@@ -159,7 +171,7 @@ def _fill(job: Job, source: str, threads: int, total: int, done: int, quiet: boo
     ):
         left = job.files_left()[rank::ranks]
         own = (_make_file(job, name, number, pool, threads, progress, stop) for name, number in left)
-        for number, made in enumerate(in_turns(world, own)):
+        for number, made in enumerate(in_turns(world, own, bring=bring)):
             if number % ranks:
                 progress.update(made.pictures)
             job.take(made)
@@ -211,24 +223,6 @@ def _check_folder(folder: Path) -> None:
         others = [p.name for p in folder.iterdir() if not p.name.endswith(".part")]
         if others:
             raise AlexNetError(f"PACK {folder} holds other files ({others[0]}); give a folder that is new or empty.")
-
-
-def _check_shared(folder: Path, world: World) -> None:
-    """Refuse a folder that is another one on another machine, before hours of work."""
-    seen = folder / f".{world.of_first(uuid.uuid4().hex)}.part"
-    if world.first:
-        seen.touch()
-    try:
-        world.barrier()
-        with world.together():
-            if not seen.exists():
-                raise AlexNetError(
-                    f"PACK {folder} is not the folder that the first process sees; give one on a disk that all "
-                    "machines share, or pack on one machine."
-                )
-    finally:
-        if world.first:
-            seen.unlink()
 
 
 def _check_space(job: Job, pictures: int) -> None:
@@ -286,7 +280,7 @@ def _make_file(
     """One file of pictures, from its part of a split: decoded in chunks, written in order."""
     split = job.data.splits[name]
     rows = np.arange(number * job.per_file, min((number + 1) * job.per_file, len(split)))
-    file = ShardWriter(job.folder / f"{name}-{number:05}.npy", job.encoding, job.side, len(rows))
+    file = ShardWriter((job.made_in or job.folder) / f"{name}-{number:05}.npy", job.encoding, job.side, len(rows))
     left_out = []
     # Large enough that the threads meet seldom: small pictures are decoded in less time than they would wait.
     per_chunk = max(LEAST, CHUNK // (job.side * job.side * 3))
