@@ -125,9 +125,7 @@ def main(images: str | None, count: int, name: str, runs: int) -> None:
             "decoding alone": lambda: sum(len(b) for b in named_batches(Sources(files), size, channels, BATCH)),
             "network alone": lambda: network(one, count),
             "predict": predict,
-            "features": lambda: write_features(
-                one, Sources(files), ["fc7"], folder / f"{next(made)}.npy", batch_size=BATCH
-            ),
+            "features": features,
             "torchvision, DataLoader": lambda: peer(theirs, files),
         }
         predict(files[: count // 4])

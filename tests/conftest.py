@@ -77,6 +77,15 @@ def write_folders(root: Path, per_class: int, first: int = 0) -> Path:
     return root
 
 
+def rows(per_class: int, first: int = 0) -> list[tuple[bytes, int]]:
+    """Encoded pictures with their labels, so many of each colour."""
+    return [
+        (encoded(coloured(name, n)), label)
+        for n in range(first, first + per_class)
+        for label, name in enumerate(sorted(COLOURS))
+    ]
+
+
 def write_parquet(path: Path, rows: list[tuple[bytes, int]], names: list[str] | None) -> Path:
     """Hugging Face style: image {bytes, path}, label, names in the schema's metadata."""
     import pyarrow as pa
@@ -101,6 +110,11 @@ def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def last_json(out: str) -> dict:
+    """The object that a command with --json prints last."""
+    return json.loads(out.strip().splitlines()[-1])
 
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

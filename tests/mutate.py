@@ -106,7 +106,7 @@ PLACES = [
         "data/loader.py",
         "positions[positions < count]",
         "positions % count",
-        "test_loader.py test_pack.py -k 'order or window or once'",
+        "test_loader.py test_pack_reading.py -k 'order or window or once'",
     ),
     # answers
     (

@@ -66,9 +66,13 @@ class Pickler:
         elif isinstance(value, bytes):
             write(b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value)))
             write(value)
-        elif self._again(value):
-            pass
-        elif isinstance(value, str):
+        elif not self._again(value):
+            self._new(value)
+
+    def _new(self, value: Any) -> None:
+        """What the memo remembers, at its first sight."""
+        write = self.out.write
+        if isinstance(value, str):
             self.put(value.encode("latin-1"))
             self._remember(value)
         elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A service in this process, and one in another."""
+"""A service in this process, one in another, and pictures to ask it about."""
 
 from __future__ import annotations
 
@@ -12,10 +12,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
+from alexnet.inference.similarity import build_index
 from alexnet.serving.app import Settings, application
 from alexnet.serving.models import Models, opened
+from conftest import coloured, encoded, once
+
+
+def pictures(count: int) -> list[bytes]:
+    """Pictures of several sizes and kinds."""
+    kinds = [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {}), ("GIF", {})]
+    made = []
+    for number in range(count):
+        kind, options = kinds[number % 4]
+        picture = coloured(("blue", "green", "red")[number % 3], number, (60 + 7 * number, 90 - 2 * number))
+        made.append(encoded(picture, kind, **options))
+    return made
+
+
+def index_of(tmp_path_factory: pytest.TempPathFactory, run: Path, folders: Path) -> Path:
+    """An index of the run over the coloured pictures."""
+    return once(tmp_path_factory, "index", lambda out: build_index(run, [str(folders / "train")], out))
 
 
 @contextmanager

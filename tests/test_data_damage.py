@@ -30,10 +30,12 @@ from alexnet.data.packs import writing
 from alexnet.data.packs.reading import HEADER, STATE, checksum
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
-from conftest import write_folders, write_parquet
-from test_data_files import LABELS, NAMES, PICTURES
-from test_imagenet import cifar10, tar, train_pictures, valid_pictures, write, write_kaggle, write_official
+from archives import cifar10, tar, train_pictures, valid_pictures, write, write_kaggle, write_official
+from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
 
+NAMES = sorted(COLOURS)
+LABELS = [0, 1, 2, 2, 1, 0]
+PICTURES = [encoded(coloured(NAMES[label], n, (8, 8))) for n, label in enumerate(LABELS)]
 TRIES = int(os.environ.get("DAMAGE", "10"))
 quick = settings(
     max_examples=TRIES, deadline=None, database=None, derandomize=True,

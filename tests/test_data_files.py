@@ -20,8 +20,8 @@ from alexnet.data.layouts.registry import find_data
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
 from alexnet.inference.matching import match_classes
+from archives import tar
 from conftest import COLOURS, coloured, encoded
-from test_imagenet import tar
 
 NAMES = sorted(COLOURS)
 LABELS = [0, 1, 2, 2, 1, 0]

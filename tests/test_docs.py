@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import alexnet
-import test_imports
 from alexnet.base import hints, run_files
 from alexnet.cli import commands
 from alexnet.engines import choosing
@@ -102,8 +101,6 @@ def test_lists_that_a_page_repeats_are_those_of_the_code():
     assert all(f"| `{name}` | {text} |" in read("docs/reference/files.md") for name, text in run_files.MEANINGS.items())
     assert re.findall(r"^\| `--(\w+)` \|", read("docs/how-to/conversion.md"), re.M) == list(hints.MEANINGS)
     assert all(f"`{option}`" in read("docs/reference/recipes.md") for option in recipe.OPTIONS.values())
-    folders = re.findall(r"`(\w+)`", read("docs/extending.md").partition("in an order")[2].partition("A test")[0])
-    assert folders == test_imports.ROOMS
 
 
 def test_every_symptom_in_quotes_is_what_the_program_says():

@@ -12,7 +12,7 @@ import pytest
 from alexnet.inference.inside import drawing, explained, maps, network_svg
 from alexnet.networks.shapes import layer_facts
 from alexnet.networks.variants import VARIANTS
-from test_inside import made, picture
+from narrow_classifier import made, picture
 
 CROSSINGS = {
     "alexnet2012": ["conv3", "fc6", "fc7", "fc8"],

@@ -7,15 +7,9 @@ import pytest
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import find_data, stratified
-from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
+from conftest import COLOURS, coloured, encoded, rows, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)
-
-
-def rows(per_class: int, first: int = 0) -> list[tuple[bytes, int]]:
-    return [
-        (encoded(coloured(name, n)), label) for n in range(first, first + per_class) for label, name in enumerate(NAMES)
-    ]
 
 
 def test_class_folders_with_splits(folders):

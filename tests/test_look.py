@@ -20,7 +20,7 @@ from alexnet.inference.inside import drawing, figures, heat, looking, maps, page
 from alexnet.inference.similarity import similar
 from alexnet.networks import variants as v
 from conftest import COLOURS, coloured
-from test_inside import made, picture
+from narrow_classifier import made, picture
 
 # Those whose layers or orders differ in kind; tests/test_inside.py has all.
 KINDS = ("alexnet2012", "alexnet_paper", "alexnet_owt", "alexnet_bn", "cifar10_18", "cifar10_13", "alexnet64")

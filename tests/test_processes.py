@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -19,23 +18,10 @@ from alexnet.base.metrics import read
 from alexnet.training import checkpoint
 from alexnet.training.loop import train
 from conftest import write_folders
+from launched import ENVIRONMENT, SETS, command, losses, wait_for_step
 from together import Command, group
 
 pytestmark = pytest.mark.cpu
-
-SETS = [
-    *("--set", "variant=alexnet32", "--set", "epochs=2", "--set", "batch_size=7", "--set", "learning_rate=0.002"),
-    *("--set", "precision=float32", "--set", "log_every=1", "--set", "workers=1"),
-]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "alexnet", *map(str, arguments)]
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read(folder / run_files.METRICS) if line["kind"] == "step"]
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +42,6 @@ def alone(data, tmp_path_factory) -> Path:
     result = train(data, out, sets=SETS[1::2])
     assert len(result.failed) == 2
     return out
-
-
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen | Command) -> None:
-    for _ in range(6000):
-        if len(losses(folder)) >= step or process.poll() is not None:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the run did not start")
 
 
 def test_ctrl_c_ends_a_process_with_its_status_and_a_saved_run(data, tmp_path):

@@ -22,7 +22,7 @@ from alexnet.training.checkpoint import read_state
 from alexnet.training.loop import train
 from alexnet.training.restarts import LOCK, WRITER
 from conftest import write_folders
-from test_processes import ENVIRONMENT, SETS, losses, wait_for_step
+from launched import ENVIRONMENT, SETS, losses, wait_for_step
 from together import group
 
 pytestmark = pytest.mark.cpu

@@ -14,46 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import alexnet as package
-from alexnet.base.run_files import METRICS
-from alexnet.data.layouts.registry import find_data
-from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import attach
-from alexnet.inference.inside.heat import METHODS
-from alexnet.inference.similarity import build_index, similar
-from alexnet.networks.model import AlexNet
-from alexnet.networks.variants import VARIANTS
-from alexnet.serving import gate
+from alexnet.inference.similarity import similar
 from alexnet.serving.batching import Batcher
-from alexnet.serving.examples import DIGITS, PHOTOGRAPHS
 from alexnet.serving.fetching import allowed
 from alexnet.serving.limits import Limits
 from alexnet.serving.models import Models, Served, disagreement, opened
-from alexnet.weights.classifier import Classifier
 from conftest import coloured, encoded, needs
-from narrow import narrow, redraw
-from serving import STATIC, client
-
-
-def pictures(count: int) -> list[bytes]:
-    """Pictures of several sizes and kinds."""
-    kinds = [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {}), ("GIF", {})]
-    made = []
-    for number in range(count):
-        kind, options = kinds[number % 4]
-        picture = coloured(("blue", "green", "red")[number % 3], number, (60 + 7 * number, 90 - 2 * number))
-        made.append(encoded(picture, kind, **options))
-    return made
+from serving import client, index_of, pictures
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory, tiny_run, folders) -> Path:
-    out = tmp_path_factory.mktemp("served") / "index"
-    build_index(tiny_run, [str(folders / "train")], out)
-    return out
+    return index_of(tmp_path_factory, tiny_run, folders)
 
 
 @pytest.fixture(scope="module")
@@ -331,128 +307,3 @@ def test_no_answer_names_a_place_on_this_machine(service, tiny_run, index, folde
     for text in [*texts, failed.text]:
         for place in (tiny_run, index, folders, Path(package.__file__).parent, Path.home() / ""):
             assert str(place).rstrip("/") + "/" not in text
-
-
-# -- the page ----------------------------------------------------------------------------------------------------
-
-
-def test_a_run_is_followed_line_by_line_and_from_its_beginning_when_it_went_back(models, tmp_path):
-    lines = [json.dumps({"kind": "step", "step": n, "epoch": n / 10, "loss": 1.0}) for n in range(30)]
-    followed = Models([replace(models.all[0], run=tmp_path)])
-    with client(followed) as service:
-
-        def seen(after: int) -> tuple[list[int], int, bool]:
-            found = service.get("/page/run", params={"after": after}).json()
-            return [one["step"] for one in found["lines"]], found["next"], found["finished"]
-
-        (tmp_path / METRICS).write_text("\n".join(lines[:10]) + '\n{"kind": "st')  # the last is being written
-        assert seen(0) == (list(range(10)), 10, False)
-        (tmp_path / METRICS).write_text("\n".join(lines[:12]) + "\n")
-        assert seen(10) == ([10, 11], 12, False)
-        (tmp_path / METRICS).write_text('{"kind": "epoch", "epoch": 1, "valid_loss": NaN}\n')
-        (odd,) = json.loads(service.get("/page/run").text, parse_constant=pytest.fail)["lines"]
-        assert odd["valid_loss"] is None
-        (tmp_path / METRICS).write_text("\n".join(lines[:5]) + '\n{"kind": "final", "step": 5}\n')
-        assert seen(12) == ([0, 1, 2, 3, 4, 5], 6, True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "channels"), [("alexnet2012", 1), *((name, 3) for name in VARIANTS)])
-def test_every_network_is_shown_in_every_view(name, channels):
-    variant = narrow(name)
-    model = AlexNet(variant, 7, channels, variant.input)
-    redraw(model)
-    mean = torch.full((channels, 1, 1), 110.0)
-    preprocess = Preprocess(variant.stored, variant.input, "RGB" if channels == 3 else "L", (64.0,), mean)
-    classifier = Classifier(model.eval(), preprocess, [f"class {n}" for n in range(7)])
-    (picture,) = pictures(1)
-    with client(Models([Served("one", classifier), Served("other", classifier)])) as service:
-        (one, _) = service.get("/page/models").json()["models"]
-        drawn = service.get("/page/network.svg").text
-        for layer in one["layers"]:
-            assert f'data-layer="{layer["name"]}"' in drawn
-            answer = service.post("/page/maps", params={"layer": layer["name"]}, content=picture)
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["shape"][0] == layer["maps"]
-            if layer["filters"]:
-                assert service.get("/page/filters", params={"layer": layer["name"]}).status_code == 200
-        for path in ("steps", "views", *(f"heat?method={one}" for one in METHODS), "compare?other=1"):
-            answer = service.post(f"/page/{path}", content=picture)
-            assert answer.status_code == 200, (path, answer.text)
-        assert service.post("/page/where", content=picture).status_code in (200, 422)
-
-
-# -- what programs and browsers are told ------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_pictures_to_begin_with_are_those_of_scikit_learn(service):
-    from sklearn.datasets import load_sample_image
-
-    digits = find_data("digits").whole
-    for name, digit in DIGITS.items():
-        found = Image.open(io.BytesIO(service.get("/page/examples", params={"name": name}).content))
-        first = digits.read(int(np.flatnonzero(digits.labels == digit)[0]))
-        np.testing.assert_array_equal(np.asarray(found), np.asarray(first))
-    for name in PHOTOGRAPHS:
-        found = Image.open(io.BytesIO(service.get("/page/examples", params={"name": name}).content))
-        np.testing.assert_array_equal(np.asarray(found), load_sample_image(name))
-
-
-def test_the_description_is_openapi_and_answers_are_as_it_says(service):
-    validator = pytest.importorskip("openapi_spec_validator")
-    jsonschema = pytest.importorskip("jsonschema")
-    document = service.get("/openapi.json").json()
-    validator.validate(document)
-    (picture,) = pictures(1)
-    for path in ("/predict", "/features", "/similar"):
-        said = document["paths"][path]["post"]["responses"]
-        answer = service.post(path, params={"model": "1"}, content=picture).json()
-        jsonschema.validate(answer, said["200"]["content"]["application/json"]["schema"])
-        jsonschema.validate(service.post(path, content=b"").json(), document["components"]["schemas"]["Refused"])
-
-
-def test_metrics_count_requests_by_status_and_batches_by_size(models):
-    prometheus = pytest.importorskip("prometheus_client.parser")
-    (picture,) = pictures(1)
-    with client(models) as service:
-        for content in (picture, b"", picture):
-            service.post("/predict", content=content)
-        service.get("/some/other/path")
-        families = list(prometheus.text_string_to_metric_families(service.get("/metrics").text))
-    values = {(one.name, *sorted(one.labels.values())): one.value for family in families for one in family.samples}
-    assert values["alexnet_requests_total", "/predict", "200"] == 2
-    assert values["alexnet_requests_total", "/predict", "422"] == 1
-    assert values["alexnet_requests_total", "404", "other"] == 1
-    assert values["alexnet_batch_pictures_sum",] == 2
-    assert values["alexnet_waiting_pictures",] == 0
-
-
-def test_the_page_runs_its_own_scripts_alone_and_is_small(service):
-    whole = 0
-    for file in STATIC.iterdir():
-        text = file.read_text("utf-8")
-        whole += len(text.encode())
-        others = set(re.findall(r"https?://[^\s\"'`$]+", text)) - {"http://www.w3.org/2000/svg"}
-        assert not others, file
-        assert not re.search(r"\son\w+=[\"']|style=[\"']|javascript:", text), file
-        kind = {".html": "text/html", ".js": "javascript", ".css": "text/css", ".svg": "image/svg"}[file.suffix]
-        path = f"/static/{file.name}" if file.suffix != ".html" else {"index": "/", "docs": "/docs"}[file.stem]
-        answer = service.get(path)
-        assert kind in answer.headers["content-type"]
-        assert dict(gate.HEADERS)[b"content-security-policy"].decode() == answer.headers["content-security-policy"]
-    assert whole < 300_000
-    assert "unsafe" not in gate.POLICY
-
-
-def test_every_script_address_and_element_that_the_page_names_is_there(service):
-    scripts = {file.name: file.read_text("utf-8") for file in STATIC.glob("*.js")}
-    pages = "".join(file.read_text("utf-8") for file in STATIC.glob("*.html"))
-    for name, text in scripts.items():
-        assert set(re.findall(r'from "\./([\w.]+)"', text)) <= set(scripts), name
-        for one in re.findall(r'\$\("([\w-]+)"\)', text):
-            assert f'id="{one}"' in pages, (name, one)
-        for path in re.findall(r'(?:ask|request|blobUrl)\("(/[\w/.-]+)"', text):
-            assert "nothing is at this address" not in service.get(f"{path}?model=none").text, (name, path)
-    for path in re.findall(r'(?:src|href)="(/[^"]*)"', pages):
-        assert service.get(path).status_code == 200

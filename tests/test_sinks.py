@@ -18,7 +18,7 @@ from alexnet.training import recipe as recipes
 from alexnet.training import sinks
 from alexnet.training.loop import train
 from narrow import narrow
-from test_recipe_keys import BASE, begin, data
+from watched import BASE, begin, data
 
 STEPS = [*BASE, "epochs=2", "max_steps=0", "checkpoint_every=1"]
 

@@ -13,8 +13,8 @@ from alexnet.data.checking import check
 from alexnet.data.dataset import split_word
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.writing import pack
+from archives import tar, valid_pictures
 from conftest import coloured, encoded, write_parquet
-from test_imagenet import tar, valid_pictures
 
 CLASSES = ["cat", "dog", "owl"]
 PICTURE = [encoded(coloured("red", n, (4, 4))) for n in range(40)]

@@ -20,8 +20,7 @@ from alexnet.data.checking import check
 from alexnet.data.layouts import remote
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.writing import pack
-from conftest import coloured, encoded, write_folders, write_parquet
-from test_imagenet import (
+from archives import (
     IDS,
     KNOWN,
     cifar10,
@@ -35,8 +34,9 @@ from test_imagenet import (
     write_kaggle,
     write_official,
 )
-from test_layouts import NAMES, rows
+from conftest import COLOURS, coloured, encoded, rows, write_folders, write_parquet
 
+NAMES = sorted(COLOURS)
 CLASSES = {f"{KNOWN[0]}.tar": tar({"a.JPEG": jpeg(0, 0)}), f"{KNOWN[1]}.tar": tar(valid_pictures())[:4000]}
 
 
