@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from alexnet.base.distributed import World
-from alexnet.data import loader
+from alexnet.data import loader, stream
 from alexnet.data.layouts.registry import find_data
-from alexnet.data.loader import Pictures, batches, epoch_order, statistics
-from conftest import coloured, write_folders
+from alexnet.data.loader import Batch, Pictures, batches, epoch_order, statistics
+from alexnet.data.sources import Sources
+from conftest import DEVICE, coloured, write_folders
 
 
 def world(rank: int = 0, size: int = 1) -> World:
@@ -144,3 +148,93 @@ def test_memory_of_a_batch_is_used_again_once_nobody_holds_any_part_of_it():
     assert memory.take(5).data_ptr() == at
     assert memory.take(8).data_ptr() == at
     assert memory.take(9).shape == (9, 4, 4, 3)
+
+
+@pytest.mark.device
+def test_batches_on_a_gpu_are_those_of_the_cpu_whether_copied_or_lying_there(faulty):
+    positions = epoch_order(0, 0, len(faulty))
+    wanted = list(batches(Pictures(faulty, 8, 3, 2), positions, 5, world()))
+    pictures = Pictures(faulty, 8, 3, 2)
+    for _ in range(2):  # the second time all are decoded, and lie on a GPU
+        got = list(batches(pictures, positions, 5, World(0, 1, DEVICE)))
+        for one, other in zip(got, wanted, strict=True):
+            assert one.pictures.device.type == DEVICE.type
+            assert torch.equal(one.pictures.cpu(), other.pictures)
+            assert torch.equal(one.labels.cpu(), other.labels)
+            assert one.rows.tolist() == other.rows.tolist()
+
+
+class Card:
+    """In the place of a GPU and of torch's streams: notes in which order it is asked for what, by whom."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.told: list[tuple] = []
+        self.stream, self.events = "work", 0
+        work, copies = self.named("work"), self.named("copies")
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: work)
+        monkeypatch.setattr(torch.cuda, "stream", self.within)
+        monkeypatch.setattr(loader, "_copies", lambda device: copies)
+        monkeypatch.setattr(loader, "send", self.send)
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda x, by: self.told.append((by.name, "holds", int(x.max())))
+        )
+
+    def named(self, name: str) -> SimpleNamespace:
+        def record_event() -> SimpleNamespace:
+            self.events += 1
+            at = self.events
+            self.told.append((name, "notes", at))
+            return SimpleNamespace(at=at, synchronize=lambda: self.told.append(("CPU", "waits", at)))
+
+        waits = lambda event: self.told.append((name, "waits", event.at))  # noqa: E731
+        return SimpleNamespace(name=name, record_event=record_event, wait_event=waits)
+
+    @contextmanager
+    def within(self, stream):
+        before, self.stream = self.stream, stream.name
+        yield
+        self.stream = before
+
+    def send(self, x, device):
+        self.told.append((self.stream, "copies", int(x.max())))
+        return x.clone()
+
+
+def test_batches_are_copied_to_a_gpu_beside_its_work_two_ahead_and_awaited_before_they_are_used(monkeypatch):
+    card = Card(monkeypatch)
+    given = [Batch(torch.full((2, 3, 4, 4), n), torch.tensor([n, n]), np.arange(2), 2) for n in range(12)]
+    for n, batch in enumerate(loader._copied_ahead(iter(given), torch.device("cuda"))):
+        card.told.append(("work", "uses", n))
+        assert torch.equal(batch.pictures, given[n].pictures)
+        assert torch.equal(batch.labels, given[n].labels)
+    copied = [("copies", "copies", n) for n in range(12) for _ in "ab"]
+    assert [what for what in card.told if what[1] == "copies"] == copied
+    for n in range(12):
+        used = card.told.index(("work", "uses", n))
+        seen = card.told[:used]
+        assert sum(what[1] == "copies" for what in seen) == 2 * min(n + 3, 12)
+        (_, _, awaited) = seen[-3]
+        assert seen[-3:] == [("work", "waits", awaited), *[("work", "holds", n)] * 2]
+        noted = seen.index(("copies", "notes", awaited))
+        assert seen[noted - 2 : noted] == [("copies", "copies", n)] * 2
+    queued = []  # the CPU waits for none of the last steps, so that the GPU always has work
+    for at, (who, _, which) in enumerate(card.told):
+        if who == "CPU":
+            before = card.told[: card.told.index(("work", "notes", which))]
+            queued.append(sum(one[1] == "uses" for one in card.told[:at]) - sum(one[1] == "uses" for one in before))
+    assert queued == [loader.QUEUED] * (12 - loader.COPIED - loader.QUEUED)
+
+
+def test_pictures_for_a_gpu_are_decoded_into_pinned_memory(monkeypatch):
+    asked, empty = [], torch.empty
+
+    def allocate(*shape, pin_memory=False, **more):
+        asked.append(pin_memory)
+        return empty(*shape, **more)
+
+    monkeypatch.setattr(torch, "empty", allocate)
+    given = [np.full((9, 9, 3), n, np.uint8) for n in range(3)]
+    found = [list(stream.named_batches(Sources(given), 8, 3, 2, device=torch.device(kind))) for kind in ("cpu", "cuda")]
+    assert asked == [False, False, True, True]
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.pixels, other.pixels)

@@ -11,7 +11,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ MEMORY_SHARE = 0.4  # of the machine's free memory, for decoded pictures
 DEVICE_SHARE = 0.4  # of a GPU's free memory, for pictures that stay there
 STATISTICS_LIMIT = 100_000  # pictures from which the mean and the colour axes are computed
 AHEAD = 3  # batches that are made while the device works
+COPIED = 2  # batches that are on their way to a GPU, or there, while it works on another
+QUEUED = 3  # steps that a GPU is given before it has made the first of them: each holds a batch there
 WINDOW = 4096  # pictures among which those read together are shuffled
 
 
@@ -216,7 +219,8 @@ def batches(
         labels = torch.from_numpy(pictures.split.labels[indices[readable]])
         return Batch(images.permute(0, 3, 1, 2), labels, rows[readable], size)
 
-    yield from _made_ahead(make, start, total)
+    made = _made_ahead(make, start, total)
+    yield from _copied_ahead(made, world.device) if world.device.type == "cuda" else made
 
 
 def _made_ahead(make: Callable[[int], Batch], start: int, end: int) -> Iterator[Batch]:
@@ -233,6 +237,37 @@ def _made_ahead(make: Callable[[int], Batch], start: int, end: int) -> Iterator[
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    """The stream of copies to a GPU: one, as torch keeps memory for each stream."""
+    return torch.cuda.Stream(device)
+
+
+def _copied_ahead(made: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches on a GPU, copied while it works on those before them."""
+    copies, coming, used = _copies(device), deque[tuple[Batch, torch.cuda.Event]](), deque[torch.cuda.Event]()
+
+    def there() -> Batch:
+        batch, copied = coming.popleft()
+        here = torch.cuda.current_stream(device)
+        here.wait_event(copied)
+        for one in (batch.pictures, batch.labels):
+            one.record_stream(here)  # or a later copy could be given their memory while this stream reads them
+        return batch
+
+    for batch in made:
+        with torch.cuda.stream(copies):
+            moved = replace(batch, pictures=send(batch.pictures, device), labels=send(batch.labels, device))
+            coming.append((moved, copies.record_event()))
+        if len(coming) > COPIED:
+            yield there()
+            used.append(torch.cuda.current_stream(device).record_event())
+            if len(used) > QUEUED:
+                used.popleft().synchronize()
+    while coming:
+        yield there()
 
 
 def _resident(

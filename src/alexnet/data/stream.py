@@ -16,6 +16,7 @@ from torch import Tensor
 from alexnet.data.pictures import CROP, Square, Unreadable, decode
 from alexnet.data.sources import Named
 
+CPU = torch.device("cpu")
 AHEAD = 2  # batches that are decoded while the network works
 
 
@@ -35,22 +36,25 @@ class NamedBatch:
 
 
 def named_batches(
-    named: Iterable[Named], size: int, channels: int, batch_size: int, workers: int = 0, square: Square = CROP
-) -> Iterator[NamedBatch]:
+    named: Iterable[Named], size: int, channels: int, batch_size: int, workers: int = 0, square: Square = CROP,
+    device: torch.device = CPU,
+) -> Iterator[NamedBatch]:  # fmt: skip
     """The pictures at `size` pixels, `batch_size` at a time, decoded by `workers` threads (0: one a core).
 
     At most AHEAD + 1 batches are held, however many pictures come. A batch may hold no readable picture.
+    For a GPU as `device` they lie in pinned memory, which `send` needs.
     """
     source, threads = iter(named), workers or os.cpu_count() or 1
-    waiting: deque[tuple[list[Named], np.ndarray, list[Future]]] = deque()
+    waiting: deque[tuple[list[Named], Tensor, list[Future]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
         def begin() -> None:
             if chunk := list(islice(source, batch_size)):
-                out = np.empty((len(chunk), size, size, channels), np.uint8)
+                shape, pinned = (len(chunk), size, size, channels), device.type == "cuda"
+                out = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
                 # Some parts a thread: a task a picture would cost more than a small picture's decoding.
                 parts = np.array_split(np.arange(len(chunk)), min(len(chunk), 4 * threads))
-                waiting.append((chunk, out, [pool.submit(_decode, chunk, out, part, square) for part in parts]))
+                waiting.append((chunk, out, [pool.submit(_decode, chunk, out.numpy(), part, square) for part in parts]))
 
         try:
             for _ in range(AHEAD):
@@ -60,7 +64,7 @@ def named_batches(
                 begin()
                 errors = [error for future in futures for error in future.result()]
                 readable = [i for i, error in enumerate(errors) if error is None]
-                pixels = torch.from_numpy(out if len(readable) == len(chunk) else out[readable])
+                pixels = out if len(readable) == len(chunk) else out[readable]
                 yield NamedBatch([name for name, _ in chunk], errors, pixels.permute(0, 3, 1, 2))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

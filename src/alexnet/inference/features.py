@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.base.device import choose_device
+from alexnet.base.device import choose_device, send
 from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError, nearest_names
 from alexnet.base.progress import Progress
@@ -92,11 +92,12 @@ def feature_batches(
     """
     preprocess, world = classifier.preprocess, world or alone()
     dealt = Dealt(named, batch_size, world, name_of)
-    batches = named_batches(dealt, preprocess.stored, preprocess.channels, batch_size, workers, preprocess.squared)
+    where, stored = classifier.device, preprocess.stored
+    batches = named_batches(dealt, stored, preprocess.channels, batch_size, workers, preprocess.squared, where)
 
     def work() -> Iterator[FeatureBatch]:
         for batch in batches:
-            crops = preprocess.central(batch.pixels.to(classifier.device, non_blocking=True))
+            crops = preprocess.central(send(batch.pixels, where))
             values = outputs(classifier.model, preprocess.normalise(crops), layers, pool)
             yield FeatureBatch(batch.names, batch.errors, values, batch.pixels if world.size == 1 else None)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alexnet.base import tables
-from alexnet.base.device import choose_device
+from alexnet.base.device import choose_device, send
 from alexnet.base.distributed import World, alone
 from alexnet.base.errors import AlexNetError
 from alexnet.base.journal import Journal, kept
@@ -129,7 +129,8 @@ def _stream(
     used = classifier.preprocess
     done = (journal.units, journal.mark) if journal else ()
     dealt = Dealt(sources, batch_size, world, name_of, *done)
-    batches = named_batches(dealt, used.stored, used.channels, batch_size, workers, used.squared)
+    where = classifier.device
+    batches = named_batches(dealt, used.stored, used.channels, batch_size, workers, used.squared, where)
 
     def work() -> Iterator[tuple]:
         for batch in batches:
@@ -156,15 +157,17 @@ def classify(classifier: Classifier, pixels: Tensor, topk: int, views: int = 1) 
 
 
 def _found(classifier: Classifier, pixels: Tensor, views: int) -> Tensor:
-    filled = torch.cat([pixels, pixels[-1:].expand(-len(pixels) % GROUP, -1, -1, -1)])
-    return probabilities(classifier, filled, views)[: len(pixels)]
+    count, room = len(pixels), -len(pixels) % GROUP
+    if room:
+        pixels = torch.cat([pixels, pixels[-1:].expand(room, -1, -1, -1)])
+    return probabilities(classifier, pixels, views)[:count]
 
 
 @torch.inference_mode()
 def probabilities(classifier: Classifier, pixels: Tensor, views: int = 1) -> Tensor:
     """Of uint8 pictures (n, C, stored, stored): float32 (n, classes)."""
     member = Member(classifier.model, classifier.preprocess, engine=classifier.engine)
-    whole = {classifier.preprocess.key: pixels.to(classifier.device, non_blocking=True)}
+    whole = {classifier.preprocess.key: send(pixels, classifier.device)}
     return log_probabilities([member], [1.0], whole, views).exp()
 
 

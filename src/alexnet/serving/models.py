@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alexnet.base import hints
-from alexnet.base.device import choose_device
+from alexnet.base.device import choose_device, send
 from alexnet.base.errors import AlexNetError
 from alexnet.base.run_files import METRICS
 from alexnet.data.pictures import decode
@@ -52,7 +52,7 @@ class Served:
         preprocess, model = self.classifier.preprocess, self.classifier.model
 
         def compute(squares: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-            crops = preprocess.central(_pixels(squares).to(self.classifier.device))
+            crops = preprocess.central(send(_pixels(squares), self.classifier.device))
             found = outputs(model, preprocess.normalise(crops), names, pool)
             return [{name: values[row] for name, values in found.items()} for row in range(len(squares))]
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alexnet.base.device import send
 from alexnet.base.files import reserve, writing
 from alexnet.base.progress import Progress
 from alexnet.data.loader import Pictures, fits_in_memory
@@ -67,7 +68,7 @@ class FeatureRows(Pictures):
             for first in range(0, len(pictures), BATCH):
                 indices = np.arange(first, min(first + BATCH, len(pictures)))
                 pixels, readable = pictures.get(indices)
-                crops = preprocess.central(torch.from_numpy(pixels).to(device))
+                crops = preprocess.central(send(torch.from_numpy(pixels), device))
                 values = outputs(model, preprocess.normalise(crops), [layer])[layer]
                 self.rows[indices[readable]] = values.reshape(len(values), units)
                 progress.update(len(indices))

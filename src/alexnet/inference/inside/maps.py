@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from alexnet.base.device import send
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
 from alexnet.data.pictures import Source
@@ -113,14 +114,15 @@ def top_of_all(
     names, preprocess = check_layers(classifier.model, list(chosen)), classifier.preprocess
     best = {name: {one: _Best(count) for one in _check_maps(classifier, name, chosen[name])} for name in names}
     sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
-    batches = named_batches(sources, preprocess.stored, preprocess.channels, batch_size, square=preprocess.squared)
+    where, stored = classifier.device, preprocess.stored
+    batches = named_batches(sources, stored, preprocess.channels, batch_size, 0, preprocess.squared, where)
     failed, seen = [], 0
     with Progress("looking", sources.total, "pictures", quiet=quiet) as progress:
         for batch in batches:
             told = list(zip(batch.names, batch.errors, strict=True))
             failed += [{"file": name, "error": error} for name, error in told if error is not None]
             readable = [name for name, error in told if error is None]
-            images = preprocess.normalise(preprocess.central(batch.pixels.to(classifier.device)))
+            images = preprocess.normalise(preprocess.central(send(batch.pixels, where)))
             for layer, values in outputs(classifier.model, images, names).items():
                 for one, kept in best[layer].items():
                     kept.add(readable, _as_maps(values)[:, one], batch.pixels, seen)
