@@ -179,18 +179,23 @@ def stage_backward(
 
 
 @triton.jit
+def _tile(rows, C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr):
+    """This program's rows and columns, each with which exist, and of their product the places and which exist."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(1) * WIN + tl.arange(0, WIN)
+    there, exists = row < rows, columns < C
+    at = row[:, None].to(tl.int64) * C + columns[None, :]
+    return row, there, columns, exists, at, there[:, None] & exists[None, :]
+
+
+@triton.jit
 def within_forward(
     Z, Y, D, rows, scale, H, W,
     C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr, WITHIN: tl.constexpr, BETA: tl.constexpr,
     KEEP: tl.constexpr,
 ):  # fmt: skip
     """Within-map norm: Y = Z · D^-BETA, D = 1 + scale · the sum of Z² around each place."""
-    columns = tl.program_id(1) * WIN + tl.arange(0, WIN)
-    exists = columns < C
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < rows
-    at = row[:, None].to(tl.int64) * C + columns[None, :]
-    mask = there[:, None] & exists[None, :]
+    row, there, _, exists, at, mask = _tile(rows, C, WIN, ROWS)
     x, y = row % W, row // W % H
     total = tl.zeros((ROWS, WIN), tl.float32)
     for number in tl.static_range((2 * WITHIN + 1) * (2 * WITHIN + 1)):
@@ -212,12 +217,7 @@ def within_backward(
     KERNEL: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
     """The parts of the within-map norm's gradient: DIRECT = g · D^-BETA, and T = g · Z · D^(-BETA-1), to be summed."""
-    columns = tl.program_id(1) * WIN + tl.arange(0, WIN)
-    exists = columns < C
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < rows
-    at = row[:, None].to(tl.int64) * C + columns[None, :]
-    mask = there[:, None] & exists[None, :]
+    row, there, columns, exists, at, mask = _tile(rows, C, WIN, ROWS)
     if KERNEL > 0:
         picture, y, x = row // W // H, row // W % H, row % W
         gradient = _from_pooling(
@@ -238,12 +238,7 @@ def within_spread(
     C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr, WITHIN: tl.constexpr, BETA: tl.constexpr,
 ):  # fmt: skip
     """The within-map norm's gradient, in the place of DIRECT: less what each place changes around it."""
-    columns = tl.program_id(1) * WIN + tl.arange(0, WIN)
-    exists = columns < C
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < rows
-    at = row[:, None].to(tl.int64) * C + columns[None, :]
-    mask = there[:, None] & exists[None, :]
+    row, there, _, exists, at, mask = _tile(rows, C, WIN, ROWS)
     x, y = row % W, row // W % H
     total = tl.zeros((ROWS, WIN), tl.float32)
     for number in tl.static_range((2 * WITHIN + 1) * (2 * WITHIN + 1)):
