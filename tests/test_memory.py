@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from alexnet.base import device
+from alexnet.base.errors import AlexNetError
 from alexnet.data.dataset import Data, Split
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.sources import Sources
@@ -48,6 +50,27 @@ def test_the_memory_that_is_foretold_is_about_what_torch_keeps(name):
     assert needed(model, 0, torch.float32) == 12 * sum(x.numel() for x in model.parameters())
 
 
+def test_a_captured_step_takes_its_memory_twice_and_the_batch_size_that_fits_goes_by_that(monkeypatch):
+    """alexnet32 with 10 classes and 28 pixels, in bfloat16: the sum by hand."""
+    model = seeded_build(0, "alexnet32", 10, 3, 28)
+    weights = sum(x.numel() for x in model.parameters())
+    made = {}
+    for name in (record.name for record in model.variant.layers):
+        getattr(model, name).register_forward_hook(lambda m, i, y, name=name: made.update({name: y[0].numel()}))
+    with torch.no_grad():
+        made["prob"] = model(torch.zeros(1, 3, 28, 28)).numel()  # which the loss keeps
+    kept, once = 2 * 4 * weights, (4 + 2) * weights + 2 * 96 * sum(made.values())
+    assert needed(model, 96, torch.bfloat16) == kept + once
+    assert needed(model, 96, torch.bfloat16, captured=True) == kept + 2 * once
+    # A card on which half of the batch fits by itself, and captured less than that.
+    half = (6 * weights + 2 * 48 * sum(made.values())) + kept
+    card = SimpleNamespace(total_memory=half / 0.69)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    said = [str(too_little(model, 96, torch.bfloat16, torch.device("cuda"), captured)) for captured in (False, True)]
+    assert "--set batch_size=48 (about" in said[0]
+    assert int(said[1].partition("batch_size=")[2].split()[0]) < 48
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 8 TB"), MemoryError()]
 )
@@ -73,6 +96,8 @@ def test_a_gpu_that_torch_cannot_use_is_said_and_not_passed_over(tmp_path, monke
         assert not caplog.records
         assert device.choose_device("auto").type in ("cpu", "mps")
     assert "an Nvidia GPU is here, but torch" in caplog.text
+    with pytest.raises(AlexNetError, match=r"--device cuda: an Nvidia GPU is here, but torch .* see to the driver"):
+        device.choose_device("cuda")
 
 
 def test_a_single_picture_that_does_not_fit_is_not_answered_with_the_same_batch_size():

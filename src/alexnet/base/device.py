@@ -28,22 +28,28 @@ def choose_device(name: str = "auto") -> torch.device:
     }
     if name == "auto":
         if not available["cuda"]() and NVIDIA.exists():
-            built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "was built without CUDA"
-            logging.getLogger("alexnet").warning(
-                f"an Nvidia GPU is here, but torch {torch.__version__} cannot use it (it {built}): see to the "
-                "driver, or install a torch that fits it; --device cpu says that the CPU is meant"
-            )
+            logging.getLogger("alexnet").warning(f"{_unused_gpu()}; --device cpu says that the CPU is meant")
         return _exact(torch.device(next(kind for kind, there in available.items() if there())))
     kind = name.split(":")[0]
     if kind not in available:
         raise AlexNetError(f"--device was given '{name}'; it takes {', '.join(DEVICES)}.")
     if not available[kind]():
+        if kind == "cuda" and NVIDIA.exists():
+            raise AlexNetError(f"--device {name}: {_unused_gpu()}; until then use --device cpu.")
         raise AlexNetError(f"--device {name}: torch finds no such device here; use --device auto or cpu.")
     number = name.partition(":")[2]
     if ":" in name and not (number.isdecimal() and int(number) < (torch.cuda.device_count() if kind == "cuda" else 1)):
         there = f"cuda:0 to cuda:{torch.cuda.device_count() - 1}" if kind == "cuda" else kind
         raise AlexNetError(f"--device {name}: torch finds no such device here; of that kind there is {there}.")
     return _exact(torch.device(name))
+
+
+def _unused_gpu() -> str:
+    built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "was built without CUDA"
+    return (
+        f"an Nvidia GPU is here, but torch {torch.__version__} cannot use it (it {built}): see to the driver, or "
+        "install a torch that fits it"
+    )
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:

@@ -109,7 +109,9 @@ def _memory_in_words(run: Run) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise too_little(run.division.part, run.recipe.batch_size, run.precision, run.world.device) from None
+        captured = run.captured is not None and not run.captured.failed
+        part, size, where = run.division.part, run.recipe.batch_size, run.world.device
+        raise too_little(part, size, run.precision, where, captured) from None
 
 
 def _loop(run: Run, say: Say, quiet: bool) -> float:

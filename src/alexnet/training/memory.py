@@ -13,34 +13,44 @@ from alexnet.networks.shapes import layer_facts
 GIB = 1 << 30
 
 
-def needed(model: AlexNet, batch_size: int, precision: torch.dtype) -> float:
-    """Bytes of a step, about: weights, gradients and momenta in float32, and every layer's output in `precision`.
+def needed(model: AlexNet, batch_size: int, precision: torch.dtype, captured: bool = False) -> float:
+    """Bytes of a step, about: weights and momenta in float32, and what it makes: gradients in float32, weights and
+    every layer's output in `precision`.
 
     What is kept for the backward pass is between half of the outputs (fast forms) and 1.4 times them (plain norms).
+    A step `captured` as a CUDA graph keeps all that it makes, beside what an epoch's last batch makes, which is no
+    part of the graph and may have a picture less.
     """
     each = torch.finfo(precision).bits // 8
     facts = layer_facts(model.variant, model.classes, model.channels, model.input)
     outputs = sum(math.prod(layer.output) for layer in facts)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return 3 * 4 * weights + (each * weights if each < 4 else 0) + each * batch_size * outputs
+    made = (4 + (each if each < 4 else 0)) * weights + each * batch_size * outputs
+    return 2 * 4 * weights + (2 if captured else 1) * made
 
 
-def too_little(model: AlexNet, batch_size: int, precision: torch.dtype, device: torch.device) -> AlexNetError:
+def too_little(
+    model: AlexNet, batch_size: int, precision: torch.dtype, device: torch.device, captured: bool = False
+) -> AlexNetError:
     """The error of a step for which there was no memory: what it needs, and the batch size that should fit."""
-    need, smaller = needed(model, batch_size, precision), max(1, batch_size // 2)
+
+    def bytes_of(batch_size: int) -> float:
+        return needed(model, batch_size, precision, captured)
+
+    smaller = max(1, batch_size // 2)
     there = ""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         there = f" of {total / GIB:.1f} GiB"
-        while smaller > 1 and needed(model, smaller, precision) > 0.7 * total:
+        while smaller > 1 and bytes_of(smaller) > 0.7 * total:
             smaller //= 2
     what = (
         f"{device.type}'s memory{there} ran out in a step of {model.variant.name} with batches of {batch_size:,} "
-        f"pictures, which takes about {need / GIB:.1f} GiB beside what other programs hold"
+        f"pictures, which takes about {bytes_of(batch_size) / GIB:.1f} GiB beside what other programs hold"
     )
     if batch_size == 1:
         return AlexNetError(f"{what}; end what else uses that memory, or choose a smaller network or input.")
     return AlexNetError(
-        f"{what}; use --set batch_size={smaller} (about {needed(model, smaller, precision) / GIB:.1f} GiB), which "
+        f"{what}; use --set batch_size={smaller} (about {bytes_of(smaller) / GIB:.1f} GiB), which "
         "trains another way: give it a learning_rate of its own."
     )
