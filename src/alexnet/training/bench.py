@@ -28,7 +28,7 @@ from alexnet.networks.shapes import layer_facts
 from alexnet.training import loop
 from alexnet.training import recipe as recipes
 from alexnet.training.restarts import RunLock
-from alexnet.training.run import Run, prepare
+from alexnet.training.run import Run, prepare, try_forms
 
 CLASSES = 1000
 PHOTOGRAPH = (500, 375)  # pixels, the commonest size in ImageNet
@@ -68,8 +68,8 @@ def bench(sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text
         batch = one_batch(run)
         step = seconds(lambda: train_step(run, batch), run.world.device)
         count = STEPS if step < 4 else 2
-        loader = _pass(run, count + WARM, lambda batch: None)
-        both = _pass(run, count + WARM, lambda batch: train_step(run, batch))
+        loader = seconds_a_batch(run, count + WARM, lambda batch: None)
+        both = seconds_a_batch(run, count + WARM, lambda batch: train_step(run, batch))
         rates = [run.recipe.batch_size / taken for taken in (step, loader, both)]
         floor = floor_rate(run)
         precision, limit = str(run.precision)[6:], "step" if rates[0] <= rates[1] else "loader"
@@ -82,15 +82,17 @@ def bench(sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text
 
 @contextmanager
 def prepared(
-    sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text: None, pictures: int = 0
-) -> Iterator[Run]:
-    """The default recipe's run on made-up pictures, four batches of them unless said, in a folder of its own."""
+    sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text: None, pictures: int = 0,
+    data: Path | None = None,
+) -> Iterator[Run]:  # fmt: skip
+    """The default recipe's run on DATA or made-up pictures, four batches of them unless said, in a passing folder."""
     recipe = recipes.resolve(sets=["log_every=1000000", *sets])
     with process_group(device) as world, tempfile.TemporaryDirectory() as folder:
-        data = made_up_data(pictures or 4 * recipe.batch_size, recipe.channels)
-        run = prepare(Path(folder), recipe, None, data, world, say, True, RunLock(Path(folder)))
+        found = data or made_up_data(pictures or 4 * recipe.batch_size, recipe.channels)
+        run = prepare(Path(folder), recipe, None, found, world, say, True, RunLock(Path(folder)))
         run.pictures.kept = None  # as with a data set that does not fit into memory: each picture is decoded
         try:
+            try_forms(run, say)
             yield run
         finally:
             run.pictures.close()
@@ -154,7 +156,7 @@ def train_step(run: Run, batch: Batch) -> None:
     run.recent.clear()
 
 
-def _pass(run: Run, count: int, work: Callable[[Batch], object]) -> float:
+def seconds_a_batch(run: Run, count: int, work: Callable[[Batch], object]) -> float:
     """Seconds a batch of the loader, with work done on each; those before WARM are left out."""
     began = 0.0
     for number, batch in enumerate(_batches(run, 0, count)):

@@ -35,7 +35,7 @@ from alexnet.training import optimizer, plots
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
 from alexnet.training.restarts import RunLock, open_run, time_limit
-from alexnet.training.run import Run, keep_best, prepare, save_checkpoint
+from alexnet.training.run import Run, keep_best, prepare, save_checkpoint, try_forms
 
 FEW = 10  # classes, fewer than which a loss near guessing says nothing
 
@@ -87,6 +87,7 @@ def train(
         try:
             with run.saver, run.stop:  # from here on there is something to save
                 with tf32(chosen.precision == "tf32"), _memory_in_words(run):
+                    try_forms(run, say)
                     pace = _loop(run, say, quiet)
                 result, kept = _finish(run, say, quiet)
                 failed = run.pictures.failures(world) + run.held_out.failures(world)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ from alexnet.data.preprocess import Preprocess, check_sizes
 from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
 from alexnet.engines import loading
 from alexnet.networks import fast
+from alexnet.networks.fast import gpu
+from alexnet.networks.fast.gpu import grouped
 from alexnet.networks.model import AlexNet, seeded_build
+from alexnet.networks.shapes import layer_facts
 from alexnet.networks.variants import variant as find_variant
 from alexnet.training import checkpoint, parallel, sinks
 from alexnet.training import recipe as recipes
@@ -182,6 +186,20 @@ def prepare(
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
         captured=whole_step(world.device, optimizer, say) if alone else None,
     )  # fmt: skip
+
+
+def try_forms(run: Run, say: Say) -> None:
+    """Find which form of grouped convolutions is fastest on this GPU, where that is not known yet."""
+    part, world, low = run.division.part, run.world, run.precision == torch.bfloat16
+    if not (low and world.device.type == "cuda" and gpu.here(world.device)) or run.recipe.compile or run.probes:
+        return
+    rows = layer_facts(part.variant, part.classes, part.channels, part.input)
+    before = {row.name: above.output for above, row in pairwise(rows)}
+    layers = [
+        (layer, before[name]) for name, layer in part.named_layers() if type(layer) is nn.Conv2d and name in before
+    ]
+    if said := grouped.try_out(layers, -(-run.recipe.batch_size // world.size), world.device):
+        say(said)
 
 
 def _place(state: dict | None, say: Say) -> tuple[Position, Plateau]:

@@ -1,5 +1,5 @@
 """A GPU's convolutions, which stay torch's: conv1 sees blocks of pixels as pixels with more channels, and in bfloat16
-groups become one product with zeros between the towers, which tensor cores finish sooner than two.
+groups take the form that is fastest on the card (grouped.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.networks.fast.gpu import Kernel
+from alexnet.networks.fast.gpu import Kernel, grouped
 from alexnet.networks.fast.gpu.plan import power_of_two
 from alexnet.networks.layers import LastWindow
 
@@ -20,21 +20,11 @@ def convolve(layer: nn.Conv2d, x: Tensor, precision: torch.dtype, filled: bool) 
     weight, groups = layer.weight.to(precision), layer.groups
     if groups == 1 and layer.in_channels <= FEW and layer.stride[0] > 1 and not x.requires_grad:
         return _by_blocks(layer, weight, x, filled)
-    if groups > 1 and precision == torch.bfloat16:
-        weight, groups = _dense(weight, groups), 1
-    stride, pad = layer.stride, layer.padding
     if filled:
-        x = LastWindow(layer.kernel_size[0], stride[0], int(pad[0]))(x)
-    return F.conv2d(x.to(precision), weight, None, stride, pad, 1, groups)
-
-
-def _dense(weight: Tensor, groups: int) -> Tensor:
-    """A grouped convolution's weights as one's over all channels: zeros where towers do not see each other."""
-    width = weight.shape[1]
-    towers = weight.chunk(groups)
-    return torch.cat(
-        [F.pad(one, (0, 0, 0, 0, i * width, (groups - 1 - i) * width)) for i, one in enumerate(towers)]
-    ).contiguous(memory_format=torch.channels_last)
+        x = LastWindow(layer.kernel_size[0], layer.stride[0], int(layer.padding[0]))(x)
+    chosen = groups > 1 and precision == torch.bfloat16
+    convolution = grouped.form(x.device) if chosen else grouped.as_torch_has_it
+    return convolution(x.to(precision), weight, (layer.stride, layer.padding), groups)
 
 
 def _by_blocks(layer: nn.Conv2d, weight: Tensor, x: Tensor, filled: bool) -> Tensor:
