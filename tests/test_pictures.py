@@ -14,7 +14,7 @@ from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
 from alexnet.data import pictures
-from alexnet.data.pictures import SQUARES, Square, Unreadable, decode, stored
+from alexnet.data.pictures import SQUARES, Square, Unreadable, decode, fill_squares, stored
 from conftest import encoded
 from tiff_file import tiff
 
@@ -283,6 +283,20 @@ def test_stored_has_the_shorter_side_then_the_central_square(size):
     shorter, longer = sorted(size)
     spread = got[0] if size[0] > size[1] else got[1]
     assert abs(np.ptp(spread.astype(int)) - 250 * shorter / longer) < 25
+
+
+def test_squares_go_to_their_places_and_what_cannot_be_read_leaves_its_place_as_it_is():
+    given = {
+        7: Image.new("RGB", (3, 2), (10, 20, 30)),
+        2: Unreadable("no such file"),
+        5: b"",
+        9: encoded(Image.new("L", (2, 4), 40)),
+    }
+    out = np.full((6, 2, 2, 3), 255, np.uint8)
+    failed = fill_squares(given.__getitem__, np.array([7, 2, 5, 9]), out, np.array([4, 0, 1, 3]), Square("crop"))
+    assert failed == {2: "no such file", 5: "empty, 0 bytes"}
+    wanted = {4: (10, 20, 30), 3: (40, 40, 40)}
+    assert all((out[place] == wanted.get(place, (255,) * 3)).all() for place in range(6))
 
 
 def test_a_picture_of_the_stored_size_is_not_touched():

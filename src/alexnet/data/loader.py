@@ -24,7 +24,7 @@ from alexnet.base.distributed import World, local_processes
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import Split
 from alexnet.data.packs.reading import bytes_of_pages, memory
-from alexnet.data.pictures import CROP, Square, Unreadable, decode
+from alexnet.data.pictures import CROP, Square, fill_squares
 from alexnet.data.statistics import Known, Sums
 
 MEMORY_SHARE = 0.4  # of the machine's free memory, for decoded pictures
@@ -149,13 +149,10 @@ class Pictures:
         list(self._pool.map(lambda chunk: make(indices[chunk], out, target[chunk]), chunks))
 
     def _decode(self, indices: np.ndarray, out: np.ndarray, target: np.ndarray) -> None:
-        for index, row in zip(indices.tolist(), target.tolist(), strict=True):
-            if index in self.failed:
-                continue
-            try:
-                out[row] = self.square(decode(self.split.read(index), self.channels), self.size)
-            except Unreadable as error:
-                self.failed[index] = str(error)
+        if self.failed:  # an epoch ago
+            new = np.array([index not in self.failed for index in indices.tolist()], bool)
+            indices, target = indices[new], target[new]
+        self.failed.update(fill_squares(self.split.read, indices, out, target, self.square))
 
     def failures(self, world: World) -> list[dict[str, str]]:
         """Name and fault of every unreadable picture that any process has met, in order."""

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -129,19 +129,37 @@ def _squashed(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.BILINEAR)
 
 
+def fill_squares(
+    read: Callable[[int], Source | Unreadable], rows: np.ndarray, out: np.ndarray, places: np.ndarray, square: Square
+) -> dict[int, str]:
+    """Put the pictures `read(row)` as squares into `out`, uint8 (n, S, S, C), each at its place there.
+
+    Gives what is wrong with each that cannot be read, by its row; what was at its place stays.
+    """
+    failed = {}
+    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+        try:
+            out[place] = square(decode(read(row), out.shape[3]), out.shape[1])
+        except Unreadable as error:
+            failed[row] = str(error)
+    return failed
+
+
 def is_source(given: object) -> bool:
     """Whether this is one picture, or a path, not an iterable of them."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Image.Image)
     return isinstance(given, kinds) or hasattr(given, "read") or getattr(given, "ndim", 1) in (0, 2, 3)
 
 
-def decode(source: Source, channels: int = 3) -> Image.Image:
-    """An upright 8-bit picture, RGB (channels=3) or gray (1), from whatever a Source is.
+def decode(source: Source | Unreadable, channels: int = 3) -> Image.Image:
+    """An upright 8-bit picture, RGB (channels=3) or gray (1), from whatever a Source is; why there is none is raised.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit values keep their high byte, CMYK becomes RGB.
     Arrays are uint8, or uint16 of which the high byte is kept, or floats from 0 (black) to 1.
     """
     try:
+        if isinstance(source, Unreadable):
+            raise source
         if isinstance(source, Mapping):
             source = _of_mapping(source)
         if isinstance(source, Image.Image):

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.pictures import CROP, Square, Unreadable, decode
+from alexnet.data.pictures import CROP, Square, fill_squares
 from alexnet.data.sources import Named
 
 CPU = torch.device("cpu")
@@ -45,40 +46,29 @@ def named_batches(
     For a GPU as `device` they lie in pinned memory, which `send` needs.
     """
     source, threads = iter(named), workers or os.cpu_count() or 1
-    waiting: deque[tuple[list[Named], Tensor, list[Future]]] = deque()
+    waiting: deque[tuple[list[str], Tensor, list[Future]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
         def begin() -> None:
             if chunk := list(islice(source, batch_size)):
+                names, pictures = [name for name, _ in chunk], [picture for _, picture in chunk]
                 shape, pinned = (len(chunk), size, size, channels), device.type == "cuda"
                 out = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
                 # Some parts a thread: a task a picture would cost more than a small picture's decoding.
                 parts = np.array_split(np.arange(len(chunk)), min(len(chunk), 4 * threads))
-                waiting.append((chunk, out, [pool.submit(_decode, chunk, out.numpy(), part, square) for part in parts]))
+                fill = partial(fill_squares, pictures.__getitem__, out=out.numpy(), square=square)
+                waiting.append((names, out, [pool.submit(fill, rows=part, places=part) for part in parts]))
 
         try:
             for _ in range(AHEAD):
                 begin()
             while waiting:
-                chunk, out, futures = waiting.popleft()
+                names, out, futures = waiting.popleft()
                 begin()
-                errors = [error for future in futures for error in future.result()]
-                readable = [i for i, error in enumerate(errors) if error is None]
-                pixels = out if len(readable) == len(chunk) else out[readable]
-                yield NamedBatch([name for name, _ in chunk], errors, pixels.permute(0, 3, 1, 2))
+                failed = {row: error for future in futures for row, error in future.result().items()}
+                errors = [failed.get(row) for row in range(len(names))]
+                readable = [row for row, error in enumerate(errors) if error is None]
+                pixels = out[readable] if failed else out
+                yield NamedBatch(names, errors, pixels.permute(0, 3, 1, 2))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _decode(chunk: list[Named], out: np.ndarray, rows: np.ndarray, square: Square) -> list[str | None]:
-    errors: list[str | None] = []
-    for row in rows.tolist():
-        try:
-            picture = chunk[row][1]
-            if isinstance(picture, Unreadable):
-                raise picture
-            out[row] = square(decode(picture, out.shape[3]), out.shape[1])
-            errors.append(None)
-        except Unreadable as error:
-            errors.append(str(error))
-    return errors

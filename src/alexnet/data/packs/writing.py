@@ -13,9 +13,9 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -34,7 +34,7 @@ from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.job import Job, Made, go_on, keep_job
 from alexnet.data.packs.reading import FORMAT, HEADER, STATE, VERSION, checksum
 from alexnet.data.packs.shards import ShardWriter
-from alexnet.data.pictures import Square, Unreadable, check_square, decode
+from alexnet.data.pictures import Square, Unreadable, check_square, fill_squares
 from alexnet.data.statistics import Sums
 
 if TYPE_CHECKING:
@@ -328,27 +328,29 @@ def _in_order(
 
 
 def _chunk(job: Job, split: Split, name: str, rows: np.ndarray, spare: _Spare) -> _Chunk:
-    memory, good, failed = spare.take_pixels(), 0, {}
-    for row in rows.tolist():
-        source = None
-        try:
-            source = split.read(row)
-            memory[good] = job.square(decode(source), job.side)
-            good += 1
-        except Unreadable as error:
-            if isinstance(source, Path) and not job.data.files and not os.path.lexists(source):
-                raise AlexNetError(
-                    f"{source} has gone since packing began; put it back, then the same command goes on."
-                ) from None
-            failed[row] = str(error)
-    pixels = memory[:good]
+    memory = spare.take_pixels()
+    failed = fill_squares(split.read, rows, memory, np.arange(len(rows)), job.square)
+    if failed and not job.data.files:
+        _check_there(split, failed)
+    pixels = memory[: len(rows)][np.isin(rows, [*failed], invert=True)] if failed else memory[: len(rows)]
     if name == "train":
         spare.count(pixels)
     if job.encoding == "raw":
-        return _Chunk(pixels.reshape(-1).data, [job.side * job.side * 3] * good, failed, memory)
+        return _Chunk(pixels.reshape(-1).data, [job.side * job.side * 3] * len(pixels), failed, memory)
     files = [_jpeg(one, job.quality) for one in pixels]
     spare.pixels.append(memory)
     return _Chunk(b"".join(files), [len(one) for one in files], failed)
+
+
+def _check_there(split: Split, rows: Iterable[int]) -> None:
+    """Refuse to go on without pictures that were files when packing began and are gone."""
+    for row in rows:
+        with suppress(Unreadable):
+            source = split.read(row)
+            if isinstance(source, Path) and not os.path.lexists(source):
+                raise AlexNetError(
+                    f"{source} has gone since packing began; put it back, then the same command goes on."
+                )
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

@@ -177,8 +177,6 @@ class Folder:
         failed = []
         for number, (name, source) in enumerate(self.sources):
             try:
-                if isinstance(source, Unreadable):
-                    raise source
                 yield Frame(number, number / self.rate, decode(source))
             except Unreadable as error:
                 failed.append(f"{name}: {error}")
