@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def test_the_curves_mark_the_epoch(runs, monkeypatch):
     real = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: seen.append((a, k.get("label", ""))) or real(self, *a, **k))
     for kept, label in ((None, "lowest: epoch 2, 20.00 %"), (3, "weights kept: epoch 3, 30.00 %")):
-        plots.save_curves(runs / "last", kept)
+        plots.draw_curves(SimpleNamespace(folder=runs / "last"), kept)
         (points,) = [arguments for arguments, text in seen if text == label]
         assert points[:2] == ([kept or 2], [pytest.approx(30 if kept else 20)])
 

@@ -92,7 +92,7 @@ def train(
                 result, kept = _finish(run, say, quiet)
                 failed = run.pictures.failures(world) + run.held_out.failures(world)
                 if world.first:  # and nobody waits for it any more
-                    plots.save_all(folder, run.model, kept)
+                    plots.save_all(run, kept)
         finally:
             run.metrics.close()
             run.pictures.close()

@@ -1,55 +1,70 @@
-"""The pictures of a run: learning curves and the filters of the first layer."""
+"""The pictures of a run: a function each, which lists itself by the file that it draws."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from alexnet.base import metrics
 from alexnet.base.files import write_whole
 from alexnet.base.run_files import METRICS
 from alexnet.inference.inside.drawing import filter_sheet
-from alexnet.networks.model import AlexNet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from alexnet.training.run import Run
+
+Draw: TypeAlias = "Callable[[Run, int | None], Figure | None]"
+PICTURES: dict[str, Draw] = {}
 
 
-def save_curves(folder: Path, kept: int | None = None) -> Path | None:
-    """curves.png from the run's metrics: loss by step, training and validation error by epoch; None without lines.
+def picture(file: str) -> Callable[[Draw], Draw]:
+    """List what draws this file of a run that has ended; it is told the epoch whose weights are kept, where one is."""
 
-    `kept` is the epoch whose weights the run has kept; without it, that of the lowest validation error is marked.
+    def add(draw: Draw) -> Draw:
+        PICTURES[file] = draw
+        return draw
+
+    return add
+
+
+def save_all(run: Run, kept: int | None) -> None:
+    """Draw every picture of a run that has ended into its folder."""
+    for file, draw in PICTURES.items():
+        if figure := draw(run, kept):
+            write_whole(run.folder / file, partial(figure.savefig, format="png", dpi=130))
+
+
+@picture("curves.png")
+def draw_curves(run: Run, kept: int | None) -> Figure | None:
+    """From the run's metrics: loss by step, training and validation error by epoch; None without lines.
+
+    The epoch that is kept is marked; without one, that of the lowest validation error.
     """
     from matplotlib.figure import Figure
 
-    lines = metrics.read(folder / METRICS)
+    lines = metrics.read(run.folder / METRICS)
     steps = [line for line in lines if line["kind"] == "step"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
     if not steps:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(
-        [s["epoch"] for s in steps],
-        [s["loss"] for s in steps],
-        color="0.75",
-        lw=0.8,
-        label="training, by step",
-    )
+    at = [s["epoch"] for s in steps]
+    left.plot(at, [s["loss"] for s in steps], color="0.75", lw=0.8, label="training, by step")
     if epochs:
         _by_epoch(left, right, epochs, kept)
     else:
-        right.plot(
-            [s["epoch"] for s in steps],
-            [100 * s["top1_error"] for s in steps],
-            color="0.5",
-            label="training, by step",
-        )
+        right.plot(at, [100 * s["top1_error"] for s in steps], color="0.5", label="training, by step")
     left.set(xlabel="epoch", ylabel="loss (nats a picture)", title="Loss")
     right.set(xlabel="epoch", ylabel="error (%)", title="Error")
     right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
-    return _save(figure, folder / "curves.png")
+    return figure
 
 
 def _by_epoch(left: Any, right: Any, epochs: list[dict[str, Any]], kept: int | None) -> None:
@@ -67,11 +82,12 @@ def _by_epoch(left: Any, right: Any, epochs: list[dict[str, Any]], kept: int | N
     right.plot([epoch], [error], "o", color="C1", label=f"{label}: epoch {epoch}, {error:.2f} %")
 
 
-def save_filters(model: AlexNet, folder: Path) -> Path:
-    """filters.png: conv1's filters, all scaled together from their least to their greatest weight (paper Fig. 3)."""
+@picture("filters.png")
+def draw_filters(run: Run, kept: int | None) -> Figure:
+    """conv1's filters, all scaled together from their least to their greatest weight (paper Fig. 3)."""
     from matplotlib.figure import Figure
 
-    weight = dict(model.named_parameters())["conv1.weight"].detach().float().cpu().numpy()
+    weight = dict(run.model.named_parameters())["conv1.weight"].detach().float().cpu().numpy()
     sheet = filter_sheet(weight)
     figure = Figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1] + 0.3), layout="constrained")
     axes = figure.subplots()
@@ -79,22 +95,4 @@ def save_filters(model: AlexNet, folder: Path) -> Path:
     count, channels, side, _ = weight.shape
     axes.set_title(f"conv1: {count} filters, {side} x {side} x {channels}", fontsize=9)
     axes.axis("off")
-    return _save(figure, folder / "filters.png")
-
-
-def _save(figure, path: Path) -> Path:
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130))
-    return path
-
-
-def save_all(folder: Path, model: AlexNet, kept: int | None) -> None:
-    """Every picture of a run that has ended."""
-    for draw in PICTURES.values():
-        draw(folder, model, kept)
-
-
-# A picture of a run: its file, and what draws it from the run's folder, its network and the epoch that is kept.
-PICTURES: dict[str, Callable[[Path, AlexNet, int | None], Path | None]] = {
-    "curves.png": lambda folder, model, kept: save_curves(folder, kept),
-    "filters.png": lambda folder, model, kept: save_filters(model, folder),
-}
+    return figure
