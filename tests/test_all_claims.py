@@ -93,7 +93,7 @@ def test_the_list_says_epochs_time_at_a_rate_and_where_the_minutes_end(alexnet, 
     assert headline - other == pytest.approx(costs[0] / 20_000 / 60, abs=0.11)
     cifar = next(line for line in lines if line.startswith("cifar-18"))
     assert float(cifar.split()[-2]) == pytest.approx(costs[1] / 20_000 / 60, abs=0.06)
-    end = lines.index("---- 15 minutes end here ----")
+    end = lines.index("---- 15 min end here ----")
     after = next(line for line in lines[end:] if "done after" in line)
     assert float(after.split()[-2]) > 15
     assert "as in 2012, seed 0: alexnet64, 30 epochs of 100,000 pictures of tiny-imagenet" in out
@@ -130,7 +130,7 @@ def test_the_clock_stops_it_within_a_network_and_the_same_command_goes_on_to_the
         patch.setattr(everything.threading, "Timer", type("Here", (Clock,), {"folder": out}))
         cut = Everything(place, out, 0.5, seeds=1, sets=sets, device="cpu", say=told.append).run()
     assert cut["left"] == ["headline, 1 seed", "dropout, 1 seed"]
-    assert any("0.5 minutes are over: saving" in line for line in told)
+    assert any("time is over (0.5 min): saving" in line for line in told)
     assert "the same command goes on" in told[-1]
     assert Everything(place, out, seeds=1, sets=sets, device="cpu").run()["left"] == []
     weights = [

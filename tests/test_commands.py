@@ -140,8 +140,8 @@ def test_data_without_one_readable_picture_is_refused(refused, tiny_run, tmp_pat
         for name in NAMES:
             (tmp_path / split / name).mkdir(parents=True)
             (tmp_path / split / name / "a.png").write_bytes(b"")
-    assert "none of the 3 pictures to train on can be read" in refused("train", tmp_path, "--out", tmp_path / "run")
-    assert "none of the 3 pictures to evaluate on can be read" in refused("evaluate", tiny_run, tmp_path)
+    assert "none of 3 pictures to train on can be read" in refused("train", tmp_path, "--out", tmp_path / "run")
+    assert "none of 3 pictures to evaluate on can be read" in refused("evaluate", tiny_run, tmp_path)
 
 
 # -- evaluate ---------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_classes_are_matched_by_name_not_by_index(alexnet, tiny_run, tmp_path):
 def test_ten_views_and_ensembles_on_the_command_line(alexnet, folders, tiny_run, refused):
     status, out, _ = alexnet("evaluate", tiny_run, tiny_run, folders, "--views", "10", "--weights", "0.5,0.5", "--json")
     assert (status, last_json(out)["images"]) == (0, 15)
-    assert "3 weights were given for 1 models" in refused("evaluate", tiny_run, folders, "--weights", "1,2,3")
+    assert "3 weights for 1 model; give one for each" in refused("evaluate", tiny_run, folders, "--weights", "1,2,3")
     assert "--weights was given 'a,b'" in refused("evaluate", tiny_run, folders, "--weights", "a,b")
     assert "'5' is not one of '1', '9', '10'" in refused("evaluate", tiny_run, folders, "--views", "5")
 

@@ -234,7 +234,7 @@ def test_other_pictures_of_a_sample_are_not_taken_for_its_own(tmp_path):
     (tmp_path / "train.tar").write_bytes(tar(files))
     data = find_data(tmp_path, whole=True)
     assert [data.split("all").read(i) for i in range(6)] == PICTURES
-    assert "has 6 more pictures or labels of samples that have both" in data.summary()
+    assert "has 6 further files of samples with picture and label" in data.summary()
 
 
 SHARDS = {

@@ -145,7 +145,7 @@ def test_an_ensemble_of_one_network_twice_is_that_network(untrained, data):
 def test_views_and_weights_that_do_not_fit_are_refused(untrained, data):
     with pytest.raises(AlexNetError, match="it takes 1, 9, 10"):
         evaluate(untrained, data, views=5)
-    with pytest.raises(AlexNetError, match="1 weights were given for 2 models"):
+    with pytest.raises(AlexNetError, match="1 weight for 2 models; give one for each"):
         evaluate([untrained, untrained], data, weights=[1.0])
     stranger = Classifier(untrained.model, untrained.preprocess, [f"class {n}" for n in range(10)])
     with pytest.raises(AlexNetError, match="must know the same classes"):

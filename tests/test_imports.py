@@ -104,3 +104,12 @@ def test_a_function_fits_a_screen_and_a_file_is_read_in_one_sitting():
             and (lines := (node.end_lineno or 0) - node.lineno + 1) > 45
         ]
     assert not long
+
+
+def test_a_number_of_things_in_a_sentence_is_counted():
+    """`counted` says 1 picture, where {number:,} followed by pictures would say 1 pictures."""
+    things = "channels|classes|epochs|files|frames|images|labels|layers|models|pictures|rows|seconds|steps|weights"
+    number = r"\{(?:len\([^{}]*\)|[^{}]*[a-z][^{}]*:(?:,|g))\}"
+    for module, path in MODULES.items():
+        text = re.sub(r'"\n\s*f?"', "", path.read_text("utf-8"))  # a sentence over several lines
+        assert not re.findall(rf"{number} (?:more |other |of the )?(?:{things})\b(?!/)", text), module

@@ -188,7 +188,7 @@ def test_a_folder_of_pictures_is_frames_where_an_option_says_so(alexnet, tiny_ru
     (tmp_path / "002.png").write_bytes(b"none")
     status, out, err = alexnet("predict", tiny_run, tmp_path, "--every", 1)
     assert status == 1
-    assert "1 pictures that cannot be read" in err
+    assert "1 picture that cannot be read" in err
 
 
 def test_an_annotated_film_has_every_frame_at_its_time_with_the_classes_written_on_it(

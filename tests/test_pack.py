@@ -123,7 +123,7 @@ def test_the_bytes_are_the_same_at_any_number_of_workers_and_after_any_interrupt
             parts = pack(source, tmp_path / "parts", 32, encoding, say=said.append)
         except KeyboardInterrupt:
             assert not list((tmp_path / "parts").glob(".*"))
-    assert "going on: 16 of 63 pictures are packed" in said
+    assert "going on: of 63 pictures 16 are packed" in said
     assert contents(tmp_path / "parts") == expected
     assert parts.failed == whole.failed
     assert len(whole.failed) == 3

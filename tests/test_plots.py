@@ -1,4 +1,4 @@
-"""A function that lists itself as a picture of a run is drawn when one has ended; one that gives None leaves no file."""
+"""A function that lists itself as a picture of a run is drawn when one has ended; None leaves no file."""
 
 from __future__ import annotations
 

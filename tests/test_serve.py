@@ -166,7 +166,7 @@ def test_only_so_many_pictures_wait_and_the_rest_is_told_to_come_again(models):
         free.set()
         assert [one.result().status_code for one in asked] == [200] * 4
     assert over.status_code == 503
-    assert "4 pictures are waiting already" in over.json()["error"]
+    assert "as many pictures are waiting as may (4)" in over.json()["error"]
     assert over.headers["retry-after"] == "1"
 
 

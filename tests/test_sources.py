@@ -203,13 +203,13 @@ def test_what_is_no_picture_is_passed_over_and_counted_where_it_was_not_named(fo
         assert {name.rpartition("/")[2] for name, _ in named} == wanted
         assert named.passed.count == len(others)
         assert [line.partition(",")[0] for line in named.passed.lines()] == [
-            f"{len(others)} files that are no pictures were passed over"
+            f"passed over {len(others)} files other than pictures"
         ]
         assert named.total in (None, len(list(named)))
     assert [name for name, _ in Sources([str(folder / "deeper" / "notes.txt")])] == [f"{folder}/deeper/notes.txt"]
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("x")
-    with pytest.raises(AlexNetError, match=r"is a folder without pictures, with 1 other files; give pictures"):
+    with pytest.raises(AlexNetError, match=r"is a folder without pictures, with 1 other file; give pictures"):
         Sources([tmp_path / "texts"])
 
 
@@ -238,7 +238,7 @@ def test_predict_goes_on_past_what_is_no_picture_and_fails_by_what_is_called_one
     (folder / "notes\nof\udce9.txt").write_text("words")
     status, out, err = alexnet("predict", "tiny", folder, "--topk", "1")
     assert status == 0, err
-    assert "1 files that are no pictures were passed over, such as" in out
+    assert "passed over 1 file other than pictures, such as" in out
     assert r"notes\nof\xe9.txt" in out
     shard = tarred(tmp_path / "a.tar", "w", [("0.cls", b"3"), ("0.png", (folder / "red.png").read_bytes())])
     status, out, err = alexnet("predict", "tiny", shard, "--json")

@@ -267,8 +267,8 @@ def test_what_is_no_picture_in_a_class_folder_is_passed_over_and_counted(tmp_pat
     os.mkfifo(tmp_path / "owl" / "pipe")
     data = find_data(tmp_path)
     assert len(data.split("all")) == 8
-    assert "has 2 files that are no pictures (cat/notes.txt, dog/metadata.jsonl)" in data.summary()
-    assert "has 1 pictures beside its class folders (beside.png)" in data.summary()
+    assert "has 2 files other than pictures (cat/notes.txt, dog/metadata.jsonl)" in data.summary()
+    assert "has 1 picture beside its class folders (beside.png)" in data.summary()
     assert "pipe is a device or a pipe" in data.summary()
     report = check(tmp_path, full=True)
     assert [one.file for one in report.problems if one.kind == "unreadable"] == ["owl/broken.png"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 
 NVIDIA = Path("/proc/driver/nvidia/version")  # is there where the system has Nvidia's driver
 _CUDNN: Any = torch.backends.cudnn
@@ -132,7 +133,7 @@ def device_name(device: torch.device) -> str:
     """The device in words, for people and for metrics."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    return f"{device.type}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else device.type
 
 
 def make_deterministic() -> None:

@@ -18,6 +18,7 @@ import click
 
 from alexnet.base.errors import AlexNetError, Interrupted, Lost, is_out_of_memory
 from alexnet.base.files import one_writer
+from alexnet.base.text import counted
 from alexnet.cli.base import (
     Output,
     ReaderGone,
@@ -246,7 +247,7 @@ def evaluate(
     top5 = "" if result.top5_error is None else f"top-5 error {100 * result.top5_error:.2f} %, "
     output.say(
         f"top-1 error {100 * result.top1_error:.2f} %, {top5}"
-        f"loss {result.loss:.4f}, {result.images:,} images, {result.images_per_second:,.0f} images/s"
+        f"loss {result.loss:.4f}, {counted(result.images, 'image')}, {result.images_per_second:,.0f} images/s"
     )
     status = output.failures(result.failed)
     output.end({**result.facts(), **({"weights": shares} if shares else {})})

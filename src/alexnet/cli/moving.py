@@ -168,7 +168,7 @@ class _Work:
         if isinstance(source, reading.Newest):
             self.dropped += source.dropped
             self.output.say(
-                f"{printable(reader.name)}: {source.dropped:,} of {source.read:,} frames dropped to keep up"
+                f"{printable(reader.name)}: {source.dropped:,} of {counted(source.read, 'frame')} dropped to keep up"
             )
         if reader.error:
             self.failed.append({"file": reader.name, "error": reader.error})

@@ -22,6 +22,7 @@ from PIL import Image
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
+from alexnet.base.text import counted
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import Data, Split
 from alexnet.data.faults import Fault
@@ -76,7 +77,7 @@ def check(
                 for i in missing[:MOST]
             ]
             if missing[MOST:]:
-                what = f"{len(missing) - MOST:,} more classes without a picture in this split"
+                what = f"{counted(len(missing) - MOST, 'more class')} without a picture in this split"
                 report.problems.append(Problem("one split only", name, data.classes[missing[MOST]], what))
     workers = workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     _look(report, data, full, workers, quiet, world, _journal(data, full, world, resume))

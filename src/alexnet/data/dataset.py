@@ -167,7 +167,7 @@ class Data:
     def summary(self) -> str:
         """For people: a line of layout, classes, and which split was taken from where; then one for each odd thing."""
         parts = [f"{name} {counted(len(s), 'picture')} ({s.origin})" for name, s in self.splits.items()]
-        line = f"{self.path}: {self.layout}, {len(self.classes)} classes, {', '.join(parts)}"
+        line = f"{self.path}: {self.layout}, {counted(len(self.classes), 'class')}, {', '.join(parts)}"
         return "\n".join([line, *(f"  {note}" for note in self.notes)])
 
 
@@ -178,10 +178,10 @@ def lacking(data: Data) -> list[str]:
     notes = []
     for name in seen:
         if missing := seen.get("train", everything) - seen[name]:
-            notes.append(f"{name} has no picture of {len(missing):,} of {len(data.classes):,} classes")
+            notes.append(f"{name} has no picture of {len(missing):,} of {counted(len(data.classes), 'class')}")
             notes[-1] += f" ({data.names(missing)}); errors on it say nothing of these"
     if "train" in seen and (unseen := everything - set.union(*seen.values())):
-        notes.append(f"no split has a picture of {len(unseen):,} classes ({data.names(unseen)})")
+        notes.append(f"no split has a picture of {counted(len(unseen), 'class')} ({data.names(unseen)})")
     return notes
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from alexnet.base.device import send
 from alexnet.base.distributed import World, local_processes
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.data.layouts.registry import Split
 from alexnet.data.packs.reading import bytes_of_pages, memory
 from alexnet.data.pictures import CROP, Square, fill_squares
@@ -354,7 +355,7 @@ def statistics(pictures: Pictures, world: World, update=lambda n: None) -> Stati
         update(min(chunk, positions.stop - first) * world.size)
     sums.fill(world.sum(torch.from_numpy(sums.vector())).numpy())
     if not sums.counts[0]:
-        raise AlexNetError(f"none of the {len(chosen):,} pictures to train on can be read; check them.")
+        raise AlexNetError(f"none of {counted(len(chosen), 'picture')} to train on can be read; check them.")
     return _as_tensors(sums.known())
 
 

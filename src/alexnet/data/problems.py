@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.data.faults import Fault, Note
 
 REMEDIES = {
@@ -76,10 +76,10 @@ class Report:
 def text(report: Report, shown: int = 20) -> Iterator[str]:
     """Lines for people; of each kind of problem the first `shown`."""
     if report.layout:
-        yield f"{report.data}: {report.layout}, {report.classes:,} classes"
+        yield f"{report.data}: {report.layout}, {counted(report.classes, 'class')}"
     for name, facts in report.splits.items():
         each = f"{facts['fewest']:,}" + (f" to {facts['most']:,}" if facts["most"] != facts["fewest"] else "")
-        yield f"  {name}: {facts['pictures']:,} pictures ({facts['origin']}), {each} a class"
+        yield f"  {name}: {counted(facts['pictures'], 'picture')} ({facts['origin']}), {each} a class"
     if report.looked_at:
         (w0, w1, w2), (h0, h1, h2) = report.sizes["width"], report.sizes["height"]
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items())

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 
 from alexnet.base.errors import AlexNetError, first_line
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.data.faults import Fault, Note, encoding, is_pointer
 from alexnet.data.layouts import parquet, parquet_rows, tars
 from alexnet.data.layouts.folders import LITTER, claims, walk
@@ -108,7 +108,7 @@ class Passed:
     def lines(self) -> Iterator[str]:
         """For people."""
         if self.count:
-            yield f"{self.count:,} files that are no pictures were passed over, such as {printable(self.first)}"
+            yield f"passed over {counted(self.count, 'file')} other than pictures, such as {printable(self.first)}"
         yield from map(printable, self.notes[:SHOWN])
         if len(self.notes) > SHOWN:
             yield f"and {len(self.notes) - SHOWN:,} more"
@@ -204,7 +204,7 @@ def _count(argument: str | os.PathLike[str]) -> int | None:
             passed += 1
     counts += [1 for fault in told if not isinstance(fault, Note)]
     if not counts:
-        others = f"pictures, with {passed:,} other files" if passed else "files"
+        others = f"pictures, with {counted(passed, 'other file')}" if passed else "files"
         raise AlexNetError(f"{argument} is a folder without {others}; give pictures or a folder that holds some.")
     return None if None in counts else sum(filter(None, counts))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from alexnet.base import tables
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import check_new, write_whole
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 
 MOST = 10_000  # classes of which every pair can be counted
 ANSWERS = 5  # of a picture, in its table
@@ -132,8 +132,8 @@ def check_pairs(classes: list[str]) -> None:
     """Refuse a confusion matrix that no memory holds."""
     if len(classes) > MOST:
         raise AlexNetError(
-            f"a confusion matrix of {len(classes):,} classes is too large, up to {MOST:,} can be counted; leave it "
-            "out, --per-class counts each class."
+            f"a confusion matrix of {counted(len(classes), 'class')} is too large, up to {MOST:,} can be counted; "
+            "leave it out, --per-class counts each class."
         )
 
 

@@ -102,7 +102,7 @@ def compare(
         if "logits" in greatest:
             agree += int(outputs[0]["logits"].argmax() == outputs[1]["logits"].argmax())
     if not seen:
-        raise AlexNetError(f"none of the {len(failed):,} pictures can be read ({failed[0]['error']}); check them.")
+        raise AlexNetError(f"none of {counted(len(failed), 'picture')} can be read ({failed[0]['error']}); check them.")
     if not greatest:
         raise AlexNetError("the two models have no layer of the same name and shape; there is nothing to compare.")
     layers = [Difference(name, *row) for name, row in greatest.items()]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
+from alexnet.base.text import counted
 from alexnet.data.held_out import HeldOut
 from alexnet.data.layouts.registry import Data
 from alexnet.inference.evaluation import PLACES, log_probabilities, opened
@@ -53,7 +54,7 @@ def fit_weights(
                 labels.append(some.cpu())
                 progress.update(size)
     if not labels:
-        raise AlexNetError(f"none of the {total:,} pictures to fit the weights on can be read; check them.")
+        raise AlexNetError(f"none of {counted(total, 'picture')} to fit the weights on can be read; check them.")
     return search(torch.stack([torch.cat(mine) for mine in found]), torch.cat(labels))
 
 

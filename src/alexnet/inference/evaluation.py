@@ -19,6 +19,7 @@ from alexnet.base.distributed import World, process_group
 from alexnet.base.errors import AlexNetError
 from alexnet.base.journal import Journal, kept
 from alexnet.base.progress import Progress
+from alexnet.base.text import counted
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import split_word
 from alexnet.data.held_out import HeldOut, as_trained, digest
@@ -204,7 +205,9 @@ class Scoring:
         if self.ties not in TIES:
             raise AlexNetError(f"ties was given '{self.ties}'; it takes {' or '.join(TIES)}.")
         if self.weights is not None and len(self.weights) != models:
-            raise AlexNetError(f"{len(self.weights)} weights were given for {models} models; give one for each.")
+            raise AlexNetError(
+                f"{counted(len(self.weights), 'weight')} for {counted(models, 'model')}; give one for each."
+            )
         return self
 
     def shares(self, models: int) -> Sequence[float]:
@@ -294,10 +297,10 @@ def measure(
             progress.update(made["size"])
     if halted:
         return None
-    counted = sums.tolist() if isinstance(sums, Tensor) else [0.0] * 4  # where no picture could be read
-    (images, wrong1, wrong5, loss), many, failed = world.of_first((counted, many, failed))
+    totals = sums.tolist() if isinstance(sums, Tensor) else [0.0] * 4  # where no picture could be read
+    (images, wrong1, wrong5, loss), many, failed = world.of_first((totals, many, failed))
     if not images:
-        raise AlexNetError(f"none of the {len(pictures[0]):,} pictures to evaluate on can be read; check them.")
+        raise AlexNetError(f"none of {counted(len(pictures[0]), 'picture')} to evaluate on can be read; check them.")
     seconds = time.monotonic() - began
     name = pictures[0].split.name
     broken = [{"file": name(i), "error": error} for i, error in sorted(failed)]

@@ -144,7 +144,7 @@ def export_table(result: Export) -> str:
     lines = [
         f"{' and '.join(result.files)}: {result.bytes:,} bytes, {result.weights}",
         f"takes {result.takes}",
-        f"at this moment on this machine, {result.threads} threads: {rates}",
+        f"at this moment on this machine, {counted(result.threads, 'thread')}: {rates}",
     ]
     change = result.change
     if change is None:
@@ -300,7 +300,7 @@ def _change(
                 progress.update(size)
     images = int(sums[0, 0])
     if not images:
-        raise AlexNetError(f"none of the {total:,} pictures to measure the error on can be read; check them.")
+        raise AlexNetError(f"none of {counted(total, 'picture')} to measure the error on can be read; check them.")
     (_, a1, a5, al), (_, b1, b5, bl) = (sums / images).tolist()
     five = (a5, b5) if len(one.classes) > PLACES else (None, None)
     return Change(images, (a1, b1), five, (al, bl), same / images)

@@ -108,7 +108,7 @@ def gather(
         failed = found.failed()
         shutil.rmtree(folder)
         first = f": {failed[0]['file']}: {failed[0]['error']}" if failed else ""
-        raise AlexNetError(f"none of the {len(failed):,} pictures can be read{first}; check them.")
+        raise AlexNetError(f"none of {counted(len(failed), 'picture')} can be read{first}; check them.")
     for name, shape in shapes.items():
         with writing(found.file(name)), open(found.file(name), "r+b") as opened:
             opened.write(_npy_header((found.rows, *shape)))
@@ -138,7 +138,7 @@ def _write(found: Gathered, batches: Iterable[FeatureBatch]) -> None:
         except OSError as error:
             raise CannotWrite(
                 folder, error.strerror or str(error),
-                f"{found.done:,} pictures are done: free space and go on with --resume",
+                f"{counted(found.done, 'picture')} done: free space and go on with --resume",
             ) from None  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import IMAGEFOLDER, NUMERIC
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split
 from alexnet.data.held_out import HeldOut, as_trained, divided, recorded
@@ -60,7 +61,7 @@ def with_names(one: Classifier, data: Data) -> Classifier:
         return replace(one, classes=known)
     shown = ", ".join(sorted(names)[:3]) + (" …" if names[3:] else "")
     raise AlexNetError(
-        f"{one.origin} names none of its {count:,} classes, and DATA {data.path} has {len(names):,} ({shown}); "
+        f"{one.origin} names none of its {counted(count, 'class')}, and DATA {data.path} has {len(names):,} ({shown}); "
         "give the names in the model's order with --classes FILE, or --classes imagefolder if it was trained by "
         "torchvision's ImageFolder on all of them."
     )

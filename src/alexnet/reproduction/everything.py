@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.base.errors import Interrupted
+from alexnet.base.text import counted
 from alexnet.data.layouts.registry import Data
 from alexnet.reproduction import planning, results
 from alexnet.reproduction.claims import Claim
@@ -71,7 +72,7 @@ class Everything:
         whole = self.parts() if parts is None else parts
         left = [part for part in whole if not self._there(part)]
         if parts is None and len(left) < len(whole):
-            self.say(f"{self.out} holds {len(whole) - len(left)} of {len(whole)} parts")
+            self.say(f"{self.out} holds {len(whole) - len(left)} of {counted(len(whole), 'part')}")
         return left
 
     def run(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class Everything:
                 missing.remove(part)
                 done.append(_named(part))
         told = "; the same command goes on" if missing else ""
-        self.say(f"\n{len(done)} parts done now, {len(missing)} left{told}")
+        self.say(f"\n{counted(len(done), 'part')} done now, {len(missing)} left{told}")
         return {"done": done, "left": [_named(part) for part in missing]}
 
     def _done(self, part: StudyPart) -> bool:
@@ -124,7 +125,7 @@ class Everything:
 
         def end() -> None:
             self.over.set()
-            self.say(f"\n{self.minutes:g} minutes are over: saving")
+            self.say(f"\ntime is over ({self.minutes:g} min): saving")
             _thread.interrupt_main(signal.SIGINT)
 
         timer = threading.Timer(60 * self.minutes, end)

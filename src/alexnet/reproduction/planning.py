@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from alexnet.base.text import counted
 from alexnet.networks.shapes import layer_facts
 from alexnet.networks.variants import variant
 from alexnet.reproduction.claims import CIFAR, CLAIMS, TINY, Arm, Claim
@@ -116,7 +117,7 @@ def lines(parts: Sequence[StudyPart], rate: float = 0.0, minutes: float = 0.0) -
         seconds = part.work / base if rate else 0.0
         if minutes and rate and not over and spent + seconds > 60 * minutes:
             over = True
-            yield f"---- {minutes:g} minutes end here ----"
+            yield f"---- {minutes:g} min end here ----"
         spent += seconds
         until = f": done after {spent / 60:,.1f} min" if rate else ""
         yield f"{part.claim.name}, {part.seeds} seed{'s' * (part.seeds > 1)}{until}"
@@ -124,12 +125,12 @@ def lines(parts: Sequence[StudyPart], rate: float = 0.0, minutes: float = 0.0) -
             recipe = one.recipe
             how = f" at {recipe.learning_rate:g}, at most" if one.most else ","
             yield (
-                f"    {one.arm}, seed {recipe.seed}: {recipe.variant}{how} {recipe.epochs} epochs of "
-                f"{one.pictures // recipe.epochs:,} pictures of {one.data}"
+                f"    {one.arm}, seed {recipe.seed}: {recipe.variant}{how} {counted(recipe.epochs, 'epoch')} of "
+                f"{counted(one.pictures // recipe.epochs, 'picture')} of {one.data}"
             )
     networks = [one for part in parts for one in part.networks]
     said = f"; {spent / 60:,.0f} minutes where alexnet64 trains {rate:,g} images/s" if rate else ""
     yield (
-        f"{len(networks)} networks, {sum(one.recipe.epochs for one in networks):,} epochs, "
-        f"{sum(one.pictures for one in networks):,} passes of a picture{said}"
+        f"{counted(len(networks), 'network')}, {counted(sum(one.recipe.epochs for one in networks), 'epoch')}, "
+        f"{counted(sum(one.pictures for one in networks), 'pass')} of a picture{said}"
     )

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_whole
+from alexnet.base.text import counted
 from alexnet.reproduction import figures, overview
 from alexnet.reproduction.claims import CLAIMS, Claim
 from alexnet.reproduction.intervals import Interval, together, verdict
@@ -118,7 +119,8 @@ def page(facts: dict[str, Any], lines: list[dict[str, Any]], figure: str) -> str
     text += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for line in lines:
         text.append(
-            f"| {line['arm']} | `{line['variant']}` | {line['images']:,} pictures, {line['classes']} classes | "
+            f"| {line['arm']} | `{line['variant']}` | "
+            f"{counted(line['images'], 'picture')}, {counted(line['classes'], 'class')} | "
             f"{line['seed']} | {line['epochs']} | {line['views']} | {100 * line['top1_error']:.2f} | "
             f"{100 * line['top5_error']:.2f} | {line['seconds'] / 60:.0f} |"
         )

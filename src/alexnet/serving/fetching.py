@@ -56,7 +56,7 @@ async def fetch(url: str, urls: Sequence[str], limits: Limits) -> bytes:
         async with asyncio.timeout(limits.seconds):
             return await asyncio.to_thread(_read, url, limits)
     except TimeoutError:
-        raise Refused(504, f"the address gave no picture within {limits.seconds:g} seconds; send it itself.") from None
+        raise Refused(504, f"the address gave no picture within {limits.seconds:g} s; send it itself.") from None
 
 
 def _read(url: str, limits: Limits) -> bytes:

@@ -66,7 +66,7 @@ class Entry:
         """It has this many pictures in all."""
         more, queue = pictures - self.pictures, self.room.limits.queue
         if self.room.pictures + more > queue:
-            raise Refused(503, f"{queue:,} pictures are waiting already, which is as many as may; try again soon.")
+            raise Refused(503, f"as many pictures are waiting as may ({queue:,}); try again soon.")
         self.room.pictures += more
         self.pictures = pictures
 
@@ -94,7 +94,7 @@ async def body(request: Request, limits: Limits, entry: Entry) -> bytes:
                 found += chunk
     except TimeoutError:
         raise Refused(
-            408, f"the upload was not whole after {limits.seconds:g} seconds, the most that is waited; send it again."
+            408, f"the upload was not whole after {limits.seconds:g} s, the most that is waited; send it again."
         ) from None
     return bytes(found)
 

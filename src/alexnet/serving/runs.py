@@ -54,7 +54,7 @@ class Runs:
         """The picture of a mistake."""
         pictures = self._evaluated(model)[1]
         if place >= len(pictures):
-            raise Refused(404, f"there are {len(pictures)} mistakes to show.")
+            raise Refused(404, f"there is no such mistake among {len(pictures):,}.")
         return pictures[place]
 
     def _evaluated(self, model: Served) -> tuple[dict[str, Any], list[Image.Image]]:

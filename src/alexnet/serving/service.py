@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from alexnet.base import tables
 from alexnet.base.errors import AlexNetError
-from alexnet.base.text import encodable
+from alexnet.base.text import counted, encodable
 from alexnet.base.version import __version__
 from alexnet.data.pictures import Unreadable
 from alexnet.serving import fetching
@@ -123,8 +123,8 @@ class Service:
             named = await self.pictures(request, entry)
             if len(named) > most:
                 raise Refused(
-                    413, f"the answer to {len(named)} pictures would be too large; ask about {max(1, most)} at once, "
-                    "for fewer layers, or with pool."
+                    413, f"the answer to {counted(len(named), 'picture')} would be too large; ask about "
+                    f"{max(1, most)} at once, for fewer layers, or with pool."
                 )  # fmt: skip
             entry.count(len(named))
             asked = [self.one(model, key, compute, picture) for _, picture in named]
@@ -133,7 +133,7 @@ class Service:
                     found = await asyncio.gather(*asked)
             except TimeoutError:
                 raise Refused(
-                    503, f"there was no answer within {self.limits.seconds:g} seconds; try again when less is asked."
+                    503, f"there was no answer within {self.limits.seconds:g} s; try again when less is asked."
                 ) from None
         return await asyncio.get_running_loop().run_in_executor(self.decoders, _told, model, named, found, told)
 

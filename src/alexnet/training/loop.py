@@ -143,7 +143,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
                 break  # max_steps ends within an epoch
             _end_epoch(run, progress)
     if run.stalled:
-        since = "after the third drop of the rate" if run.plateau.over else f"for {position.since} epochs"
+        since = "after the third drop of the rate" if run.plateau.over else f"for {counted(position.since, 'epoch')}"
         say(f"the validation error has stalled {since}: done")
     elif run.learned:
         say(f"the training error is down to {100 * position.learned:.1f} %: done")

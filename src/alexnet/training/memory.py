@@ -7,6 +7,7 @@ import math
 import torch
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import layer_facts
 
@@ -45,8 +46,9 @@ def too_little(
         while smaller > 1 and bytes_of(smaller) > 0.7 * total:
             smaller //= 2
     what = (
-        f"{device.type}'s memory{there} ran out in a step of {model.variant.name} with batches of {batch_size:,} "
-        f"pictures, which takes about {bytes_of(batch_size) / GIB:.1f} GiB beside what other programs hold"
+        f"{device.type}'s memory{there} ran out in a step of {model.variant.name} with batches of "
+        f"{counted(batch_size, 'picture')}, which takes about {bytes_of(batch_size) / GIB:.1f} GiB beside what other "
+        "programs hold"
     )
     if batch_size == 1:
         return AlexNetError(f"{what}; end what else uses that memory, or choose a smaller network or input.")

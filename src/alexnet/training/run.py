@@ -347,7 +347,7 @@ def save_checkpoint(run: Run, best: bool = False) -> None:
     model, rule_state = run.whole(), run.division.state(run.optimizer)
     if not run.world.first:
         return
-    origin = f"trained on {run.data.path}, {run.position.step:,} steps"
+    origin = f"trained on {run.data.path}, {counted(run.position.step, 'step')}"
     trained = {"step": run.position.step, "digest": run.digest, **asdict(recipe_held_out(run.recipe))}
     state = checkpoint.copied({
         "step": run.position.step, "position": asdict(run.position), "plateau": asdict(run.plateau),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.hints import IMAGEFOLDER, NUMERIC
+from alexnet.base.text import counted
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import check_size, output_shape, weight_shapes
@@ -147,7 +148,7 @@ def checked(file: Path, found: Weights) -> Weights:
         check_preprocess(found.preprocess)
         check_size(variant, len(found.classes), found.preprocess.channels, found.preprocess.input)
         if len(found.classes) > MOST_CLASSES:
-            raise ValueError(f"{len(found.classes):,} classes")
+            raise ValueError(counted(len(found.classes), "class"))
     except (AlexNetError, ValueError, TypeError) as error:
         raise AlexNetError(f"MODEL {file} does not fit together ({first_line(error).rstrip('.')}).") from None
     preprocess = found.preprocess
@@ -213,8 +214,8 @@ def taken(
         (shape, floating), one = needed[name], given[name]
         if one.shape != shape:
             raise AlexNetError(
-                f"MODEL {file} has {shown} of shape {_words(one.shape)}; {variant.name} with {classes} classes has "
-                f"{shape}: give weights of that network."
+                f"MODEL {file} has {shown} of shape {_words(one.shape)}; {variant.name} with "
+                f"{counted(classes, 'class')} has {shape}: give weights of that network."
             )
         if one.dtype not in (FLOATS if floating else WHOLE):
             raise AlexNetError(
@@ -256,8 +257,8 @@ def check_shapes(
         got = tuple(tensors[name].shape)
         if got != shape:
             raise AlexNetError(
-                f"MODEL {file} has {shown} of shape {_words(got)}; {variant.name} with {classes} classes has {shape}: "
-                "give weights of that network."
+                f"MODEL {file} has {shown} of shape {_words(got)}; {variant.name} with "
+                f"{counted(classes, 'class')} has {shape}: give weights of that network."
             )
 
 

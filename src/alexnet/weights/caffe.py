@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import Hints
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
@@ -224,7 +225,7 @@ def _weights(file: Path, found: list[CaffeLayer], side: int, transform: Transfor
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
     if len(records) != len(weighted):
         raise AlexNetError(
-            f"MODEL {file} has {len(weighted)} layers with weights ({', '.join(x.name for x in weighted)}); "
+            f"MODEL {file} has {counted(len(weighted), 'layer')} with weights ({', '.join(x.name for x in weighted)}); "
             f"{variant.name} has {len(records)}: give weights of that network, or another --variant."
         )
     first, tensors = f"{records[0].name}.weight", _tensors(records, weighted)

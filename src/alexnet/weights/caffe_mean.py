@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import Hints
+from alexnet.base.text import counted
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import note
 from alexnet.weights.caffe_transform import Transform
@@ -40,7 +41,10 @@ def find_mean(
         elif transform.mean_values:
             values = transform.mean_values
             if len(values) not in (1, channels):
-                raise AlexNetError(f"MODEL {file} has {len(values)} values of mean for {channels} channels; mend that.")
+                raise AlexNetError(
+                    f"MODEL {file} has {counted(len(values), 'value')} of mean for {counted(channels, 'channel')}; "
+                    "mend that."
+                )
             note(f"{file.name}: the net itself says its mean, {', '.join(f'{x:g}' for x in values)}, and scale")
             return reversed_channels(torch.tensor(values * (channels // len(values))).reshape(channels, 1, 1), axis=0)
     if not found:
@@ -58,7 +62,7 @@ def find_mean(
     if channels != 3:
         raise AlexNetError(
             f"MODEL {file} has no mean beside it, and there is a usual one for 3 channels alone; give it with --mean, "
-            f"a file or {channels} numbers ({','.join('0' * channels)} if it was trained without one)."
+            f"a file or {counted(channels, 'number')} ({','.join('0' * channels)} if it was trained without one)."
         )
     lost = f" ({transform.mean_file} is what it was trained with)" if transform and transform.mean_file else ""
     note(f"{file.name}: no mean beside it{lost}, so Caffe's channel means are used: B, G, R = {MEAN_BGR}")
@@ -79,7 +83,9 @@ def given_mean(given: str | Path, channels: int, stored: int, input: int = 0) ->
                 f"--mean {text} is neither a file nor numbers; give a .binaryproto, a .npy, or R,G,B."
             ) from None
         if len(numbers) not in (1, channels) or not np.isfinite(numbers).all():
-            raise AlexNetError(f"--mean {text} has {len(numbers)} numbers; the network takes {channels} channels.")
+            raise AlexNetError(
+                f"--mean {text} has {counted(len(numbers), 'number')}; the network takes 1, or {channels} of them."
+            )
         return torch.tensor(numbers * (channels // len(numbers))).reshape(channels, 1, 1)
     found = read_mean(Path(text), channels, stored, input)
     return reversed_channels(found, axis=0) if Path(text).suffix == ".binaryproto" else found
@@ -109,7 +115,7 @@ def read_mean(path: Path, channels: int, stored: int, input: int = 0) -> Tensor:
     if array.ndim != 3 or array.shape[0] != channels or sides not in ((1, 1), (stored, stored), (input, input)):
         raise AlexNetError(
             f"the mean {path} has the shape {array.shape!s:.80}; the network takes ({channels}, {stored}, {stored}) or "
-            f"{channels} numbers: give the mean that belongs to it."
+            f"{counted(channels, 'number')}: give the mean that belongs to it."
         )
     if not np.isfinite(array).all():
         raise AlexNetError(f"the mean {path} has values that are not finite; copy it again.")

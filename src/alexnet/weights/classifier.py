@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alexnet.base.errors import AlexNetError, first_line
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks.model import AlexNet, seeded_build
@@ -85,8 +86,8 @@ class Classifier:
         where = self.exported or (self.engine.words if self.engine else str(self.device))
         come = f", {self.origin}" if self.origin else ""
         return (
-            f"<Classifier: {name}, {len(self.classes):,} classes, input {sizes.input} of {sizes.stored} pixels, "
-            f"{where}{come}>"
+            f"<Classifier: {name}, {counted(len(self.classes), 'class')}, "
+            f"input {sizes.input} of {sizes.stored} pixels, {where}{come}>"
         )
 
     @property

@@ -12,6 +12,7 @@ from alexnet.base import text
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import check_new
 from alexnet.base.hints import IMAGEFOLDER, NUMERIC, Hints
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.weights import base
 from alexnet.weights.base import Weights
@@ -94,7 +95,9 @@ def _named(file: Path, found: Weights, classes: str | None) -> Weights:
     if classes is not None:
         names = labels.read(Path(classes))
         if len(names) != count:
-            raise AlexNetError(f"--classes {classes} has {len(names):,} names; MODEL {file} has {count:,} classes.")
+            raise AlexNetError(
+                f"--classes {classes} has {counted(len(names), 'name')}; MODEL {file} has {counted(count, 'class')}."
+            )
         return replace(found, classes=names, naming="")
     if found.naming and found.classes == [str(number) for number in range(count)]:
         base.note(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import Hints
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
@@ -213,8 +214,8 @@ def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
     if len(records) != len(weighted):
         raise AlexNetError(
-            f"MODEL {file} has {len(weighted)} layers with weights; {variant.name} has {len(records)}: give weights of "
-            "that network, or another --variant."
+            f"MODEL {file} has {counted(len(weighted), 'layer')} with weights; {variant.name} has {len(records)}: give "
+            "weights of that network, or another --variant."
         )
     found: dict[str, Tensor] = {}
     for record, node in zip(records, weighted, strict=True):

@@ -19,6 +19,7 @@ import torch
 from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.hints import Hints
 from alexnet.base.restricted_pickle import Inert
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
@@ -232,14 +233,14 @@ def _preprocess(file: Path, variant: v.Variant, channels: int, hints: Hints, con
             return Preprocess(256, 224, order, scale, given_mean(hints.mean, channels, 256, 224), "torchvision")
         if channels == 3:
             return usual
-        note(f"{file.name} takes {channels} channels, so torchvision's mean and scale are averaged over colours")
+        note(f"{file.name} takes {counted(channels, 'channel')}: torchvision's mean and scale, averaged over colours")
         mean = usual.mean.mean().expand(channels, 1, 1).contiguous()
         return Preprocess(256, 224, order, (sum(usual.scale) / 3,), mean, "torchvision")
     sizes = variant.stored, variant.input, order, (variant.pixel_scale,)
     if hints.mean:
         return Preprocess(*sizes, given_mean(hints.mean, channels, variant.stored, variant.input))
     if channels != 3:
-        raise AlexNetError(f"MODEL {file} carries no mean for its {channels} channels; give it with --mean.")
+        raise AlexNetError(f"MODEL {file} carries no mean for its {counted(channels, 'channel')}; give it with --mean.")
     note(
         f"{file.name} carries no mean, so the channel means of ILSVRC-2012 are used: R, G, B = {MEAN_RGB} (--mean "
         "gives another)"

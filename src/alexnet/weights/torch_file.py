@@ -21,6 +21,7 @@ from alexnet.base import restricted_pickle
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import Hints
 from alexnet.base.restricted_pickle import Calls, Inert
+from alexnet.base.text import counted
 from alexnet.weights import state
 from alexnet.weights.base import Lazy, Weights
 from alexnet.weights.registry import Reader
@@ -100,8 +101,8 @@ def _pickle(file: Path, members: Mapping[str, zipfile.ZipInfo]) -> tuple[str, st
     found = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(found) != 1:
         raise AlexNetError(
-            f"MODEL {file} is a zip archive without weights of torch (it holds {len(members):,} files, such as "
-            f"{next(iter(members), 'none')!r:.60}); unpack it, and give the file of weights in it."
+            f"MODEL {file} is a zip archive without weights of torch (it holds {counted(len(members), 'file')}, such "
+            f"as {next(iter(members), 'none')!r:.60}); unpack it, and give the file of weights in it."
         )
     return found[0], found[0].removesuffix("data.pkl")
 

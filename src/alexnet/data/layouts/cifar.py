@@ -13,6 +13,7 @@ from PIL import Image
 
 from alexnet.base import restricted_pickle
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.data.dataset import Data, Split
 from alexnet.data.faults import Fault, Tell, refuse
 from alexnet.data.layouts.base import Layout
@@ -114,7 +115,7 @@ def _batch(batch: Any, key: str, classes: int, what: str) -> tuple[np.ndarray, l
         raise Fault(what, f"has labels that are not 0 to {classes - 1}", "get the original")
     own = _strings(batch, "filenames", what)
     if not len(found) == len(data) == len(own):
-        raise Fault(what, f"has {len(data):,} pictures and {len(found):,} labels", "get the original")
+        raise Fault(what, f"has {counted(len(data), 'picture')} and {counted(len(found), 'label')}", "get the original")
     return data, found, own
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from alexnet.base.text import counted
 from alexnet.data.dataset import Data, Split, arranged, class_difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout
@@ -294,10 +295,11 @@ def _tell_of_rest(
     """Say what is passed over beside the classes and in them."""
     loose = [one.name for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and not _is_folder(one)]
     if loose and has_classes:
-        what = f"has {len(loose):,} pictures beside its class folders ({some(loose)})"
+        what = f"has {counted(len(loose), 'picture')} beside its class folders ({some(loose)})"
         tell(Note(root, what, "they are not used, as nothing says what they show"))
     if others:
-        what = f"has {len(others):,} files that are no pictures ({some([str(p.relative_to(root)) for p in others])})"
+        listed = some([str(p.relative_to(root)) for p in others])
+        what = f"has {counted(len(others), 'file')} other than pictures ({listed})"
         tell(Note(root, what, "they are passed over"))
 
 

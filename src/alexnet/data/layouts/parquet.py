@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.base.errors import AlexNetError, first_line
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, arranged, by_split, called, class_difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
@@ -185,7 +186,9 @@ def _table(file: Path, tell: Tell) -> Table:
         raise Fault(file, f"has labels that cannot be read ({first_line(error)})", "copy it again") from None
     found = np.concatenate(parts)
     if len(found) != parquet.metadata.num_rows:
-        raise Fault(file, f"has {len(found):,} labels for {parquet.metadata.num_rows:,} rows", "copy it again")
+        raise Fault(
+            file, f"has {counted(len(found), 'label')} for {counted(parquet.metadata.num_rows, 'row')}", "copy it again"
+        )
     stated = _features(schema).get(label, {}).get("names")
     if pa.types.is_boolean(kind) and not isinstance(stated, list):
         stated = ["False", "True"]
@@ -285,7 +288,7 @@ def _split(tables: Sequence[Table], origin: str, classes: list[str], root: Path,
     right = (split.labels >= 0) & (split.labels < len(classes))
     wrong = np.flatnonzero(~right)
     if len(wrong) > MOST_TOLD:
-        what = f"has {len(wrong):,} labels outside the class list in its split {origin}"
+        what = f"has {counted(len(wrong), 'label')} outside the class list in its split {origin}"
         tell(Fault(root, what, f"the first {MOST_TOLD} are these"))
     for row in wrong[:MOST_TOLD].tolist():
         what = f"label {split.labels[row]} of {_name(split, row)} ({origin}, row {row}) is outside the class list"

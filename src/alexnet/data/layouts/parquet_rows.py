@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet.base.errors import AlexNetError, first_line
+from alexnet.base.text import counted
 from alexnet.data.faults import Fault, is_pointer
 from alexnet.data.pictures import Source, Unreadable
 
@@ -107,7 +108,7 @@ def _list(cell: Any) -> Cell:
             return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels, ""
         return Unreadable(f"a list of lists of {' x '.join(map(str, pixels.shape))} numbers, which is no picture"), ""
     if shape or len(values) != 1:
-        return Unreadable(f"a list of {len(values):,} pictures in a row; give one a row"), ""
+        return Unreadable(f"a list of {counted(len(values), 'picture')} in a row; give one a row"), ""
     return _cell(values[0])
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
+from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, arranged, by_split, called, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
@@ -140,7 +141,7 @@ def _names(system: Any, shard: str, count: int, tell: Tell) -> list[str] | None:
                     tell(Fault(file, f"cannot be read ({error})", "save it as UTF-8, a class a line"))
                     return None
                 if len(names) < count:
-                    what = f"names {len(names)} classes, the shards have {count}"
+                    what = f"names {counted(len(names), 'class')}, the shards have {count}"
                     tell(Fault(file, what, "add the others"))
                     return None
                 return names
@@ -244,7 +245,7 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
         elif not torn:
             _tell_halves(stems, waiting, shard, tell)
     if rest:
-        tell(Note(shard, f"has {rest:,} more pictures or labels of samples that have both", "they are not used"))
+        tell(Note(shard, f"has {counted(rest, 'further file')} of samples with picture and label", "they are not used"))
     return _listing(sorted(found, key=lambda pair: pair[0].start))
 
 

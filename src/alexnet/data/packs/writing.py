@@ -95,7 +95,7 @@ def pack(
     total = sum(len(split) for split in job.data.splits.values())
     done = job.pictures_done
     if done:
-        say(f"going on: {done:,} of {total:,} pictures are packed")
+        say(f"going on: of {counted(total, 'picture')} {done:,} are packed")
     threads = workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     with _places(folder, world, say) as (job.made_in, bring):
         pace = _fill(job, source, threads, total, done, quiet, world, bring)

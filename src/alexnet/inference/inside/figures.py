@@ -59,7 +59,7 @@ def figure4(
         if one.error is not None:
             say(f"fig4: without {printable(one.file)}, which cannot be read ({one.error})")
     if len(answers) > TESTED:
-        say(f"fig4: the first {TESTED} of {len(answers):,} pictures, and with an index the neighbours of {QUERIES}")
+        say(f"fig4: the first {TESTED} of {len(answers):,}, and with an index the neighbours of {QUERIES}")
     found = find_pictures(pictures, [one.file for one in answers])
     known = labels.position(classifier.classes)
     cells = [_tested(one, found[one.file], _own(one.file, known, classifier.classes)) for one in answers[:TESTED]]

@@ -41,8 +41,8 @@ def check_class(classifier: Classifier, index: int) -> int:
     """Refuse an index that is no class."""
     if not 0 <= index < len(classifier.classes):
         raise AlexNetError(
-            f"class {index} was asked for; {classifier.model.variant.name} knows {len(classifier.classes):,} classes, "
-            f"from 0 to {len(classifier.classes) - 1:,}."
+            f"class {index} was asked for; {classifier.model.variant.name} knows classes 0 to "
+            f"{len(classifier.classes) - 1:,}."
         )
     return index
 

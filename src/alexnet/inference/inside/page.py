@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import check_new, write_whole
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.inference.inside import drawing, heat, maps
 from alexnet.inference.inside.explained import explained
 from alexnet.inference.inside.looking import Look
@@ -54,15 +54,14 @@ def drawings(look: Look) -> Iterator[PagePicture]:
     for name, values in look.maps.items():
         count, height, width = values.shape
         low = min(0.0, float(values.min()))
-        says = f"{name}: {count:,} maps of {height} x {width}, the brightest first, black for {low:.4g} "
+        says = f"{name}: {counted(count, 'map')} of {height} x {width}, the brightest first, black for {low:.4g} "
         says += f"and white for {values.max():.4g}" + _only(count)
         yield PagePicture(f"maps-{name}", "Maps", says, drawing.map_sheet(values, maps.brightest_first(values)))
     for name, found in look.top.items():
         rows = [drawing.captioned(_patches(one, patches.patches), 9, 96) for one, patches in found.items()]
         seen = next(iter(found.values())).pictures
-        says = (
-            f"{name}: what excites its maps most among {seen:,} pictures, a map a row, those brightest in this picture."
-        )
+        says = f"{name}: what excites its maps most among {counted(seen, 'picture')}, "
+        says += "a map a row, those brightest in this picture."
         yield PagePicture(f"top-{name}", "What excites a map", says, np.concatenate(_padded(rows)))
 
 

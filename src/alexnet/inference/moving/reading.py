@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.data.pictures import Unreadable, decode
 from alexnet.data.sources import Sources
 from alexnet.engines.base import package
@@ -90,13 +91,13 @@ class Video:
                 yield Frame(number, max(0.0, at - first), _upright(frame, self.pixel))
                 number += 1
         except self.av.FFmpegError as error:
-            self.error = f"cannot be decoded after {number:,} frames ({_reason(self.av, error)})"
+            self.error = f"cannot be decoded after {counted(number, 'frame')} ({_reason(self.av, error)})"
             if not number:
                 raise AlexNetError(f"{self.name} {self._broken(_reason(self.av, error))}") from None
         if not number:
             raise AlexNetError(f"{self.name} {self._broken('no frame in it')}")
         if not self.error and self.total and number < self.total:
-            self.error = f"is cut short: it says that it has {self.total:,} frames, and has {number:,}"
+            self.error = f"is cut short: it says that it has {counted(self.total, 'frame')}, and has {number:,}"
 
     def _broken(self, reason: str) -> str:
         if self.live:
@@ -181,7 +182,7 @@ class Folder:
             except Unreadable as error:
                 failed.append(f"{name}: {error}")
         if failed:
-            self.error = f"has {len(failed):,} pictures that cannot be read and were left out, such as {failed[0]}"
+            self.error = f"has left out {counted(len(failed), 'picture')} that cannot be read, such as {failed[0]}"
 
     def close(self) -> None:
         """Nothing is open."""
