@@ -71,6 +71,17 @@ def test_every_layer_in_one_pass_is_that_of_a_pass_by_hand(tiny_run, pictures):
     np.testing.assert_array_equal(got[0].values["relu7"], got[0].values["fc7"].clip(0))
 
 
+def test_a_picture_has_the_same_features_to_the_bit_whatever_is_asked_with_it(tiny_run, pictures):
+    one = package.load(tiny_run)
+    layers = [record.name for record in one.model.variant.layers]
+    together = list(package.features(one, good(pictures), layers))
+    for batch_size in (1, 3, 7):
+        asked = package.features(one, good(pictures), layers, batch_size=batch_size)
+        for got, expected in zip(asked, together, strict=True):
+            for name in layers:
+                assert (got.values[name] == expected.values[name]).all(), (batch_size, name)
+
+
 def test_layers_that_work_in_place_change_no_feature(tiny_run, pictures):
     one = package.load(tiny_run)
     plain = next(one.features(pictures / "0.png", ["conv5", "fc7"])).values

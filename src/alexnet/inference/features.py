@@ -26,6 +26,7 @@ from alexnet.weights.classifier import Classifier
 
 Pool = Literal["mean", "max"]
 POOLS = ("mean", "max")
+GROUP = 4  # pictures
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,18 @@ def outputs(model: AlexNet, images: Tensor, layers: Sequence[str], pool: Pool | 
         # A copy, so that a later layer that works in place changes nothing.
         return output.float().cpu().clone(memory_format=torch.contiguous_format)
 
-    found = model.activations(images.contiguous(memory_format=torch.channels_last), layers, keep=keep)
-    return {name: found[name].numpy() for name in layers}
+    found = model.activations(filled(images).contiguous(memory_format=torch.channels_last), layers, keep=keep)
+    return {name: found[name][: len(images)].numpy() for name in layers}
+
+
+def filled(pictures: Tensor) -> Tensor:
+    """The pictures, and the last once more until they are a multiple of GROUP.
+
+    Matrix products take other paths for fewer rows and then round otherwise: so what a network makes of a picture is the
+    same to the bit, whatever is asked with it.
+    """
+    room = -len(pictures) % GROUP
+    return torch.cat([pictures, pictures[-1:].expand(room, -1, -1, -1)]) if room else pictures
 
 
 def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:

@@ -23,9 +23,9 @@ from alexnet.data.stream import named_batches
 from alexnet.engines.loading import attach, check_engine, device_for, load_classifier
 from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
 from alexnet.inference.feature_folder import fingerprint
+from alexnet.inference.features import filled
 from alexnet.weights.classifier import Classifier
 
-GROUP = 4  # pictures
 # Of a table: a picture's name, then those of an entry of `classes` in the JSON.
 COLUMNS: dict[str, type] = {"file": str, "rank": int, "label": str, "index": int, "probability": float, "wordnet": str}
 
@@ -148,19 +148,12 @@ def _stream(
 
 
 def classify(classifier: Classifier, pixels: Tensor, topk: int, views: int = 1) -> list[list[ClassProbability]]:
-    """The `topk` most probable classes of uint8 pictures (n, C, stored, stored).
-
-    They are filled up to a multiple of GROUP, as matrix products take other paths for fewer rows and then round
-    otherwise: a picture's answer is the same to the bit, whatever is asked with it.
-    """
+    """The `topk` most probable classes of uint8 pictures (n, C, stored, stored)."""
     return ranked(classifier, _found(classifier, pixels, views), topk)
 
 
 def _found(classifier: Classifier, pixels: Tensor, views: int) -> Tensor:
-    count, room = len(pixels), -len(pixels) % GROUP
-    if room:
-        pixels = torch.cat([pixels, pixels[-1:].expand(room, -1, -1, -1)])
-    return probabilities(classifier, pixels, views)[:count]
+    return probabilities(classifier, filled(pixels), views)[: len(pixels)]
 
 
 @torch.inference_mode()
