@@ -233,6 +233,7 @@ class Started:
     """A process that only notes what it is told."""
 
     every: ClassVar[list[Started]] = []
+    status = 0
 
     def __init__(self, words: list[str], **_: object) -> None:
         self.words, self.told = words, []
@@ -241,8 +242,9 @@ class Started:
     def terminate(self) -> None:
         self.told.append("terminate")
 
-    def wait(self) -> None:
+    def wait(self) -> int:
         self.told.append("wait")
+        return self.status
 
 
 def test_processes_beside_it_do_the_same_by_the_same_words_and_are_ended_with_it(place, tmp_path, monkeypatch, two):
@@ -265,3 +267,16 @@ def test_processes_beside_it_do_the_same_by_the_same_words_and_are_ended_with_it
     with pytest.raises(KeyboardInterrupt), work._others():
         raise KeyboardInterrupt
     assert [one.told for one in Started.every[2:]] == [["terminate", "wait"]] * 2
+
+
+def test_a_process_beside_it_that_fails_is_said_with_the_file_that_says_why(place, tmp_path, monkeypatch, two):
+    monkeypatch.setattr(everything.subprocess, "Popen", Started)
+    said: list[str] = []
+    work = Everything(place, tmp_path, device="cpu", together=2, say=said.append)
+    with work._others():
+        pass
+    assert not said
+    monkeypatch.setattr(Started, "status", 2)
+    with work._others():
+        pass
+    assert said == [f"a process beside this one ended with status 2: {tmp_path / 'work' / 'together-2.txt'} says why"]

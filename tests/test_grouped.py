@@ -12,37 +12,36 @@ from alexnet.base.distributed import World
 from alexnet.networks.fast import gpu
 from alexnet.networks.fast.gpu import grouped
 from alexnet.networks.model import AlexNet
-from alexnet.networks.variants import VARIANTS
+from alexnet.networks.shapes import output_shape
+from alexnet.networks.variants import VARIANTS, Conv
 from alexnet.training.run import try_forms
 from narrow import narrow
 
 CPU = torch.device("cpu")
 
 
-def kinds() -> list[tuple]:
-    """All grouped convolutions of all variants: channels in and out, kernel, stride, padding, groups; each once."""
+def kinds() -> set[tuple[int, ...]]:
+    """All grouped convolutions of all variants: channels in and out, kernel, stride, padding, groups."""
     found = set()
     for plan in VARIANTS.values():
-        with torch.device("meta"):
-            model = AlexNet(plan, 10, 3, plan.input)
-        for layer in model.modules():
-            if isinstance(layer, nn.Conv2d) and layer.groups > 1:
-                found.add((
-                    layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.groups
-                ))  # fmt: skip
-    return sorted(found)
+        shape: tuple[int, ...] = (3, plan.input, plan.input)
+        for record in plan.layers:
+            if isinstance(record, Conv) and record.groups > 1:
+                found.add((shape[0], record.filters, record.kernel, record.stride, record.pad, record.groups))
+            shape = output_shape(record, shape, 10)
+    return found
 
 
 def test_all_forms_of_every_grouped_convolution_are_torchs_in_float64_forward_and_backward():
     every = kinds()
     assert len(every) > 3
-    for number, (inputs, outputs, kernel, stride, padding, groups) in enumerate(every):
+    for number, (inputs, outputs, kernel, stride, padding, groups) in enumerate(sorted(every)):
         source = torch.Generator().manual_seed(number)
 
         def draw(*shape: int, source: torch.Generator = source) -> torch.Tensor:
             return torch.randn(shape, generator=source, dtype=torch.float64)
 
-        x, weight = draw(2, inputs, 4, 3), draw(outputs, inputs // groups, *kernel)
+        x, weight = draw(2, inputs, 4, 3), draw(outputs, inputs // groups, kernel, kernel)
         results = []
         for one in (nn.functional.conv2d, *grouped.FORMS.values()):
             leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()

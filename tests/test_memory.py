@@ -6,6 +6,7 @@ import logging
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -86,6 +87,13 @@ def test_memory_that_runs_out_in_training_is_a_sentence_with_a_batch_size_that_f
     assert "ran out in a step of alexnet32 with batches of 8 pictures" in err
     assert "--set batch_size=4 (about" in err
     assert "Traceback" not in err
+
+
+def test_a_gpu_for_which_torch_has_no_kernels_is_one_sentence(refused, folders, tmp_path, monkeypatch):
+    error = RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with …")
+    monkeypatch.setattr(AlexNet, "forward", mock.Mock(side_effect=error))
+    said = refused("train", folders, "--out", tmp_path / "run", "--set", *TINY)
+    assert said.startswith("alexnet: torch was built without kernels for this GPU; install a torch that fits it")
 
 
 def test_a_gpu_that_torch_cannot_use_is_said_and_not_passed_over(tmp_path, monkeypatch, caplog):

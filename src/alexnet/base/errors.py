@@ -40,6 +40,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
+def lacks_kernels(error: BaseException) -> bool:
+    """Whether torch was built without kernels for the GPU that it is used on: too old for it, or too new."""
+    return isinstance(error, RuntimeError) and "no kernel image is available" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """An error of a library in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

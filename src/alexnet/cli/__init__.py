@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alexnet.base.errors import AlexNetError, Interrupted, Lost, is_out_of_memory
+from alexnet.base.errors import AlexNetError, Interrupted, Lost, is_out_of_memory, lacks_kernels
 from alexnet.base.files import one_writer
 from alexnet.base.text import counted
 from alexnet.cli.base import (
@@ -76,9 +76,13 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         status = _fail(_denied(error), 2)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            told = "there is too little memory for this; give a smaller batch size, input or data set."
+        elif lacks_kernels(error):
+            told = "torch was built without kernels for this GPU; install a torch that fits it, or give --device cpu."
+        else:
             raise
-        status = _fail("there is too little memory for this; give a smaller batch size, input or data set.", 2)
+        status = _fail(told, 2)
     return status or 0
 
 

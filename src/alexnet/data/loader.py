@@ -273,8 +273,8 @@ def _resident(
     end: int | None,
 ) -> Iterator[Batch]:  # fmt: skip
     """The batches of pictures that lie on the GPU: gathered there, so that nothing is waited for."""
-    there = torch.from_numpy(np.ascontiguousarray(positions)).to(world.device)
-    labels = torch.from_numpy(pictures.split.labels).to(world.device)
+    there = send(torch.from_numpy(np.ascontiguousarray(positions)), world.device)
+    labels = send(torch.from_numpy(pictures.split.labels), world.device)
     total = batch_count(len(positions), batch_size)
     for number in range(start, total if end is None else min(total, end)):
         first, size = number * batch_size, min(batch_size, len(positions) - number * batch_size)

@@ -148,21 +148,23 @@ class Everything:
         for name, value in (("--minutes", self.minutes), ("--seeds", self.seeds)):
             words += [name, f"{value:g}"] if value else []
         words += [word for one in self.sets for word in ("--set", one)]
-        started: list[subprocess.Popen] = []
+        started: dict[Path, subprocess.Popen] = {}
         for number in range(2, self.together + 1):
             file = self.out / "work" / f"together-{number}.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file, "wb") as log:
-                started.append(subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT))
+                started[file] = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield
         except BaseException:
-            for one in started:
+            for one in started.values():
                 one.terminate()
             raise
         finally:
-            for one in started:
-                one.wait()
+            ended = {file: one.wait() for file, one in started.items()}
+        for file, status in ended.items():
+            if status:
+                self.say(f"a process beside this one ended with status {status}: {file} says why")
 
 
 def _named(part: StudyPart) -> str:

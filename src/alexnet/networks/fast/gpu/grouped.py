@@ -72,7 +72,8 @@ def try_out(layers: Sequence[tuple[nn.Conv2d, Sequence[int]]], batch_size: int, 
 
 def _milliseconds(form: Form, layer: nn.Conv2d, shape: Sequence[int], batch_size: int, device: torch.device) -> float:
     """Of a convolution forward and backward, in bfloat16."""
-    x = torch.randn(batch_size, *shape, device=device, dtype=torch.bfloat16)
+    dice = torch.Generator(device).manual_seed(0)  # torch's own are the user's
+    x = torch.randn(batch_size, *shape, generator=dice, device=device, dtype=torch.bfloat16)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = layer.weight.detach().to(torch.bfloat16).requires_grad_()
 
