@@ -21,13 +21,13 @@ CPU = torch.device("cpu")
 
 
 def kinds() -> set[tuple[int, ...]]:
-    """All grouped convolutions of all variants: channels in and out, kernel, stride, padding, groups."""
+    """All grouped convolutions of all variants: a quarter of the maps in and out, kernel, stride, padding, groups."""
     found = set()
     for plan in VARIANTS.values():
         shape: tuple[int, ...] = (3, plan.input, plan.input)
         for record in plan.layers:
             if isinstance(record, Conv) and record.groups > 1:
-                found.add((shape[0], record.filters, record.kernel, record.stride, record.pad, record.groups))
+                found.add((shape[0] // 4, record.filters // 4, record.kernel, record.stride, record.pad, record.groups))
             shape = output_shape(record, shape, 10)
     return found
 
@@ -47,10 +47,10 @@ def test_all_forms_of_every_grouped_convolution_are_torchs_in_float64_forward_an
             leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
             usual = one is nn.functional.conv2d
             y = one(*leaves, None, stride, padding, 1, groups) if usual else one(*leaves, (stride, padding), groups)
-            results.append([y, *torch.autograd.grad(y, leaves, torch.sin(y.detach()))])
+            results.append([y.detach(), *torch.autograd.grad(y, leaves, torch.sin(y.detach()))])
         for got in results[1:]:
             for a, b in zip(got, results[0], strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-9)
+                assert float((a - b).abs().max()) < 1e-9
 
 
 @pytest.fixture
