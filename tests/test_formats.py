@@ -18,7 +18,7 @@ from alexnet.cli import run
 from alexnet.inference.conversion import compare, convert
 from alexnet.weights import formats
 from alexnet.weights.classifier import built
-from conftest import coloured, encoded
+from conftest import Bomb, coloured, encoded
 from made_weights import alexnet_names, made, same_tensors, thin_variants
 
 
@@ -90,16 +90,6 @@ def test_npy_dictionaries_are_read_in_caffes_order_and_in_tensorflows(tmp_path, 
     assert (f"fc6's inputs are taken for {taken}" in caplog.text) == (order is None)
     with pytest.raises(AlexNetError, match=r"conv2.weight of shape .*; alexnet_owt with 7 classes"):
         formats.read(tmp_path / "net.npy", Hints(variant="alexnet_owt"))
-
-
-class Bomb:
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        import os
-
-        return os.mkdir, (self.path,)
 
 
 def test_a_npy_dictionary_that_wants_to_run_code_is_refused(tmp_path):

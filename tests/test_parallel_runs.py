@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
-from alexnet.base.metrics import read
 from alexnet.networks import traffic
 from alexnet.networks.variants import VARIANTS
 from alexnet.training.checkpoint import read_state
 from alexnet.training.loop import train
 from conftest import write_folders
+from launched import losses
 from together import processes
 
 pytestmark = [pytest.mark.cpu, pytest.mark.slow]  # test_parallel.py does the same with threads
@@ -52,10 +52,6 @@ def alone(data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "alone"
     run(data, out)
     return out
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read(folder / run_files.METRICS) if line["kind"] == "step"]
 
 
 def test_a_run_that_changes_its_way_and_its_processes_is_that_of_one_process(data, alone, tmp_path):

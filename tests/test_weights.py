@@ -20,7 +20,7 @@ from alexnet.networks.shapes import weight_shapes
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import published
 from alexnet.weights.published import Published
-from conftest import coloured, encoded
+from conftest import Bomb, coloured, encoded
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +71,6 @@ def test_wrapped_and_prefixed_weights_are_found(tmp_path, peer, wrap):
 def test_old_torch_files_are_read_too(tmp_path, peer):
     torch.save(peer.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert torch.equal(alexnet.load(tmp_path / "old.pth").model.fc8.weight, peer.classifier[6].weight)
-
-
-class Bomb:
-    """A pickle that would make a folder."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

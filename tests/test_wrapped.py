@@ -24,7 +24,7 @@ from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import formats
 from alexnet.weights.state import MODULES
-from conftest import coloured
+from conftest import Bomb, coloured
 from narrow import narrow
 
 OrderedDict = collections.OrderedDict
@@ -230,16 +230,6 @@ def test_files_with_their_mean_among_the_tensors_still_load(tmp_path, tiny_run):
     save_file(tensors, tmp_path / "new.safetensors", {"alexnet": json.dumps(facts)})
     with pytest.raises(AlexNetError, match="version is 3, this program reads up to 2"):
         alexnet.load(tmp_path / "new.safetensors")
-
-
-class Bomb:
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        import os
-
-        return os.mkdir, (self.path,)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

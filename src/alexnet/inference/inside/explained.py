@@ -6,19 +6,13 @@ from dataclasses import dataclass
 
 from alexnet.networks import variants as v
 from alexnet.networks.model import AlexNet
-from alexnet.networks.shapes import layer_facts
+from alexnet.networks.shapes import LayerFacts, layer_facts
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A row a layer; `output` has no batch dimension, `paper` is a section of Krizhevsky, Sutskever, Hinton 2012."""
+class Explained(LayerFacts):
+    """A layer's facts and words; `paper` is a section of Krizhevsky, Sutskever, Hinton 2012."""
 
-    name: str
-    kind: str
-    kernel: str
-    output: list[int]
-    parameters: int
-    macs: int
     formula: str
     paper: str
 
@@ -26,10 +20,11 @@ class Explained:
 def explained(model: AlexNet) -> list[Explained]:
     """The layers in order."""
     facts = layer_facts(model.variant, model.classes, model.channels, model.input)
-    return [
-        Explained(row.name, row.kind, row.kernel, row.output, row.parameters, row.macs, *_said(record))
-        for row, record in zip(facts, model.variant.layers, strict=True)
-    ]
+    found = []
+    for row, record in zip(facts, model.variant.layers, strict=True):
+        formula, paper = _said(record)
+        found.append(Explained(**vars(row), formula=formula, paper=paper))
+    return found
 
 
 OF_CIFAR = "none: of the author's nets for CIFAR-10"
