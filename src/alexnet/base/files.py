@@ -130,6 +130,11 @@ def write_whole(path: Path, write: Callable[[Any], object]) -> None:
     write_all({path: write})
 
 
+def write_bytes(path: Path, contents: bytes) -> None:
+    """`write_whole` of bytes that are there."""
+    write_whole(path, lambda file: file.write(contents))
+
+
 def write_all(writes: Mapping[Path, Callable[[Any], object]]) -> None:
     """Write files that belong together beside their paths, then put them in their places: all of them, or none."""
     parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in writes}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from alexnet.base.files import write_whole, writing
+from alexnet.base.files import write_bytes, writing
 
 
 class MetricsSink(Protocol):
@@ -26,7 +26,7 @@ class Metrics:
         if not write:
             return
         kept = [line for line in read(path) if line["step"] <= after and line["kind"] != "final"] if after else []
-        write_whole(path, lambda file: file.write("".join(map(_text, kept)).encode()))
+        write_bytes(path, "".join(map(_text, kept)).encode())
 
     def add(self, kind: str, step: int, **facts: Any) -> None:
         """One line; floats keep 7 significant digits."""

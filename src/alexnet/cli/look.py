@@ -93,7 +93,7 @@ def _figures(
     say: Callable[[str], object],
 ) -> list[Path]:  # fmt: skip
     """fig3.png and fig4.png, as far as they were asked for."""
-    from alexnet.base.files import write_whole
+    from alexnet.base.files import write_bytes
     from alexnet.inference.inside import drawing, figures
     from alexnet.inference.similarity import open_index
 
@@ -110,5 +110,5 @@ def _figures(
         contents = drawing.png(drawn)
         folder.mkdir(exist_ok=True)
         made.append(folder / f"{name}.png")
-        write_whole(made[-1], lambda file, contents=contents: file.write(contents))  # type: ignore[misc]
+        write_bytes(made[-1], contents)
     return made

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alexnet.base import tables
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import check_new, write_whole
+from alexnet.base.files import check_new, write_bytes, write_whole
 from alexnet.base.text import counted, printable
 
 MOST = 10_000  # classes of which every pair can be counted
@@ -196,5 +196,5 @@ def _csv(file: Path, matrix: np.ndarray, classes: list[str]) -> None:
 MATRICES: Mapping[str, Callable[[Path, np.ndarray, list[str]], None]] = {
     ".csv": _csv,
     ".npy": lambda file, matrix, classes: write_whole(file, lambda out: np.save(out, matrix)),
-    ".png": lambda file, matrix, classes: write_whole(file, lambda out: out.write(draw_confusion(matrix, classes))),
+    ".png": lambda file, matrix, classes: write_bytes(file, draw_confusion(matrix, classes)),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_whole
+from alexnet.base.files import write_bytes, write_whole
 from alexnet.base.text import counted
 from alexnet.reproduction import figures, overview
 from alexnet.reproduction.claims import CLAIMS, Claim
@@ -34,7 +34,7 @@ def write(study: Study, outcome: Outcome) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     views = sorted({1, claim.views})
     lines = [one.line(v) for several in outcome.runs.values() for one in several for v in views]
-    write_whole(folder / RUNS, lambda file: file.write("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    write_bytes(folder / RUNS, "".join(json.dumps(line) + "\n" for line in lines).encode())
     facts: dict[str, Any] = {
         "claim": claim.name, "quick": study.quick, "verdict": outcome.verdict, "seeds": study.seeds,
         "sets": list(study.sets), "views": claim.views, "notes": outcome.notes,
@@ -45,11 +45,11 @@ def write(study: Study, outcome: Outcome) -> dict[str, Any]:
             for one in outcome.comparisons
         ],
     }  # fmt: skip
-    write_whole(folder / RESULT, lambda file: file.write((json.dumps(facts, indent=1) + "\n").encode()))
+    write_bytes(folder / RESULT, (json.dumps(facts, indent=1) + "\n").encode())
     title = f"{claim.name} ({claim.section}): {outcome.verdict}" + (", quick" if study.quick else "")
     figures.save_figure(outcome, title, folder / FIGURE)
     text = page(facts, lines, FIGURE)
-    write_whole(folder / PAGE, lambda file: file.write(text.encode()))
+    write_bytes(folder / PAGE, text.encode())
     return facts
 
 
@@ -199,7 +199,7 @@ def report(out: Path, file: Path) -> int:
     picture = file.with_suffix(".png")
     overview.save_overview(shown, picture)
     text = "\n".join([HEAD.format(picture=picture.name), *rows, "", *parts])
-    write_whole(file, lambda out: out.write(text.encode()))
+    write_bytes(file, text.encode())
     return len(rows)
 
 

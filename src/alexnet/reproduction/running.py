@@ -21,7 +21,7 @@ import torch
 from alexnet.base import metrics, run_files
 from alexnet.base.device import choose_device, device_name
 from alexnet.base.errors import AlexNetError, Diverged, Interrupted
-from alexnet.base.files import write_whole
+from alexnet.base.files import write_bytes, write_whole
 from alexnet.base.version import __version__
 from alexnet.data.dataset import Split
 from alexnet.data.layouts.registry import Data, find_data
@@ -145,13 +145,13 @@ class Study:
             except Diverged as error:
                 sentence = str(error)
                 self.say(sentence)
-                write_whole(folder / "diverged", lambda file: file.write(sentence.encode()))
+                write_bytes(folder / "diverged", sentence.encode())
                 return None
             except Interrupted as stop:
                 told = f"stopped and saved in {folder}: give the same command to go on"
                 raise Interrupted(told, stop.status) from None
             made = {"device": device_name(choose_device(self.device)), "versions": versions(), "commit": commit()}
-            write_whole(folder / MADE, lambda file: file.write(json.dumps(made).encode()))
+            write_bytes(folder / MADE, json.dumps(made).encode())
         return finished
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.base import metrics, run_files
-from alexnet.base.files import write_whole
+from alexnet.base.files import write_bytes
 from alexnet.base.text import printable
 from alexnet.data.held_out import divided, recipe_held_out
 from alexnet.data.layouts.registry import Data, Split
@@ -80,7 +80,7 @@ def write(folder: Path, data: Data, device: str = "cpu", command: Sequence[str] 
     recipe = recipes.from_toml((folder / run_files.RECIPE).read_text("utf-8"), run_files.RECIPE)
     classifier, data = load_classifier(folder, choose_device(device)), divided(data, recipe_held_out(recipe))
     text = page(folder, classifier, data, judge(classifier, data.split("valid")), command)
-    write_whole(folder / NAME, lambda file: file.write(text.encode("utf-8", "replace")))
+    write_bytes(folder / NAME, text.encode("utf-8", "replace"))
     return folder / NAME
 
 

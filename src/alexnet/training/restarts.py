@@ -15,7 +15,7 @@ import filelock
 
 from alexnet.base.distributed import TIMEOUT, World, job, restarts, started_again
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import PATIENCE, clear_parts, write_whole
+from alexnet.base.files import PATIENCE, clear_parts, write_bytes
 from alexnet.base.progress import Say
 from alexnet.base.run_files import NAMES, RECIPE, STATE
 from alexnet.base.text import printable
@@ -77,8 +77,8 @@ class RunLock:
         self.take()
         clear_parts(self.folder)
         facts = {"process": os.getpid(), "host": node(), "processes": world.size, "job": job()}
-        write_whole(self.folder / WRITER, lambda file: file.write(json.dumps(facts).encode()))
-        write_whole(self.folder / RECIPE, lambda file: file.write(recipes.to_toml(recipe).encode()))
+        write_bytes(self.folder / WRITER, json.dumps(facts).encode())
+        write_bytes(self.folder / RECIPE, recipes.to_toml(recipe).encode())
 
     def _writer(self) -> dict:
         try:

@@ -15,7 +15,7 @@ from alexnet.base import run_files
 from alexnet.base.device import choose_precision, device_name, make_deterministic
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_whole
+from alexnet.base.files import write_bytes
 from alexnet.base.metrics import Metrics
 from alexnet.base.progress import Progress, Say
 from alexnet.base.signals import StopRequest
@@ -363,7 +363,7 @@ def save_checkpoint(run: Run, best: bool = False) -> None:
     def write() -> None:
         contents = native.to_bytes(weights)
         for name in (run_files.BEST, run_files.LAST) if best else (run_files.LAST,):
-            write_whole(run.folder / name, lambda file: file.write(contents))
+            write_bytes(run.folder / name, contents)
         checkpoint.write_state(run.folder / run_files.STATE, state)
 
     run.saver(write)
@@ -381,7 +381,7 @@ def keep_best(run: Run, say: Say) -> int | None:
     run.model.load_state_dict(loading.load_classifier(best).model.state_dict())
     if run.world.first:
         contents = best.read_bytes()
-        write_whole(run.folder / run_files.LAST, lambda file: file.write(contents))
+        write_bytes(run.folder / run_files.LAST, contents)
     epoch = run.position.epochs - run.position.since
     say(f"the weights are those of epoch {epoch}, whose validation error is lowest")
     return epoch

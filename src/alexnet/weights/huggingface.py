@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import check_new, write_whole
+from alexnet.base.files import check_new, write_bytes
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights import native
@@ -57,7 +57,7 @@ def write(weights: Weights, folder: Path, replace: bool = False) -> list[Path]:
         "pretrained_cfg": pretrained_cfg(variant, len(weights.classes), preprocess),
     }
     native.write(weights, file)
-    write_whole(config, lambda out: out.write(json.dumps(facts, indent=2).encode()))
+    write_bytes(config, json.dumps(facts, indent=2).encode())
     return [file, config]
 
 

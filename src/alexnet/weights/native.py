@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from alexnet.base.errors import AlexNetError, first_line
-from alexnet.base.files import write_whole
+from alexnet.base.files import write_bytes
 from alexnet.base.hints import Hints
 from alexnet.networks import variants as v
 from alexnet.weights import int8, state
@@ -139,7 +139,7 @@ def _shards(file: Path) -> dict[str, Lazy]:
 
 def write(weights: Weights, file: Path, eight_bits: bool = False) -> list[Path]:
     """Write a file; the files made."""
-    write_whole(file, lambda out: out.write(to_bytes(weights, eight_bits)))
+    write_bytes(file, to_bytes(weights, eight_bits))
     return [file]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alexnet.base.files import write_whole
+from alexnet.base.files import write_bytes
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import output_shape
@@ -63,7 +63,7 @@ def _attribute(key: str, value: Any) -> bytes:
 def write(weights: Weights, file: Path, preprocessing: bool = False, half: bool = False) -> list[Path]:
     """Write the network to a file, as `to_bytes` says; the files made."""
     contents = to_bytes(weights, preprocessing, half)
-    write_whole(file, lambda out: out.write(contents))
+    write_bytes(file, contents)
     return [file]
 
 

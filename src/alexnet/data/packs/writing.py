@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.base.errors import AlexNetError, Interrupted
-from alexnet.base.files import hold, next_step, write_whole
+from alexnet.base.files import hold, next_step, write_bytes
 from alexnet.base.progress import Progress
 from alexnet.base.signals import StopRequest
 from alexnet.base.text import counted
@@ -372,7 +372,7 @@ def _finish(job: Job) -> None:
             contents[f"{name}-ends.npy"] = _npy(np.concatenate(job.ends[name]).astype("<i8"))
         splits[name] = {"origin": split.origin, "shards": job.shards[name]}
     for name, text in contents.items():
-        write_whole(job.folder / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
+        write_bytes(job.folder / name, text)
         job.files.append({"name": name, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()})
     header = {
         "format": FORMAT, "version": VERSION, "side": job.side, "encoding": job.encoding, "quality": job.quality,
@@ -383,7 +383,7 @@ def _finish(job: Job) -> None:
         "files": sorted(job.files, key=lambda entry: entry["name"]),
     }  # fmt: skip
     whole = json.dumps({**header, "sha256": checksum(header)}, indent=1).encode()
-    write_whole(job.folder / HEADER, lambda file: file.write(whole))
+    write_bytes(job.folder / HEADER, whole)
     (job.folder / STATE).unlink(missing_ok=True)
 
 

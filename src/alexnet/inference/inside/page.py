@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import check_new, write_whole
+from alexnet.base.files import check_new, write_bytes
 from alexnet.base.text import counted, printable
 from alexnet.inference.inside import drawing, heat, maps
 from alexnet.inference.inside.explained import explained
@@ -102,7 +102,7 @@ def save(folder: Path, look: Look, name: str) -> list[Path]:
     files[PAGE] = text(look, name, drawn, svg).encode("utf-8", "replace")
     folder.mkdir(exist_ok=True)
     for file, contents in files.items():
-        write_whole(folder / file, lambda opened, contents=contents: opened.write(contents))  # type: ignore[misc]
+        write_bytes(folder / file, contents)
     return [folder / file for file in files]
 
 
