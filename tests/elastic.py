@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    multiprocessing.set_forkserver_preload(["alexnet.inference.prediction", "alexnet.training.loop"])
+    multiprocessing.set_forkserver_preload(["alexnet.inference.prediction", "alexnet.training.loop", "torch._dynamo"])
     meeting = os.environ.get("MEETING", "")
     host = {"is_host": os.environ.get("HOST") == "1"}  # else whoever comes first, on whom the others then depend
     patience = host | {"last_call_timeout": 1, "keep_alive_interval": 1, "keep_alive_max_attempt": 3} if meeting else {}

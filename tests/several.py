@@ -12,9 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from hosts import Hosts, address, inside, line
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,22 @@ class Said:
 def several(
     folder: Path, jobs: dict[int, dict[str, list[Any]]], patches: dict[str, Any] | None = None,
     deaths: dict[str, tuple[int, int]] | None = None, restarts: int | None = None,
+    hosts: tuple[int, str, float] | None = None, cuts: dict[str, tuple[int, int]] | None = None,
 ) -> dict[int, dict[str, list[Said]]]:  # fmt: skip
     """By number of processes and name of a command, what each process said.
 
     `patches` are put in the place of values by their dotted names. In a command of `deaths` the process of that rank
-    is killed when it begins its work of that number; `restarts` says how often torchrun has started them again.
+    is killed when it begins its work of that number; `restarts` says how often torchrun has started them again. Each
+    process is on a host of its own of `hosts`, as hosts.Hosts takes them; in a training of `cuts` the host of that
+    number loses its link at that step, for good.
     """
     words = {size: {name: [*map(str, one)] for name, one in table.items()} for size, table in jobs.items()}
     asked = {"jobs": words, "patches": patches or {}, "deaths": deaths or {}, "restarts": restarts}
+    asked |= {"hosts": hosts, "cuts": cuts or {}}
     (folder / "jobs.json").write_text(json.dumps(asked))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True, timeout=600)
+    start = inside(__file__, folder) if hosts else [sys.executable, __file__, str(folder)]
+    subprocess.run(start, env=environment, check=True, timeout=600)
     return {
         size: {name: [_said(folder / f"{size} {name} {rank}") for rank in range(size)] for name in table}
         for size, table in jobs.items()
@@ -54,25 +63,31 @@ def _said(stem: Path) -> Said:
 
 
 def _start(folder: Path) -> None:
-    from importlib import import_module
-
     import alexnet.data.packs.writing
     import alexnet.inference.feature_files
     import alexnet.inference.prediction
-    import alexnet.inference.similarity  # noqa: F401, what the commands import
+    import alexnet.inference.similarity
+    import alexnet.training.loop  # noqa: F401, what the commands import
 
     asked = json.loads((folder / "jobs.json").read_text())
+    if asked["hosts"]:
+        import_module("torch._dynamo")  # as data-parallel training does
     for name, value in asked["patches"].items():
         module, _, attribute = name.rpartition(".")
         setattr(import_module(module), attribute, value)
+    with Hosts(*asked["hosts"]) if asked["hosts"] else nullcontext() as hosts:
+        _do(folder, asked, hosts)
+
+
+def _do(folder: Path, asked: dict[str, Any], hosts: Hosts | None) -> None:
     for size, table in asked["jobs"].items():
         # Who dies takes no other command with it.
-        for part in [{name: words} for name, words in table.items()] if asked["deaths"] else [table]:
+        for part in [{name: words} for name, words in table.items()] if asked["deaths"] or asked["cuts"] else [table]:
             ports = _free_ports(len(part))
             ranks = []
             for rank in range(int(size)):
                 if not (number := os.fork()):
-                    _work(folder, int(size), rank, part, ports, asked)
+                    _work(folder, int(size), rank, part, ports, asked, hosts)
                 ranks.append(number)
             for number in ranks:
                 os.waitpid(number, 0)
@@ -87,14 +102,17 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _work(
-    folder: Path, size: int, rank: int, table: dict[str, list[str]], ports: list[int], asked: dict[str, Any]
-) -> None:
+    folder: Path, size: int, rank: int, table: dict[str, list[str]], ports: list[int], asked: dict[str, Any],
+    hosts: Hosts | None,
+) -> None:  # fmt: skip
     """Be one of the processes, to its end."""
     from alexnet.base import turns
     from alexnet.cli import run
 
     os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    os.environ["MASTER_ADDR"] = address(0) if hosts else "127.0.0.1"
+    if hosts:
+        hosts.enter(rank)
     begin = turns._next
     try:
         for (name, words), port in zip(table.items(), ports, strict=True):
@@ -117,11 +135,27 @@ def _work(
                 return found
 
             turns._next = counting
+            if (cut := asked["cuts"].get(name)) and cut[0] == rank:
+                cut_at(cut[1])
             status = run([word.replace("RANK", str(rank)) for word in words])
             sys.stdout.flush()
             Path(f"{stem}.status").write_text(f"{status} {made[0]}")
     finally:
         os._exit(0)
+
+
+def cut_at(step: int) -> None:
+    """Let this process' host lose its link before a step of the training that comes."""
+    from alexnet.training import loop
+
+    begin = loop._step
+
+    def cutting(run: Any, *given: Any) -> None:
+        if run.position.step == step:
+            line("ip link set eth0 down")
+        begin(run, *given)
+
+    loop._step = cutting
 
 
 if __name__ == "__main__":
