@@ -14,7 +14,7 @@ import argparse
 from dataclasses import dataclass
 
 from alexnet.networks import traffic
-from alexnet.networks.variants import variant
+from alexnet.networks.variants import Variant, variant
 
 NET = (variant("alexnet2012"), 1000, 3, 224)
 BATCHES, GPUS = (128, 256, 512, 1024, 2048, 4096, 8192), (1, 2, 4, 8, 16, 32, 64)
@@ -46,7 +46,16 @@ def from_rates(small: int, small_rate: float, large: int, large_rate: float) -> 
 H100 = from_rates(128, 29_090, 512, 39_620)  # measured: gpu_h100_202611.md
 
 
-def seconds(way: str, gpu: Gpu, gpus: int, batch: int, link: float, number: int = 4, overlap: bool = True) -> float:
+def seconds(
+    way: str,
+    gpu: Gpu,
+    gpus: int,
+    batch: int,
+    link: float,
+    number: int = 4,
+    overlap: bool = True,
+    net: tuple[Variant, int, int, int] = NET,
+) -> float:  # fmt: skip
     """A step of `batch` pictures on all GPUs together; `link` bytes/s leave each, `number` is the bytes of a number.
 
     Sums of gradients run beside the backward pass of the layers below, activations are waited for.
@@ -59,13 +68,13 @@ def seconds(way: str, gpu: Gpu, gpus: int, batch: int, link: float, number: int 
         return count * number / gpus / link
 
     if way == "towers":
-        numbers = 2 * batch * sum(talk.first + talk.second for talk in traffic.towers(*NET))
+        numbers = 2 * batch * sum(talk.first + talk.second for talk in traffic.towers(*net))
         return gpu.step(batch / 2) + sending(numbers)
     arithmetic = gpu.step(batch / gpus)
     if way == "hybrid":
-        sent = traffic.hybrid(*NET, gpus, batch)
+        sent = traffic.hybrid(*net, gpus, batch)
         return arithmetic + sending(sent.connected) + max(0, sending(sent.convolutions) - hidden * arithmetic)
-    sent = traffic.sharded(*NET, gpus) if way == "sharded" else traffic.data(*NET, gpus)
+    sent = traffic.sharded(*net, gpus) if way == "sharded" else traffic.data(*net, gpus)
     return arithmetic + max(0, sending(sent.all) - hidden * arithmetic)
 
 
