@@ -183,7 +183,7 @@ def test_a_gray_caffe_net_without_a_mean_asks_for_one_and_takes_numbers(tmp_path
     arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
     arrays["conv1.weight"] = arrays["conv1.weight"][:, :1]
     file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
-    with pytest.raises(AlexNetError, match=r"--mean, a file or 1 numbers \(0 if it was trained without one\)"):
+    with pytest.raises(AlexNetError, match=r"--mean, a file or 1 number \(0 if it was trained without one\)"):
         formats.read(file)
     got = formats.read(file, Hints(mean="60"))
     assert (got.preprocess.order, got.preprocess.mean.flatten().tolist()) == ("L", [60.0])

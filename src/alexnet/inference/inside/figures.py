@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.data import labels
 from alexnet.data.pictures import Source, Unreadable, decode
 from alexnet.inference.contact_sheet import find_pictures
@@ -59,7 +59,8 @@ def figure4(
         if one.error is not None:
             say(f"fig4: without {printable(one.file)}, which cannot be read ({one.error})")
     if len(answers) > TESTED:
-        say(f"fig4: the first {TESTED} of {len(answers):,}, and with an index the neighbours of {QUERIES}")
+        count = counted(len(answers), "picture")
+        say(f"fig4: the first {TESTED} of {count}, and with an index the neighbours of {QUERIES}")
     found = find_pictures(pictures, [one.file for one in answers])
     known = labels.position(classifier.classes)
     cells = [_tested(one, found[one.file], _own(one.file, known, classifier.classes)) for one in answers[:TESTED]]
