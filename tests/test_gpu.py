@@ -23,10 +23,10 @@ from alexnet.networks.fast import gpu
 from alexnet.networks.fast.gpu import convolutions, dropout, stages, stretches
 from alexnet.networks.layers import Dropout, LastWindow, LocalResponseNorm, WithinMapNorm
 from alexnet.networks.model import AlexNet, initialise
-from alexnet.networks.variants import VARIANTS
 from conftest import DEVICE
 from interpreted import MARKS, triton
 from narrow import narrow
+from tooled import every_variant
 
 pytestmark = MARKS
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}  # relative
@@ -127,7 +127,7 @@ def off(x: torch.Tensor, truth: torch.Tensor) -> float:
     return float((x.double().cpu() - truth).norm() / truth.norm())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@every_variant
 def test_every_variant_is_its_plain_form(name):
     plan = narrow(name)
     torch.manual_seed(0)

@@ -134,6 +134,7 @@ def held(command: str, count: int, classifier: Classifier, folder: Path) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "bytes_a_picture"), [("evaluate", 40), ("predict", 8), ("features", 8)])
 def test_many_pictures_take_the_memory_of_a_few(tmp_path, command, bytes_a_picture):
     """Of labelled ones the labels and numbers are held; of others nothing, nor of what they are answered."""

@@ -14,7 +14,7 @@ import pytest
 from conftest import coloured, write_folders
 from several import Said, several
 
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.cpu, pytest.mark.slow]  # test_turns.py does the same with threads
 
 SMALL = 8 * 32 * 32 * 3  # bytes of a pack's file
 PATCHES = {
@@ -141,7 +141,6 @@ def killed(data, tiny_run, made, tmp_path_factory) -> tuple[Path, dict[str, tupl
     return root / "out", {name: (first[name], there, again[name]) for name in KILLED}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", KILLED)
 def test_a_command_whose_process_is_killed_and_started_again_is_that_of_one_process(made, killed, name):
     out, (first, there, again) = killed[0], killed[1][name]
@@ -169,7 +168,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [2, 3])
 def test_every_file_is_that_of_one_process_byte_for_byte(made, size):
     one, several = files(made[1][0]), files(made[size][0])
     assert len(several) > 15
@@ -178,7 +177,7 @@ def test_every_file_is_that_of_one_process_byte_for_byte(made, size):
     assert sum(name.startswith("apart0/train-0") for name in several) > 5 or size == 3
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [2, 3])
 def test_the_first_process_says_what_one_would_and_the_others_nothing(made, size):
     for name in made[size][1].keys() & made[1][1].keys():
         (one,), (first, *others) = made[1][1][name], made[size][1][name]
