@@ -25,6 +25,7 @@ from pathlib import Path
 from alexnet.base.run_files import BEST, LAST, METRICS
 
 ELASTIC = Path(__file__).parent.parent / "tests" / "elastic.py"
+sys.path.insert(0, str(ELASTIC.parent))
 WAYS = (("hybrid", 3), ("towers", 2), ("data", 3))
 A_RUN = 7  # kills, at most
 WINDOW = 0.3  # of the time of a run left alone, which has the agent's own start in it
@@ -117,20 +118,10 @@ def killed(
 
 def workers(agent: int) -> list[int]:
     """The processes that the agent's fork server has started and that live, in order of their start."""
+    from elastic import children
+
     servers = [one for one in children(agent) if b"forkserver" in Path(f"/proc/{one}/cmdline").read_bytes()]
     return sorted(one for server in servers for one in children(server))
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            state, number = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-        except (OSError, ValueError):
-            continue
-        if number == str(parent) and state != "Z" and folder.name.isdigit():
-            found.append(int(folder.name))
-    return found
 
 
 def differs(expected: Path, found: Path) -> list[str]:

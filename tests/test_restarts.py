@@ -22,6 +22,7 @@ from alexnet.training.checkpoint import read_state
 from alexnet.training.loop import train
 from alexnet.training.restarts import LOCK, WRITER
 from conftest import write_folders
+from elastic import children
 from launched import ENVIRONMENT, SETS, losses, wait_for_step
 from together import group
 
@@ -119,19 +120,6 @@ def test_a_second_writer_is_refused_while_the_first_one_lives(run, tmp_path):
 
 
 # -- real processes ---------------------------------------------------------------------------------------------------
-
-
-def children(parent: int) -> list[int]:
-    """The processes that a process has started and that live."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            state, number = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-        except (OSError, ValueError):
-            continue
-        if number == str(parent) and state != "Z" and folder.name.isdigit():
-            found.append(int(folder.name))
-    return found
 
 
 def workers(run: Path) -> list[int]:
