@@ -298,6 +298,12 @@ def neighbours(watch):
     assert watch("neighbours=4").orders[0] != watch().orders[0]
 
 
+@effect
+def reshuffle(watch):
+    anew, kept = (watch("max_steps=0", *more).orders for more in ((), ("reshuffle=false",)))
+    assert kept[0] == kept[1] == anew[0] != anew[1]
+
+
 def test_a_recipe_has_no_key_without_a_meaning():
     assert set(KEYS) == set(recipes.Recipe.__dataclass_fields__)
     assert all(key.meaning for key in KEYS.values())

@@ -123,7 +123,8 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
     with Progress("training", total, done=done, quiet=quiet) as progress:
         while not run.finished:
             epoch, began = position.epochs, time.monotonic()
-            positions = epoch_order(recipe.seed, epoch, len(run.pictures), recipe.neighbours)
+            order = epoch if recipe.reshuffle else 0
+            positions = epoch_order(recipe.seed, order, len(run.pictures), recipe.neighbours)
             start_of_epoch = epoch * run.steps_per_epoch
             first, end = position.step - start_of_epoch, run.last_step - start_of_epoch
             for batch in batches(run.pictures, positions, recipe.batch_size, readers, first, end, recipe.neighbours):

@@ -123,6 +123,7 @@ class Recipe:
     crop_area: float = _key(
         1.0, "below 1: crops of this share of the picture up to all of it, enlarged; 1: of one size", above=True, high=1
     )
+    reshuffle: bool = _key(True, "each epoch has an order of its own; off: one for all, as in 2012 (facts.md 5.5)")
     chunk: int = _key(1, "pictures in a row that share a crop and a mirror; 32 in the 2012 code (facts.md 5.3)", low=1)
     flips: bool = _key(True, "mirror with probability 1/2 (§4.1)")
     augment: str = _key("", "further steps in their order, with commas: gray, brightness=0.3 …; empty: none")
