@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from alexnet.base import run_files
-from alexnet.cli import run as run_command
-from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction import everything, planning, results
 from alexnet.reproduction.claims import CLAIMS
 from alexnet.reproduction.everything import Everything
 from conftest import write_folders
-from narrow import narrow
+from two_claims import two_claims
 
 SETS = ("epochs=1", "batch_size=8", "learning_rate=0.002", "precision=float32", "variant=alexnet32")
 
@@ -35,9 +31,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def two(monkeypatch) -> None:
-    """Two claims, which share a network, in the place of all, and that network narrow."""
-    monkeypatch.setattr(planning, "CLAIMS", {name: CLAIMS[name] for name in ("dropout", "headline")})
-    monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
+    two_claims(monkeypatch)
 
 
 def plan() -> list[planning.StudyPart]:
@@ -201,7 +195,13 @@ def test_a_result_of_more_seeds_stays_until_there_are_as_many(place, tmp_path, t
         (["--all"], "--all needs pictures; give --data DIR"),
         (["towers", "--all", "--data", "."], "--all is of all claims; leave towers out"),
         (["towers", "--data", ".", "--minutes", "3"], "--minutes, --together and --rate are of --all"),
+        (["towers", "--data", ".", "--together", "auto"], "--minutes, --together and --rate are of --all"),
         (["--all", "--data", "nowhere"], "--data nowhere does not exist"),
+        (["--all", "--data", ".", "--together", "0"], "--together was given '0'; it takes a number of processes, 1 to"),
+        (
+            ["--all", "--data", ".", "--together", "all"],
+            "was given 'all'; it takes a number of processes, 1 to 999",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(refused, tmp_path, monkeypatch, words, sentence):
@@ -227,56 +227,3 @@ def test_the_page_opens_with_a_figure_and_says_of_each_claim_what_how_and_what_i
     for facts in (json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/result.json")):
         claim = CLAIMS[facts["claim"]]
         assert f"{claim.text} {claim.how} It means: " in page
-
-
-class Started:
-    """A process that only notes what it is told."""
-
-    every: ClassVar[list[Started]] = []
-    status = 0
-
-    def __init__(self, words: list[str], **_: object) -> None:
-        self.words, self.told = words, []
-        self.every.append(self)
-
-    def terminate(self) -> None:
-        self.told.append("terminate")
-
-    def wait(self) -> int:
-        self.told.append("wait")
-        return self.status
-
-
-def test_processes_beside_it_do_the_same_by_the_same_words_and_are_ended_with_it(place, tmp_path, monkeypatch, two):
-    monkeypatch.setattr(everything.subprocess, "Popen", Started)
-    monkeypatch.setattr(Started, "every", [])
-    work = Everything(place, tmp_path, 3, 1, True, SETS, "cpu", together=3)
-    with work._others():
-        pass
-    assert [one.told for one in Started.every] == [["wait"]] * 2
-    words = Started.every[0].words
-    assert words[:3] == [sys.executable, "-m", "alexnet"]
-    asked: list[Everything] = []
-    monkeypatch.setattr(Everything, "run", lambda self: asked.append(self) or {})
-    assert run_command(words[3:]) == 0  # the command line itself reads them as what was meant
-    (other,) = asked
-    assert (other.place, other.out, other.minutes, other.seeds, other.quick, other.sets, other.device) == (
-        place, tmp_path, 3, 1, True, SETS, "cpu"
-    )  # fmt: skip
-    assert other.together == 1
-    with pytest.raises(KeyboardInterrupt), work._others():
-        raise KeyboardInterrupt
-    assert [one.told for one in Started.every[2:]] == [["terminate", "wait"]] * 2
-
-
-def test_a_process_beside_it_that_fails_is_said_with_the_file_that_says_why(place, tmp_path, monkeypatch, two):
-    monkeypatch.setattr(everything.subprocess, "Popen", Started)
-    said: list[str] = []
-    work = Everything(place, tmp_path, device="cpu", together=2, say=said.append)
-    with work._others():
-        pass
-    assert not said
-    monkeypatch.setattr(Started, "status", 2)
-    with work._others():
-        pass
-    assert said == [f"a process beside this one ended with status 2: {tmp_path / 'work' / 'together-2.txt'} says why"]

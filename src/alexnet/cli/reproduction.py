@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from alexnet.reproduction.everything import Everything
 
 
+def _together(context: click.Context, option: click.Parameter, text: str) -> int:
+    """How many processes; 0 of auto."""
+    if text == "auto":
+        return 0
+    if not re.fullmatch("[1-9][0-9]{0,2}", text):
+        raise AlexNetError(f"--together was given '{text}'; it takes a number of processes, 1 to 999, or auto.")
+    return int(text)
+
+
 @commands.command()
 @click.argument("name", required=False)
 @click.option("--data", metavar="DIR", help="A data set, or a folder that holds cifar10/ and tiny-imagenet/.")
@@ -23,8 +33,9 @@ if TYPE_CHECKING:
     "--minutes", type=click.FloatRange(0, min_open=True), help="Of --all: stop then; the same command goes on."
 )
 @click.option(
-    "--together", type=click.IntRange(1), default=1, help="Of --all: processes that train at once.  [default: 1]"
-)
+    "--together", default="1", metavar="N|auto", callback=_together,
+    help="Of --all: processes that train at once; auto: as many as pay off, by trial.  [default: 1]",
+)  # fmt: skip
 @click.option("--list", "listed", is_flag=True, help="Of --all: say what will be trained, and train nothing.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Of --list: images/s of alexnet64, for the time.")
 @click.option("--seeds", type=click.IntRange(1), help="Networks of each kind.  [default: the claim's, mostly 3]")
@@ -59,7 +70,7 @@ def reproduce(
             output.say(f"{report}: {results.report(Path(out), Path(report))} results")
         output.end(facts)
         return 0
-    if minutes or rate or together > 1:
+    if minutes or rate or together != 1:
         raise AlexNetError("--minutes, --together and --rate are of --all; add it, or leave them out.")
     if name is None:
         if data is not None or seeds or quick or sets:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import _thread
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alexnet.base.device import choose_device
 from alexnet.base.errors import Interrupted
 from alexnet.base.text import counted
 from alexnet.data.layouts.registry import Data
@@ -25,7 +25,8 @@ from alexnet.reproduction import planning, results
 from alexnet.reproduction.claims import Claim
 from alexnet.reproduction.measures import measure_claim
 from alexnet.reproduction.planning import StudyPart
-from alexnet.reproduction.running import Busy, Study
+from alexnet.reproduction.running import WORK, Busy, Study
+from alexnet.reproduction.side_by_side import Beside, Trial, limit_of
 
 PATIENCE = 5.0  # seconds until it is looked again whether another process has finished
 
@@ -41,11 +42,12 @@ class Everything:
     quick: bool = False
     sets: tuple[str, ...] = ()
     device: str = "auto"
-    together: int = 1  # processes that train at once
+    together: int = 1  # processes that train at once; 0: as many as pay off
     say: Callable[[str], object] = lambda text: None
     quiet: bool = True
     found: dict[tuple[Any, ...], Data] = field(default_factory=dict)
     over: threading.Event = field(default_factory=threading.Event)
+    made_at: float = field(default_factory=time.monotonic)
 
     def study(self, claim: Claim, seeds: int) -> Study:
         """One that shares what others have read. `variant` is for the claims that have no networks of their own."""
@@ -78,7 +80,7 @@ class Everything:
     def run(self) -> dict[str, Any]:
         """Train, compare and write results; what was done, as facts."""
         missing, done = self.left(), []
-        with self._others(), self._deadline():
+        with self._others(list(missing)), self._deadline():
             while missing and not self.over.is_set():  # which a network may have outlived by its last step
                 part = next((one for one in missing if self._done(one)), None)
                 if self.over.is_set() and part is None:
@@ -141,30 +143,43 @@ class Everything:
             timer.cancel()
 
     @contextmanager
-    def _others(self) -> Iterator[None]:
-        """Processes beside this one that do the same, each saying what it does in FOLDER/work/together-N.txt."""
-        words = [sys.executable, "-m", "alexnet", "reproduce", "--all", "--data", str(self.place)]
-        words += ["--out", str(self.out), "--device", self.device, *["--quick"] * self.quick]
-        for name, value in (("--minutes", self.minutes), ("--seeds", self.seeds)):
-            words += [name, f"{value:g}"] if value else []
-        words += [word for one in self.sets for word in ("--set", one)]
-        started: dict[Path, subprocess.Popen] = {}
-        for number in range(2, self.together + 1):
-            file = self.out / "work" / f"together-{number}.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with open(file, "wb") as log:
-                started[file] = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+    def _others(self, parts: list[StudyPart]) -> Iterator[None]:
+        """Processes beside this one that do the same: one less than `together`, or as many as pay off."""
+        beside = Beside(self._words, self.out / WORK)
+        trial: AbstractContextManager[object] = nullcontext()
         try:
-            yield
+            for _ in range(1, self.together):
+                beside.add()
+            if not self.together:
+                networks = [one for part in parts for one in part.networks]
+                limit = limit_of(choose_device(self.device), networks, lambda: self._untrained(parts))
+                trial = Trial(beside, limit, self.say)
+            with trial:
+                yield
         except BaseException:
-            for one in started.values():
-                one.terminate()
+            beside.end_all()
             raise
         finally:
-            ended = {file: one.wait() for file, one in started.items()}
-        for file, status in ended.items():
-            if status:
-                self.say(f"a process beside this one ended with status {status}: {file} says why")
+            failed = beside.wait()
+        for sentence in failed:
+            self.say(sentence)
+
+    def _words(self) -> list[str]:
+        """The command of a process beside this one, which ends when this one does."""
+        words = [sys.executable, "-m", "alexnet", "reproduce", "--all", "--data", str(self.place)]
+        words += ["--out", str(self.out), "--device", self.device, *["--quick"] * self.quick]
+        left = self.minutes and max(0.01, round(self.minutes - (time.monotonic() - self.made_at) / 60, 2))
+        for name, value in (("--minutes", left), ("--seeds", self.seeds)):
+            words += [name, f"{value:g}"] if value else []
+        return [*words, *(word for one in self.sets for word in ("--set", one))]
+
+    def _untrained(self, parts: list[StudyPart]) -> int:
+        """How many networks of these parts there are to train still, at most: those at work on are among them."""
+        return sum(
+            not self.study(part.claim, part.seeds).made(one.recipe, one.data)
+            for part in self.left(parts)
+            for one in part.networks
+        )
 
 
 def _named(part: StudyPart) -> str:

@@ -37,7 +37,7 @@ PLACES = {  # what a data set's folder or archive may be called inside DIR
     CIFAR: ("cifar10", "cifar-10", "cifar-10-batches-py", "cifar-10-python.tar.gz"),
     TINY: ("tiny-imagenet", "tiny-imagenet-200", "tiny_imagenet", "imagenet"),
 }
-WORK, MADE = "work", "made.json"
+WORK, MADE, DIVERGED = "work", "made.json", "diverged"
 NAMED = [  # keys that were in every folder's name, until names came to be of departures alone
     "variant", "channels", "stored", "input", "epochs", "max_steps", "batch_size", "seed", "learning_rate",
     "bias_rate", "momentum", "weight_decay", "bias_decay", "label_smoothing", "schedule", "warmup",
@@ -112,6 +112,11 @@ class Study:
             values["learning_rate"] = rate
         return recipes.override(chosen, values)
 
+    def made(self, recipe: Recipe, data: str) -> bool:
+        """Whether that network, begun from random weights, is trained to its end or its loss became infinite."""
+        names = [name(recipe, self.data(data), "") for name in (_name, _former_name)]
+        return any((self.out / WORK / name / file).exists() for name in names for file in (MADE, DIVERGED))
+
     def trained(self, arm: Arm, seed: int, rate: float = 0.0, most: float = math.inf) -> Finished | None:
         """The arm's network of that seed, trained now unless it was before; None where the loss became infinite.
 
@@ -137,7 +142,7 @@ class Study:
         with _alone(folder):
             if finished.whole:  # by another process, just now
                 return finished
-            if (folder / "diverged").exists():
+            if (folder / DIVERGED).exists():
                 return None
             self.say(f"\n{self.claim.name}: {arm.name}, seed {seed}, in {folder}")
             try:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.text import counted
 from alexnet.networks.model import AlexNet
-from alexnet.networks.shapes import layer_facts
+from alexnet.networks.shapes import LayerFacts, layer_facts
 
 GIB = 1 << 30
 
 
 def needed(model: AlexNet, batch_size: int, precision: torch.dtype, captured: bool = False) -> float:
+    """Bytes of a step of this model, about."""
+    rows = layer_facts(model.variant, model.classes, model.channels, model.input)
+    return step_bytes(rows, sum(one.numel() for one in model.parameters()), batch_size, precision, captured)
+
+
+def step_bytes(
+    rows: Sequence[LayerFacts], weights: int, batch_size: int, precision: torch.dtype, captured: bool
+) -> float:
     """Bytes of a step, about: weights and momenta in float32, and what it makes: gradients in float32, weights and
     every layer's output in `precision`.
 
@@ -23,9 +32,7 @@ def needed(model: AlexNet, batch_size: int, precision: torch.dtype, captured: bo
     part of the graph and may have a picture less.
     """
     each = torch.finfo(precision).bits // 8
-    facts = layer_facts(model.variant, model.classes, model.channels, model.input)
-    outputs = sum(math.prod(layer.output) for layer in facts)
-    weights = sum(parameter.numel() for parameter in model.parameters())
+    outputs = sum(math.prod(row.output) for row in rows)
     made = (4 + (each if each < 4 else 0)) * weights + each * batch_size * outputs
     return 2 * 4 * weights + (2 if captured else 1) * made
 
