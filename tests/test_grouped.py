@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +66,8 @@ def card(monkeypatch):
         it.tried.append((layer, tuple(shape), batch_size))
         return it.taken[next(name for name, one in grouped.FORMS.items() if one is form)]
 
-    monkeypatch.setattr(grouped, "device_name", lambda device: it.name)
+    for asked in ("device_name", "card_of"):
+        monkeypatch.setattr(grouped, asked, lambda device: it.name)
     monkeypatch.setattr(grouped, "_milliseconds", milliseconds)
     monkeypatch.setattr(grouped, "_tried", {})
     return it
@@ -93,6 +95,16 @@ def test_where_results_must_repeat_no_clock_chooses(card, monkeypatch):
     grouped._tried[card.name] = "tower by tower"  # by an earlier run of this process
     assert grouped.form(CPU) is grouped.one_product
     assert not card.tried
+
+
+def test_each_card_is_asked_for_its_name_once(monkeypatch):
+    asked: list[torch.device] = []
+    monkeypatch.setattr(grouped, "device_name", lambda device: asked.append(device) or f"Card {device.index}")
+    monkeypatch.setattr(grouped, "card_of", cache(grouped.card_of.__wrapped__))  # the real one keeps what it is told
+    monkeypatch.setattr(grouped, "_tried", {"Card 0": "tower by tower", "Card 1": "as torch has them"})
+    cards = [torch.device("cuda", number) for number in (0, 1)]
+    assert [grouped.form(one) for one in cards * 3] == [grouped.towers_apart, grouped.as_torch_has_it] * 3
+    assert asked == cards
 
 
 def test_the_time_of_a_form_is_the_mean_after_a_warm_up(monkeypatch):

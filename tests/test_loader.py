@@ -223,6 +223,10 @@ def test_batches_are_copied_to_a_gpu_beside_its_work_two_ahead_and_awaited_befor
             before = card.told[: card.told.index(("work", "notes", which))]
             queued.append(sum(one[1] == "uses" for one in card.told[:at]) - sum(one[1] == "uses" for one in before))
     assert queued == [loader.QUEUED] * (12 - loader.COPIED - loader.QUEUED)
+    # What is copied is held until the CPU has waited for its step.
+    copies = [sum(one[1] == "copies" for one in card.told[:at]) / 2 for at in range(len(card.told))]
+    waited = [sum(one[0] == "CPU" for one in card.told[:at]) for at in range(len(card.told))]
+    assert max(made - done for made, done in zip(copies, waited, strict=True)) == loader.HELD
 
 
 def test_pictures_for_a_gpu_are_decoded_into_pinned_memory(monkeypatch):

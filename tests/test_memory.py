@@ -15,6 +15,8 @@ import torch
 from alexnet.base import device
 from alexnet.base.errors import AlexNetError
 from alexnet.data.dataset import Data, Split
+from alexnet.data.layouts.registry import find_data
+from alexnet.data.loader import Pictures
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.sources import Sources
 from alexnet.inference.evaluation import evaluate
@@ -23,7 +25,8 @@ from alexnet.inference.prediction import stream
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import variant
-from alexnet.training.memory import needed, too_little
+from alexnet.training import loop
+from alexnet.training.memory import GIB, needed, too_little
 from alexnet.weights.classifier import Classifier
 from conftest import TINY
 from narrow import narrow
@@ -70,6 +73,35 @@ def test_a_captured_step_takes_its_memory_twice_and_the_batch_size_that_fits_goe
     said = [str(too_little(model, 96, torch.bfloat16, torch.device("cuda"), captured)) for captured in (False, True)]
     assert "--set batch_size=48 (about" in said[0]
     assert int(said[1].partition("batch_size=")[2].split()[0]) < 48
+
+
+def test_batches_on_their_way_to_a_gpu_count_and_pictures_that_lie_there_do_not(folders, monkeypatch):
+    """alexnet32 stores 32 x 32 x 3 bytes: two batches are copied ahead, three steps wait, and one is being given."""
+    model, pictures = seeded_build(0, "alexnet32", 10, 3, 28), Pictures(find_data(folders).split("train"), 32, 3)
+    sent = 6 * 96 * 32 * 32 * 3
+    assert pictures.sent == 32 * 32 * 3
+    without = needed(model, 96, torch.bfloat16)
+    assert needed(model, 96, torch.bfloat16, picture=pictures.sent) == without + sent
+    assert needed(model, 96, torch.bfloat16, True, pictures.sent) == needed(model, 96, torch.bfloat16, True) + sent
+    # A card on which half of the batch fits by itself, and not with what is sent; on a CPU nothing is.
+    half = needed(model, 48, torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=half / 0.699))
+    said = [
+        str(too_little(model, 96, torch.bfloat16, torch.device(kind), False, picture)).partition("batch_size=")[2]
+        for kind, picture in (("cuda", 0), ("cuda", pictures.sent), ("cpu", 10**12))
+    ]
+    assert [int(one.split()[0]) for one in said] == [48, 24, 48]
+    run = SimpleNamespace(
+        captured=None, division=SimpleNamespace(part=model), recipe=SimpleNamespace(batch_size=96),
+        world=SimpleNamespace(device=torch.device("cuda")), precision=torch.bfloat16,
+        pictures=SimpleNamespace(sent=1 << 24),
+    )  # fmt: skip
+    told = f"which takes about {without / GIB + 6 * 96 / 64:.1f} GiB"
+    with pytest.raises(AlexNetError, match=told), loop._memory_in_words(run):
+        raise MemoryError
+    pictures._resident = torch.zeros(0)
+    assert pictures.sent == 0
+    pictures.close()
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ STATISTICS_LIMIT = 100_000  # pictures from which the mean and the colour axes a
 AHEAD = 3  # batches that are made while the device works
 COPIED = 2  # batches that are on their way to a GPU, or there, while it works on another
 QUEUED = 3  # steps that a GPU is given before it has made the first of them: each holds a batch there
+HELD = COPIED + QUEUED + 1  # batches on a GPU at most: a step more is given before the first is waited for
 WINDOW = 4096  # pictures among which those read together are shuffled
 
 
@@ -123,6 +124,11 @@ class Pictures:
             self._have[missing] = True
             np.take(self.kept, indices, axis=0, out=out, mode="clip")
         return np.array([int(i) not in self.failed for i in indices], bool)
+
+    @property
+    def sent(self) -> int:
+        """Bytes of a picture as it is sent to a GPU; 0 where all of them lie there."""
+        return 0 if self._resident is not None else int(np.prod(self.shape)) * self.dtype.itemsize
 
     def resident(self, device: torch.device) -> Tensor | None:
         """All pictures on a GPU, uint8 (count, S, S, C), once they are in memory and where they fit there, too."""

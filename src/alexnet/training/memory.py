@@ -9,16 +9,18 @@ import torch
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.text import counted
+from alexnet.data.loader import HELD
 from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import LayerFacts, layer_facts
 
 GIB = 1 << 30
 
 
-def needed(model: AlexNet, batch_size: int, precision: torch.dtype, captured: bool = False) -> float:
-    """Bytes of a step of this model, about."""
+def needed(model: AlexNet, batch_size: int, precision: torch.dtype, captured: bool = False, picture: int = 0) -> float:
+    """Bytes of a step of this model, about, with the batches on a GPU at once where a `picture` is sent as so many."""
     rows = layer_facts(model.variant, model.classes, model.channels, model.input)
-    return step_bytes(rows, sum(one.numel() for one in model.parameters()), batch_size, precision, captured)
+    weights = sum(one.numel() for one in model.parameters())
+    return step_bytes(rows, weights, batch_size, precision, captured) + HELD * batch_size * picture
 
 
 def step_bytes(
@@ -38,12 +40,13 @@ def step_bytes(
 
 
 def too_little(
-    model: AlexNet, batch_size: int, precision: torch.dtype, device: torch.device, captured: bool = False
-) -> AlexNetError:
+    model: AlexNet, batch_size: int, precision: torch.dtype, device: torch.device, captured: bool = False,
+    picture: int = 0,
+) -> AlexNetError:  # fmt: skip
     """The error of a step for which there was no memory: what it needs, and the batch size that should fit."""
 
     def bytes_of(batch_size: int) -> float:
-        return needed(model, batch_size, precision, captured)
+        return needed(model, batch_size, precision, captured, picture if device.type == "cuda" else 0)
 
     smaller = max(1, batch_size // 2)
     there = ""

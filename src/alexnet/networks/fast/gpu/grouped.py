@@ -7,6 +7,7 @@ multiply no zeros, but are copied out and in; torch's own form does neither.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -49,9 +50,15 @@ REPEATS = 10
 _tried: dict[str, str] = {}  # as FASTEST, by this process
 
 
+@cache
+def card_of(device: torch.device) -> str:
+    """The name of the card with that number, asked once: each convolution of each step wants it."""
+    return device_name(device)
+
+
 def form(device: torch.device) -> Form:
     """The fastest form that is known for a card; where results must repeat, one that no clock has chosen."""
-    card = device_name(device)
+    card = card_of(device)
     known = {} if torch.are_deterministic_algorithms_enabled() else _tried
     return FORMS[known.get(card) or FASTEST.get(card) or next(iter(FORMS))]
 
