@@ -2,19 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Bytecode is kept: torch compiled anew costs every process seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test slow check fix docs constraints
 demo: .venv/installed
 	$(BIN)/alexnet demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile \
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile \
 	  --no-loadscope-reorder --max-worker-restart 0
 
 # Three at once: many of them wait for clocks.
 slow: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 3 --dist worksteal --max-worker-restart 0
+	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist worksteal --max-worker-restart 0
 	@echo "once more what the compiled layers stand for, with the compiler hidden"
-	CXX=hidden OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py
+	CXX=hidden $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

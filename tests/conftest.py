@@ -22,6 +22,10 @@ from PIL import Image
 
 from alexnet.cli import run as run_command
 
+# As the processes have that tests start: sums by other numbers of threads round otherwise.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
 if DEVICE.type == "cpu":  # `auto`, in this process and in those that tests start, then finds nothing else
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

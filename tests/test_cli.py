@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 import alexnet as package
-from alexnet.base.errors import AlexNetError, Lost
+from alexnet.base.errors import Agreed, AlexNetError, Lost
 from alexnet.cli import commands
 from alexnet.training import recipe
 from conftest import last_json
@@ -61,7 +61,7 @@ def test_an_empty_word_is_refused_where_it_would_mean_the_current_folder(refused
 @pytest.mark.parametrize(
     ("error", "rank", "local", "says"),
     [
-        (AlexNetError, 0, 0, True), (AlexNetError, 1, 1, False), (AlexNetError, 8, 0, False), (Lost, 0, 0, True),
+        (Agreed, 0, 0, True), (Agreed, 1, 1, False), (Agreed, 8, 0, False), (Lost, 0, 0, True),
         (Lost, 1, 1, True), (Lost, 8, 0, True), (Lost, 10, 2, False),
     ],
 )  # fmt: skip

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet.base.device import choose_device
-from alexnet.base.errors import AlexNetError, Interrupted, Lost, first_line
+from alexnet.base.errors import Agreed, AlexNetError, Interrupted, Lost, first_line
 from alexnet.base.version import __version__
 
 TIMEOUT = 600.0  # seconds that a process waits for another
@@ -113,7 +113,7 @@ class World:
         where = f"process {rank} of {self.size}, on {first['host']}: " if rank else ""
         if first["status"]:
             raise Interrupted(where + first["error"], first["status"])
-        raise AlexNetError(where + first["error"])
+        raise Agreed(where + first["error"])
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -210,7 +210,7 @@ def _check_alike(world: World) -> None:
         for what in mine:
             if row[what] != rows[0][what]:
                 then = "say --device cpu" if what == "device" else "install the same on every machine"
-                raise AlexNetError(
+                raise Agreed(
                     f"process {rank} of {world.size}, on {row['host']}, has {what} {row[what]}, and the first, on "
                     f"{rows[0]['host']}, {rows[0][what]}; {then}."
                 )
@@ -282,8 +282,3 @@ def restarts() -> int:
 def local_processes() -> int:
     """How many processes share this machine's memory and cores."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def is_first() -> bool:
-    """Whether this process is the one that prints, known before the world is started."""
-    return os.environ.get("RANK", "0") == "0"

@@ -10,6 +10,10 @@ class AlexNetError(Exception):
     """What was given, what was expected and what to do next, in one sentence."""
 
 
+class Agreed(AlexNetError):
+    """An error that all processes of a command raise together: the first says it."""
+
+
 class Diverged(AlexNetError):
     """Training whose loss became infinite or not a number."""
 
@@ -26,7 +30,7 @@ class Lost(AlexNetError):
     """Another process that is gone or stuck: perhaps the first, which says all other errors."""
 
 
-class Interrupted(AlexNetError):
+class Interrupted(Agreed):
     """A run stopped by a signal after it was saved; `status` is the exit status (130 or 143)."""
 
     def __init__(self, message: str, status: int) -> None:

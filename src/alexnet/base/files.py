@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from alexnet.base.errors import AlexNetError, CannotWrite
+from alexnet.base.speaking import is_first
 
 if TYPE_CHECKING:
     import filelock
@@ -99,7 +100,7 @@ def hold(what: str, path: Path) -> None:
     Of torchrun's processes the first writes.
     """
     place = path.absolute().with_name(f".{path.name}.lock")
-    if _locks is None or place in _locks or os.environ.get("RANK", "0") != "0":
+    if _locks is None or place in _locks or not is_first():
         return
     import filelock
 

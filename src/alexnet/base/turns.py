@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import Agreed, AlexNetError
 
 if TYPE_CHECKING:
     from alexnet.base.distributed import World
@@ -116,7 +116,7 @@ def in_turns(
 def _check_told(told: list[int]) -> None:
     """Refuse to go on where a process has gone through other names than the first."""
     if other := next((rank for rank, mark in enumerate(told) if mark != told[0]), 0):
-        raise AlexNetError(
+        raise Agreed(
             f"process {other} of {len(told)} has found other pictures than the first, or in another order; give every "
             "machine the same files under the same names."
         )
@@ -134,7 +134,7 @@ def same(world: World, **facts: str) -> None:
     rows = world.gather(facts)
     for rank, row in enumerate(rows):
         if differs := [name for name in facts if row[name] != rows[0][name]]:
-            raise AlexNetError(
+            raise Agreed(
                 f"process {rank} of {world.size} sees another {' and '.join(differs)} than the first; give every "
                 "machine the same files."
             )

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alexnet.base.errors import AlexNetError, Interrupted, Lost, is_out_of_memory, lacks_kernels
+from alexnet.base.errors import Agreed, AlexNetError, Lost, is_out_of_memory, lacks_kernels
 from alexnet.base.files import one_writer
+from alexnet.base.speaking import told
 from alexnet.base.text import counted
 from alexnet.cli.base import (
     Output,
@@ -63,13 +64,12 @@ def run(arguments: list[str] | None = None) -> int:
         with one_writer():
             status = commands.main(arguments, "alexnet", standalone_mode=False)
     except AlexNetError as error:
-        status = _fail(str(error), error.status if isinstance(error, Interrupted) else 2, isinstance(error, Lost))
+        status = _fail(str(error), getattr(error, "status", 2), isinstance(error, Agreed), isinstance(error, Lost))
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            click.echo(error.ctx.get_usage(), err=True)
-        status = _fail(error.format_message(), 2)
+        usage = f"{error.ctx.get_usage()}\n" if isinstance(error, click.UsageError) and error.ctx else ""
+        status = _fail(error.format_message(), 2, usage=usage)
     except (KeyboardInterrupt, click.Abort):
-        status = _fail("stopped", 130)
+        status = _fail("stopped", 130, agreed=True)
     except (BrokenPipeError, ReaderGone):
         _drop_output()
         status = 0
@@ -100,11 +100,10 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, status: int, lost: bool = False) -> int:
-    # The first process speaks for all; where it may be the one that is lost, two of each machine speak.
-    if os.environ.get("RANK", "0") == "0" or (lost and os.environ.get("LOCAL_RANK") in ("0", "1")):
+def _fail(message: str, status: int, agreed: bool = False, lost: bool = False, usage: str = "") -> int:
+    if said := told(message, agreed, lost):
         with suppress(OSError):  # stderr may be full too
-            print(f"alexnet: {message}", file=sys.stderr, flush=True)
+            print(f"{usage}alexnet: {said}", file=sys.stderr, flush=True)
     return status
 
 

@@ -17,6 +17,7 @@ import click
 
 from alexnet.base import hints
 from alexnet.base.errors import AlexNetError, did_you_mean
+from alexnet.base.speaking import is_first
 from alexnet.base.text import counted, encodable, printable
 from alexnet.base.version import __version__
 from alexnet.engines import ENGINES
@@ -36,7 +37,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.first = os.environ.get("RANK", "0") == "0"
+        self.first = is_first()
         self.results = 0
         self._spool: IO[str] | None = None
 

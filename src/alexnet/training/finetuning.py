@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.base import hints, run_files
-from alexnet.base.distributed import is_first
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import next_step
+from alexnet.base.speaking import is_first
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.engines.loading import load_classifier
 from alexnet.training import recipe as recipes

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from alexnet.base.distributed import is_first
 from alexnet.base.files import cache_folder
+from alexnet.base.speaking import is_first
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 ROUNDING = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")  # no -ffast-math: NaN must stay NaN
