@@ -20,6 +20,7 @@ OWN = {
     "LRN of another power": lambda: layers.LocalResponseNorm(6, 1, 5, 0.2, 0.6, 2.0),
     "norm within maps": lambda: layers.WithinMapNorm(3, 0.3, 0.75),
     "pooling by all ties": lambda: layers.AllTiesMaxPool2d(3, 2),
+    "pooling by all ties, of whole windows": lambda: layers.AllTiesMaxPool2d(3, 2, ceil=False),
     "local": lambda: layers.LocalConv2d(6, 2, 3, 1, 1, (4, 4)),
     "the last window": lambda: layers.LastWindow(3, 2, 0),
 }

@@ -71,9 +71,10 @@ def test_small_nets_keep_the_plan_and_stay_below_ten_million_parameters(name):
     assert weights == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"ties": "all"}, {"activation": "tanh"}], ids=str)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_described_shapes_are_those_that_the_network_makes(name):
-    model = on_meta(name, classes=7)
+def test_described_shapes_are_those_that_the_network_makes(name, changes):
+    model = on_meta(name, classes=7, **changes)
     x = torch.empty(2, 3, model.input, model.input, device="meta")
     for layer in facts(model):
         assert list(model(x, until=layer.name).shape[1:]) == layer.output, layer.name

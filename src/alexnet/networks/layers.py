@@ -198,12 +198,12 @@ class _AllTies(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, kernel: int, stride: int) -> Tensor:
-        return F.max_pool2d(x, kernel, stride, ceil_mode=True)
+    def forward(x: Tensor, kernel: int, stride: int, ceil: bool) -> Tensor:
+        return F.max_pool2d(x, kernel, stride, ceil_mode=ceil)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        x, *ctx.numbers = inputs
+        x, *ctx.numbers, _ = inputs
         ctx.save_for_backward(x, output)
         ctx.save_for_forward(x, output)
 
@@ -214,7 +214,9 @@ class _AllTies(torch.autograd.Function):
         gradient = torch.zeros_like(whole) + g.new_zeros(1)  # where either is a batch of vmap's, so is the sum
         for at in _taps(y, *ctx.numbers):
             gradient[at] += g * (whole[at] == y)
-        return gradient[..., : x.shape[2], : x.shape[3]], None, None
+        if gradient.shape[2:] != x.shape[2:]:  # a slice of all is an alias, which a batch of gradients cannot take
+            gradient = gradient[..., : x.shape[2], : x.shape[3]]
+        return gradient, None, None, None
 
 
 class _AllTiesForward(_AllTies):
@@ -229,7 +231,8 @@ class _AllTiesForward(_AllTies):
 
 def _with_room(value: float, x: Tensor, y: Tensor, kernel: int, stride: int) -> Tensor:
     """Windows that overhang see only what is there; room for the rest keeps the slices simple."""
-    rows, columns = ((out - 1) * stride + kernel - size for out, size in zip(y.shape[2:], x.shape[2:], strict=True))
+    ends = [(out - 1) * stride + kernel for out in y.shape[2:]]
+    rows, columns = (max(0, end - size) for end, size in zip(ends, x.shape[2:], strict=True))
     return F.pad(x, (0, columns, 0, rows), value=value)
 
 
@@ -244,26 +247,27 @@ def _taps(y: Tensor, kernel: int, stride: int) -> list[tuple]:
 
 
 class AllTiesMaxPool2d(Layer):
-    """Max pooling by the 2012 code's rule for ties: float (N, C, H, W) -> (N, C, H', W'), windows clipped.
+    """Max pooling by the 2012 code's rule for ties: float (N, C, H, W) -> (N, C, H', W'), windows clipped, or without
+    `ceil` those left out that overhang.
 
     A traced or scripted form is torch's pooling, whose gradient goes to the first.
     """
 
-    def __init__(self, kernel: int, stride: int) -> None:
+    def __init__(self, kernel: int, stride: int, ceil: bool = True) -> None:
         super().__init__()
-        self.kernel, self.stride = kernel, stride
+        self.kernel, self.stride, self.ceil = kernel, stride, ceil
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return F.max_pool2d(x, self.kernel, self.stride, ceil_mode=True)
+            return F.max_pool2d(x, self.kernel, self.stride, ceil_mode=self.ceil)
         else:
             if torch.jit.is_tracing():
-                return F.max_pool2d(x, self.kernel, self.stride, ceil_mode=True)
+                return F.max_pool2d(x, self.kernel, self.stride, ceil_mode=self.ceil)
             form = _AllTies if torch.compiler.is_compiling() else _AllTiesForward
-            return form.apply(x, self.kernel, self.stride)
+            return form.apply(x, self.kernel, self.stride, self.ceil)
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel}, stride={self.stride}"
+        return f"kernel={self.kernel}, stride={self.stride}, ceil={self.ceil}"
 
 
 class GroupedLinear(Layer, nn.Linear):

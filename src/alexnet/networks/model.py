@@ -219,7 +219,7 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
         case v.BatchNorm():
             return nn.BatchNorm2d(shape[0])
         case v.MaxPool() if record.ties == "all":
-            return own.AllTiesMaxPool2d(record.kernel, record.stride)
+            return own.AllTiesMaxPool2d(record.kernel, record.stride, record.ceil)
         case v.AvgPool():
             return nn.AvgPool2d(record.kernel, record.stride, ceil_mode=True)
         case v.MaxPool():
