@@ -76,8 +76,9 @@ def work(host: int, restarts: int, timeout: float, wait: float, room: Path) -> N
             print(f"host {number}: {'its torchrun is still there; ' * (number not in ended)}it said")
             said = (room / f"{number}.txt").read_text().splitlines()
             print("\n".join(f"    {line}" for line in said if line.startswith(("alexnet: ", "torchrun has"))))
-            agent.kill()
-        subprocess.run(["pkill", "-9", "-f", str(room)], check=False)  # workers whose agent is gone
+            agent.terminate()  # it ends its worker
+        for agent in agents:
+            agent.wait(120)
 
 
 def start(space: int, number: int, restarts: int, timeout: float, room: Path) -> subprocess.Popen:
