@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from alexnet.engines.choosing import made_up_batch
 from alexnet.engines.loading import load_classifier
 from alexnet.inference.evaluation import PLACES, count, log_probabilities, opened
 from alexnet.inference.matching import match_classes, with_names
+from alexnet.networks.layers import GroupedLinear
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
 from alexnet.weights.classifier import Classifier, Engine, weights_of
@@ -240,15 +241,35 @@ class _Half(nn.Module):
         return torch.func.functional_call(self.whole, wide, pictures)
 
 
+class _Towers(nn.Module):
+    """A fully connected layer in groups as a linear layer each: torchao rounds the weights of those alone."""
+
+    def __init__(self, layer: GroupedLinear) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList()
+        for weight, bias in zip(layer.weight.chunk(layer.groups), layer.bias.chunk(layer.groups), strict=True):
+            tower = nn.Linear(weight.shape[1], len(weight), device="meta")
+            tower.weight, tower.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+            self.towers.append(tower)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = zip(self.towers, x.chunk(len(self.towers), 1), strict=True)
+        return torch.cat([tower(part) for tower, part in parts], 1)
+
+
 def _torch(one: Classifier, file: Path, weights: str | None) -> None:
     """torch.export's program, for a batch of any size; it runs without this package."""
     import copy
 
-    module: nn.Module = Whole(copy.deepcopy(one.model), one.preprocess).eval().requires_grad_(False)
+    whole = Whole(copy.deepcopy(one.model), one.preprocess).eval().requires_grad_(False)
+    module: nn.Module = whole
     if weights == "fp16":
-        module = _Half(cast(Whole, module)).eval()
+        module = _Half(whole).eval()
     elif weights:
         quantization = package("torchao.quantization", "pt2", "8-bit weights for pt2")
+        for name, layer in whole.model.named_children():
+            if isinstance(layer, GroupedLinear):
+                setattr(whole.model, name, _Towers(layer))
         with quiet():
             quantization.quantize_(module, quantization.Int8WeightOnlyConfig())
     example = torch.zeros(2, one.preprocess.stored, one.preprocess.stored, one.preprocess.channels, dtype=torch.uint8)
