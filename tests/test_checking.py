@@ -63,11 +63,14 @@ def odd_pictures() -> dict[str, bytes]:
         "palette.gif": encoded(one().quantize(16), "GIF"),
         "thin.png": encoded(one((1, 300))),
         "gray.jpg": encoded(one().convert("L"), "JPEG"),
+        "pages.tiff": encoded(one(), "TIFF", save_all=True, append_images=[one((8, 8)), one((9, 9))]),
+        "moving.gif": encoded(one().quantize(16), "GIF", save_all=True, append_images=[one().quantize(4)]),
     }
 
 
-BROKEN = {"empty.jpg": "empty, 0 bytes", "cut.jpg": "broken", "text.jpg": "not a picture", "bomb.png": "exceeds limit"}
+BROKEN = {"empty.jpg": "empty, 0 bytes", "cut.jpg": "broken", "text.jpg": "not a picture", "bomb.png": "larger than"}
 ODD = {"cmyk.jpg": "CMYK", "png.JPEG": "other format", "exif.jpg": "metadata", "xmp.jpg": "metadata"}
+ODD |= {"pages.tiff": "several pictures", "moving.gif": "several pictures"}
 
 
 @pytest.fixture
@@ -90,10 +93,11 @@ def test_every_broken_or_odd_picture_is_named_with_its_fault_and_no_other(alexne
         assert fault in found[name][1]
     for name, kind in ODD.items():
         assert found[name][0] == kind, found[name]
+    assert found["pages.tiff"][1] == "TIFF of 3 pictures"
     assert found["png.JPEG"][1] == "PNG named .jpeg"
     assert all(one["remedy"] for one in facts["problems"])
-    assert (facts["layout"], facts["classes"], facts["looked_at"]) == ("class folders", 3, 6 * 3 + 2 * 3 + 10)
-    assert facts["splits"]["train"]["pictures"] == 32
+    assert (facts["layout"], facts["classes"], facts["looked_at"]) == ("class folders", 3, 6 * 3 + 2 * 3 + 12)
+    assert facts["splits"]["train"]["pictures"] == 34
     assert facts["sizes"]["width"] == [1, 36, 40]
     assert facts["kinds"]["JPEG CMYK"] == 1
     assert "broken: 4 × unreadable" in err

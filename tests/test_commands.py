@@ -121,6 +121,9 @@ def test_training_refusals(refused, folders, tiny_run, tmp_path):
     assert "there is no recipe 'autor'" in refused("train", folders, *out, "--recipe", "autor")
     assert "is a file; give a folder" in refused("train", folders, "--out", folders / "val" / "red" / "100.png")
     assert "Missing option '--out'" in refused("train", folders)
+    within = folders / "train" / "run"  # without val/ beside it, it would be a class
+    assert "lies in DATA" in refused("train", within.parent, "--out", within)
+    assert not within.exists()
     assert not (tmp_path / "run").exists()
 
 

@@ -233,6 +233,8 @@ def test_features_refusals(refused, tiny_run, pictures, tmp_path, monkeypatch):
     words = ["features", tiny_run, pictures, "--output"]
     message = refused(*words, tmp_path / "f.npy", "--layer", "fc9")
     assert "alexnet32 has no layer 'fc9'; the nearest are fc" in message
+    message = refused(*words, tmp_path / "f.npy", "--layer", "fc6,fc7")
+    assert "name each by itself: --layer A --layer B" in message
     message = refused(*words, tmp_path / "f.npy", "--layer", "fc6", "--layer", "fc7")
     assert "holds one layer, 2 were asked for; give a name that ends in .parquet, .h5, .safetensors" in message
     assert "it writes .npy, .parquet, .h5 or .safetensors" in refused(*words, tmp_path / "f.mat")

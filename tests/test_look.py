@@ -176,6 +176,7 @@ REFUSED = {
     "a class there is not": (["IMAGE", "--class", "gren"], "MODEL knows no class 'gren'; did you mean 'green'?"),
     "a number that is no class": (["IMAGE", "--class", "3"], "class 3 was asked for"),
     "a layer there is not": (["IMAGE", "--layer", "conv9"], "has no layer 'conv9'"),
+    "a folder": (["FOLDER"], "is a folder, and one picture is looked at; give one in it"),
     "a broken picture": (["BROKEN"], "broken.png cannot be read (not a picture); give another picture"),
     "fig4 of nothing": (["--what", "fig4"], "give one IMAGE or more"),
     "fig4 of a broken picture": (["BROKEN", "--what", "fig4"], "none was given that can be read"),
@@ -185,7 +186,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_drawn_is_refused_in_a_sentence(refused, tiny_run, photos, tmp_path, name):
     words, said = REFUSED[name]
-    named = {"IMAGE": photos / "red" / "0.png", "BROKEN": photos / "red" / "broken.png"}
+    named = {"IMAGE": photos / "red" / "0.png", "BROKEN": photos / "red" / "broken.png", "FOLDER": photos}
     assert said in refused("look", tiny_run, *[named.get(word, word) for word in words], "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

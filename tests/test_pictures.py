@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
 from alexnet.data import pictures
+from alexnet.data.layouts.folders import claims
 from alexnet.data.pictures import SQUARES, Square, Unreadable, decode, fill_squares, stored
-from conftest import encoded
+from conftest import encoded, needs
 from tiff_file import tiff
 
 
@@ -230,6 +232,11 @@ def test_what_cannot_be_a_picture_says_what_is_one(source, fault):
         (b"", "empty, 0 bytes"),
         (b"hello, I am a text", "not a picture"),
         (encoded(corners(), "JPEG")[:300], "broken picture"),
+        (b"\n<!DOCTYPE html><html>no such page</html>", "a web page, perhaps one that says an error; fetch it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS to it; git lfs pull"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing, SVG; save it as PNG"),
+        (b"%PDF-1.4 ...", "a PDF; save its pages as pictures"),
+        (b"\xff\x0a" + bytes(40), "JPEG XL, which Pillow does not read; save it as JPEG or PNG"),
     ],
 )
 def test_what_is_no_picture_says_so(tmp_path, contents, fault):
@@ -240,6 +247,10 @@ def test_what_is_no_picture_says_so(tmp_path, contents, fault):
             decode(source)
     with pytest.raises(Unreadable, match="no such file"):
         decode(tmp_path / "b.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(Unreadable, match="a device or a pipe, which is not read by its name; send the picture to -"):
+        decode(tmp_path / "pipe.jpg")
+    assert claims("pipe", tmp_path / "pipe.jpg")
 
 
 def test_every_cut_of_a_file_is_unreadable_or_a_picture_never_another_error():
@@ -250,6 +261,27 @@ def test_every_cut_of_a_file_is_unreadable_or_a_picture_never_another_error():
                 decode(whole[:cut])
             except Unreadable:
                 continue
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_photographs_of_iphones_are_read_where_their_extra_is(tmp_path, orientation):
+    needs("pillow_heif")
+    assert pictures.reads_heif()  # to write it
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    turned = corners() if orientation == 1 else corners().transpose(Image.Transpose.ROTATE_90)
+    (tmp_path / "IMG_1.HEIC").write_bytes(encoded(turned, "HEIF", quality=100, exif=exif.tobytes()))
+    Image.ID.remove("HEIF")  # as before the first of them
+    pictures.reads_heif.cache_clear()
+    got = np.asarray(decode(tmp_path / "IMG_1.HEIC"), int)
+    assert got.shape == np.asarray(corners()).shape
+    assert np.abs(got - np.asarray(corners(), int)).mean() < 8
+
+
+def test_a_photograph_of_an_iphone_without_the_extra_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(pictures, "reads_heif", lambda: False)
+    with pytest.raises(Unreadable, match=r"HEIC.*pip install 'alexnet\[heif\]' to read it, or save it as JPEG"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
 
 
 def test_a_picture_too_large_for_memory_is_refused_before_it_is_decoded():
@@ -266,7 +298,7 @@ def test_a_picture_too_large_for_memory_is_refused_before_it_is_decoded():
         + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
         + chunk(b"IEND", b"")
     )
-    with pytest.raises(Unreadable, match="exceeds limit"):
+    with pytest.raises(Unreadable, match=r"larger than the [0-9,]+ pixels that are read; make it smaller"):
         decode(bomb)
 
 

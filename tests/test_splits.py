@@ -189,10 +189,16 @@ def test_splits_below_the_classes_are_refused(tmp_path):
 def test_folders_below_classes_are_read_where_they_differ_or_are_one(tmp_path):
     as_folders(tmp_path / "a", "plants", 0, ["rose", "tulip"])
     as_folders(tmp_path / "a", "animals", 4, ["cat", "dog"])
-    assert find_data(tmp_path / "a").classes == ["animals", "plants"]
+    data = find_data(tmp_path / "a")
+    assert data.classes == ["animals", "plants"]
+    assert (
+        "folders in them (animals: cat, dog; plants: rose, tulip); their pictures are of the class above"
+        in data.notes[0]
+    )
     for name in CLASSES:
         as_folders(tmp_path / "b", name, 0, ["images"])
     assert find_data(tmp_path / "b").classes == CLASSES
+    assert not find_data(tmp_path / "b").notes
 
 
 def test_one_class_folder_with_folders_in_it_names_the_way_out(tmp_path):

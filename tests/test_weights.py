@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import alexnet
 import caffe_file
 from alexnet.base.errors import AlexNetError
 from alexnet.data import labels
+from alexnet.inference.features import check_layers
 from alexnet.networks.model import seeded_build
 from alexnet.networks.shapes import weight_shapes
 from alexnet.networks.variants import VARIANTS, variant
@@ -95,6 +97,17 @@ def test_another_network_and_broken_weights_are_named(tmp_path, peer):
         alexnet.load(saved(tmp_path, {**state, "features.3.weight": torch.zeros(192, 64, 3, 3)}))
     with pytest.raises(AlexNetError, match=r"values in conv2.bias that are not finite"):
         alexnet.load(saved(tmp_path, {**state, "features.3.bias": torch.full((192,), torch.nan)}))
+    head = {("classifier.6.1.bias" if k == "classifier.6.bias" else k): v for k, v in state.items()}
+    with pytest.raises(AlexNetError, match=r"lacks classifier.6.bias and has classifier.6.1.bias"):
+        alexnet.load(saved(tmp_path, head))
+    with pytest.raises(AlexNetError, match=r"holds no network that is called as .*\(it has bn1.weight\)"):
+        alexnet.load(saved(tmp_path, torchvision.models.resnet18(weights=None).state_dict()))
+    with zipfile.ZipFile(tmp_path / "renamed.pth", "w") as archive:
+        archive.writestr("model.safetensors", bytes(range(200)))
+    with pytest.raises(AlexNetError, match=r"zip archive without weights of torch .*'model.safetensors'\); unpack it"):
+        alexnet.load(tmp_path / "renamed.pth")
+    with pytest.raises(AlexNetError, match=r"torchvision's features.10 is called conv5 here; give that"):
+        check_layers(alexnet.build("alexnet_owt", classes=2), ["features.10"])
     with pytest.raises(AlexNetError, match="holds no state_dict but a list"):
         alexnet.load(saved(tmp_path, [1, 2]))
     whole = (tmp_path / "weights.pth").read_bytes()

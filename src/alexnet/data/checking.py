@@ -28,7 +28,7 @@ from alexnet.data.dataset import Data, Split
 from alexnet.data.faults import Fault
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs import reading
-from alexnet.data.pictures import Unreadable, decode
+from alexnet.data.pictures import Unreadable, decode, reads_heif
 from alexnet.data.problems import Problem, Report
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 256  # pictures of each split that are looked at without --full
 CHUNK = 64  # pictures a task
+SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")  # may hold more than one picture; in a JPEG others are previews
 MOST = 1000  # classes that a split lacks which are named
 
 
@@ -50,6 +51,7 @@ def check(
     processes in a `world` each looks at pictures in turns, and the first has the report; `resume` goes on where such a
     check, or one with `resume`, was killed.
     """
+    reads_heif()  # so that the kind of the first one is told too
     report, root = Report(str(path)), Path(path)
     packed = root.is_dir() and reading.is_pack(root)
     if packed and not quick:
@@ -244,9 +246,9 @@ def _see(split: Split, said: Callable[[], list[str]], row: int) -> _Seen:
     try:
         with _opened(source) as picture:
             kind, mode, size, xmp = picture.format, picture.mode, picture.size, picture.info.get("xmp")
-            deep = _is_deep(picture)
+            deep, frames = _is_deep(picture), getattr(picture, "n_frames", 1) if kind in SEVERAL else 1
     except Exception:  # what is wrong is told below
-        kind, mode, size, xmp, deep = None, "", (0, 0), None, False
+        kind, mode, size, xmp, deep, frames = None, "", (0, 0), None, False, 1
     said()  # forget what opening it has said: decoding says it again
     try:
         pixels = decode(source)
@@ -262,6 +264,8 @@ def _see(split: Split, said: Callable[[], list[str]], row: int) -> _Seen:
     if deep and (unused := 8 - int(np.asarray(pixels).max()).bit_length()) >= 2:
         what = f"the upper {unused}{' or more' * (unused == 8)} of its 16 bits are unused"
         problems.append(("unused bits", what))
+    if frames > 1:
+        problems.append(("several pictures", f"{kind} of {counted(frames, 'picture')}"))
     if faults := [*said(), *_xmp_fault(xmp)]:
         problems.append(("metadata", faults[0]))
     digest = hashlib.blake2b(np.asarray(pixels).tobytes(), digest_size=16, person=repr(pixels.size).encode()[:16])

@@ -6,8 +6,10 @@ import io
 import logging
 import math
 import os
+import stat
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -17,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import SQUARES
+from alexnet.data.faults import POINTER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +36,18 @@ Source: TypeAlias = (
 
 LONGEST = 64  # times its short side: longer pictures are cut before they are resized
 BITS, PHOTOMETRIC, WHITE_IS_ZERO, EXTRA_SAMPLES = 258, 262, 0, 338  # of TIFF
+HEIF = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
+OTHERS = {  # what people's pictures turn out to be, by how they begin
+    b"II*\0": "a broken TIFF, or one of a kind that Pillow does not read; save it with 8 bits",
+    b"MM\0*": "a broken TIFF, or one of a kind that Pillow does not read; save it with 8 bits",
+    b"\xff\x0a": "JPEG XL, which Pillow does not read; save it as JPEG or PNG",
+    b"\0\0\0\x0cJXL ": "JPEG XL, which Pillow does not read; save it as JPEG or PNG",
+    b"<svg": "not a picture but a drawing, SVG; save it as PNG",
+    b"%PDF": "not a picture but a PDF; save its pages as pictures",
+    b"<!doctype html": "not a picture but a web page, perhaps one that says an error; fetch it again",
+    b"<html": "not a picture but a web page, perhaps one that says an error; fetch it again",
+    POINTER: "not a picture but a pointer of Git LFS to it; git lfs pull fetches it",
+}
 
 
 class Unreadable(AlexNetError):
@@ -232,11 +247,15 @@ def _file(source: Any) -> BinaryIO:
         size = len(source)
     elif isinstance(source, str | os.PathLike):
         try:
-            file = open(source, "rb")  # noqa: SIM115, the caller closes it
+            file = open(source, "rb", opener=_at_once)  # noqa: SIM115, the caller closes it
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             raise Unreadable("no such file" if missing else f"cannot be opened ({error.strerror})") from None
-        size = os.fstat(file.fileno()).st_size
+        found = os.fstat(file.fileno())
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            file.close()
+            raise Unreadable("a device or a pipe, which is not read by its name; send the picture to - on stdin")
     else:
         raise Unreadable(
             f"no picture but {type(source).__name__}; give a path, bytes, an open file, a PIL image, an array or a "
@@ -248,14 +267,45 @@ def _file(source: Any) -> BinaryIO:
     return file
 
 
+@cache
+def reads_heif() -> bool:
+    """Whether Pillow reads HEIC, as iPhones save photographs: with the extra heif, once this has been asked."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for who may write into it, where it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _opened(file: BinaryIO) -> Image.Image:
     try:
         return Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
-        if file.read(4) in (b"II*\0", b"MM\0*"):
-            raise Unreadable("a broken TIFF, or one of a kind that Pillow does not read; save it with 8 bits") from None
-        raise Unreadable("not a picture") from None
+        head = file.read(64)
+        if head[4:12] in HEIF and reads_heif():
+            file.seek(0)
+            with suppress(UnidentifiedImageError):
+                return Image.open(file)
+        raise Unreadable(_what(head)) from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise Unreadable(f"larger than the {most:,} pixels that are read; make it smaller") from None
+
+
+def _what(head: bytes) -> str:
+    """What a file is that is no picture which Pillow reads, by its first bytes."""
+    if head[4:12] in HEIF:
+        how = "broken" if reads_heif() else "pip install 'alexnet[heif]' to read it, or save it as JPEG"
+        return f"HEIC, as iPhones save photographs; {how}"
+    folded = head.lstrip().lower()
+    return next((words for start, words in OTHERS.items() if folded.startswith(start.lower())), "not a picture")
 
 
 def _upright(picture: Image.Image, channels: int) -> Image.Image:

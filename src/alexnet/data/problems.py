@@ -19,6 +19,7 @@ REMEDIES = {
     "other format": "rename it; it is read by its contents, here and not everywhere",
     "CMYK": "nothing; it is read as RGB, though some programs fail at it",
     "unused bits": "save it with 8 bits, or scaled to all 16; as it is, it is read as almost black",
+    "several pictures": "nothing, if the first is meant, which alone is read; else save each as a file of its own",
     "metadata": "nothing; its pixels are whole, though some programs fail at it",
     "not used": "nothing, if that is as it should be",
     "one split only": "put pictures of the class into the other split",

@@ -27,6 +27,7 @@ from alexnet.weights.classifier import Classifier
 Pool = Literal["mean", "max"]
 POOLS = ("mean", "max")
 GROUP = 4  # pictures
+TORCHVISION = (*(f"features.{n}" for n in range(13)), *(f"classifier.{n}" for n in range(7)))  # as alexnet_owt's
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,10 @@ def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:
     there = [record.name for record in model.variant.layers]
     for name in layers:
         if name not in there:
+            if name in TORCHVISION and model.variant.name == "alexnet_owt":
+                raise AlexNetError(f"torchvision's {name} is called {there[TORCHVISION.index(name)]} here; give that.")
+            if "," in name:
+                raise AlexNetError(f"'{name}' are several layers; name each by itself: --layer A --layer B.")
             near = nearest_names(name, there, 3)
             raise AlexNetError(
                 f"{model.variant.name} has no layer '{name}'; the nearest are {', '.join(near)}, and all are "

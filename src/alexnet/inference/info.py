@@ -34,7 +34,7 @@ class Info:
 
 def network_info(name: str) -> Info:
     """The facts of a run folder, a file of weights or a variant; a path that exists wins over a name."""
-    if hints.split(name)[0] != name or Path(name).exists():
+    if hints.split(name)[0] != name or Path(name).exists() or Path(name).suffix:
         return _loaded(name)
     try:
         chosen = variant(name)

@@ -151,7 +151,7 @@ def prepare(
     What does not fit is refused before anything is written, and before the first long work.
     """
     with world.together():
-        found_data = _data(recipe, state, data, say, quiet)
+        found_data = _data(folder, recipe, state, data, say, quiet)
         precision = _on_device(recipe, world, say)
         model, old = _begun(recipe, state, len(found_data.classes))
         pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
@@ -211,9 +211,15 @@ def _place(state: dict | None, say: Say) -> tuple[Position, Plateau]:
     return position, Plateau(**state["plateau"])
 
 
-def _data(recipe: Recipe, state: dict | None, data: str | Path | Data, say: Say, quiet: bool) -> Data:
+def _data(folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, say: Say, quiet: bool) -> Data:
     """DATA with held out what the recipe says; other data than the run was started with is refused."""
-    found = divided(data if isinstance(data, Data) else find_data(data, quiet), recipe_held_out(recipe))
+    found = data if isinstance(data, Data) else find_data(data, quiet)
+    inside = found.layout == "class folders" and folder.resolve().is_relative_to(Path(found.path).resolve())
+    if inside and found.whole is not None and state is None:
+        raise AlexNetError(
+            f"--out {folder} lies in DATA {found.path}, where it would be taken for a class; give a folder elsewhere."
+        )
+    found = divided(found, recipe_held_out(recipe))
     say(found.summary())
     if state is not None:
         _check_same_data(state, found)

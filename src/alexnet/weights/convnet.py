@@ -30,6 +30,7 @@ from alexnet.weights.registry import Reader
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
 MOST_INPUTS = 16
+PICKLES = (b"\x80\x02}", b"\x80\x03}", b"\x80\x04\x95", b"(dp")  # beginnings of those that hold a dictionary
 NORMS = {"cmrnorm": v.LRN, "rnorm": v.WithinMapNorm}
 # Means of R, G, B, of ILSVRC-2012 at 256 x 256 and of CIFAR-10, for checkpoints without their own (docs/facts.md 5.2).
 MEAN_RGB, CIFAR_RGB = (127.305, 119.715, 104.913), (125.269, 122.933, 113.863)
@@ -48,8 +49,11 @@ def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as a pickle does, or is a zip archive with one, which is none of torch's."""
     if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            return len(archive.namelist()) == 1
-    return head.startswith((b"\x80\x02}", b"\x80\x03}", b"\x80\x04\x95", b"(dp"))
+            if len(archive.namelist()) != 1:
+                return False
+            with archive.open(archive.namelist()[0]) as opened:
+                head = opened.read(8)
+    return head.startswith(PICKLES)
 
 
 def read(file: Path, hints: Hints) -> Weights:

@@ -50,7 +50,7 @@ MEAN_RGB = (127.305, 119.715, 104.913)  # of ILSVRC-2012 at 256 x 256 (docs/fact
 AVERAGED = re.compile(r"(^|[^a-z])(ema|averaged|swa)([^a-z]|$)")
 KNOWN = "torchvision.models.alexnet.AlexNet"
 DEPTH, SETS = 6, 64  # how deep sets of weights are looked for, and how many
-FIRST = ("features.0.weight", "conv1.weight")
+FIRST, LAST = ("features.0.weight", "conv1.weight"), ("fc8.", "fc10.")
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,10 @@ def weights(file: Path, found: Any, hints: Hints, config: Mapping[str, Any] | No
 def _torchvision(file: Path, chosen: Found, hints: Hints, own: Any, found: Any, config: Mapping[str, Any]) -> Weights:
     missing, extra = chosen.lacks(), sorted(chosen.tensors.keys() - set(KEYS.values()))
     if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"has {extra[0]:.80} besides"
+        odd = [f"lacks {x}" for x in missing[:1]] + [f"has {x:.80}{' besides' * (not missing)}" for x in extra[:1]]
         raise AlexNetError(
-            f"MODEL {file} is another network than torchvision's alexnet (it {what}); give weights of that network."
+            f"MODEL {file} is another network than torchvision's alexnet (it {' and '.join(odd)}); give weights of "
+            "that network."
         )
     lazy = {name: chosen.tensors[key] for name, key in KEYS.items()}
     variant = v.variant("alexnet_owt")
@@ -315,8 +316,10 @@ def _of_prefixes(place: str, flat: Mapping[str, Lazy]) -> Iterator[Found]:
             mine["mean"] = own["mean"]
         beside = [key for key in plain if key.removeprefix(prefix) not in mine or not key.startswith(prefix)]
         beside = [key for key in beside if not any(key.startswith(x) for x in prefixes if x and x != prefix)]
+        beside = [k for k in beside if not k.endswith(("total_ops", "total_params"))]
         where = ".".join(x for x in (place, prefix.rstrip(".")) if x)
-        yield Found(where, torchvision, mine, [k for k in beside if not k.endswith(("total_ops", "total_params"))])
+        if torchvision or not beside or any(k.startswith(LAST) for k in mine):  # else a ResNet, say
+            yield Found(where, torchvision, mine, beside)
 
 
 def _layer_names() -> set[str]:
@@ -355,7 +358,7 @@ def _refuse(file: Path, found: Any) -> None:
     if isinstance(found, dict) and flat:
         raise AlexNetError(
             f"MODEL {file} holds no network that is called as torchvision's alexnet or this project's are (it has "
-            f"{str(flat[0])[:60]}, and no {' or '.join(FIRST)}); give weights of one of them."
+            f"{next((str(x) for x in flat if not str(x).endswith(FIRST)), flat[0])[:60]}); give weights of one of them."
         )
     raise AlexNetError(f"MODEL {file} holds no state_dict but a {type(found).__name__}; save model.state_dict().")
 

@@ -35,7 +35,11 @@ FOREIGN = {
     (".tfrecord", ".tfrecords", ".mdb", ".lmdb", ".rec", ".npz", ".npy", ".mat", ".h5", ".hdf5", ".beton"): (
         "write its pictures into a folder a class"
     ),
-    (".csv", ".tsv", ".jsonl", ".xlsx"): "sort the pictures into a folder a class, as such a table is not read",
+    (
+        ".csv",
+        ".tsv",
+    ): "call its columns filename and label in its first line, or sort the pictures into a folder a class",
+    (".jsonl", ".xlsx"): "save it as .csv with the columns filename and label",
 }
 
 
@@ -219,6 +223,8 @@ def claims(name: str, source: Path | bytes) -> bool:
     """Whether a file is called a picture, or is one whatever it is called; one that cannot be looked at counts too."""
     if os.path.splitext(name)[1].lower() in SUFFIXES:
         return True
+    if isinstance(source, Path) and not source.is_file():  # a pipe would be waited for
+        return True
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
             return not isinstance(picture, ImageFile.StubImageFile) and picture.format != "MPEG"
@@ -236,7 +242,8 @@ def advice(root: Path) -> str:
         if found := next((one for one in entries + inner if one.name.lower().endswith(endings)), None):
             return f"{found.name}: {way}"
     flat = [one for one in entries if one.suffix.lower() in SUFFIXES]
-    return f"pictures such as {flat[0].name}: sort them into a folder a class" if flat else ""
+    way = "sort them into a folder a class, or add labels.csv with the columns filename and label"
+    return f"pictures such as {flat[0].name}: {way}" if flat else ""
 
 
 # -- class folders ------------------------------------------------------------------------------------------------
@@ -313,6 +320,9 @@ def _are_parts(root: Path, folders: Sequence[Path], tell: Tell) -> bool:
     shared = {name for name, count in counts.items() if count > 1}
     alike = [folder.name for folder, names in held.items() if names & shared]
     if len(shared) < 2 or 2 * sum(counts[name] for name in shared) < counts.total():
+        if deep := [f"{folder.name}: {some(sorted(names))}" for folder, names in held.items() if len(names) > 1]:
+            what = f"has class folders with folders in them ({'; '.join(deep[:5])})"
+            tell(Note(root, what, "their pictures are of the class above them"))
         return False
     what = f"has folders that hold the same subfolders ({some(alike)}: {some(sorted(shared))})"
     if all(map(split_word, shared)):

@@ -64,9 +64,9 @@ def _layout(path: str | Path) -> tuple[Layout, str | Path]:
     layout = next((one for one in layouts() if one.recognises(root)), None)
     if layout is None:
         here = advice(root)
-        raise AlexNetError(
-            f"DATA {name} is none of the known layouts{f' but {here}' if here else ''}; give {expected()}."
-        )
+        if here:
+            raise AlexNetError(f"DATA {name} is not read as it is ({here}).")
+        raise AlexNetError(f"DATA {name} is none of the known layouts; give {expected()}.")
     return layout, root
 
 

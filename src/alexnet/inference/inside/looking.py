@@ -82,6 +82,8 @@ def look(
     check_what(what)
     classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
     names = maps.spatial(classifier.model) if layers is None else check_layers(classifier.model, layers)
+    if isinstance(picture, str | Path) and Path(picture).is_dir():
+        raise AlexNetError(f"{printable(str(picture))} is a folder, and one picture is looked at; give one in it.")
     one = predict(classifier, picture)[0]
     if one.error is not None:
         raise AlexNetError(f"{printable(one.file)} cannot be read ({one.error}); give another picture.")
