@@ -1,7 +1,7 @@
 """The table of every command that knows a network, in each precision, by every variant: its cells, and where each is.
 
 A cell is a check of this file, or another test that goes through all variants. Networks are narrow; the kinds that
-differ are asked at once, their relatives by `make slow`, as are cells that take seconds.
+differ are asked at once, their relatives by `make slow`; cells that take seconds ask, there, the kinds alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from conftest import encoded, last_json, needs
 from narrow import narrow
 from narrow_classifier import CLASSES, made, picture
 from serving import client
-from tooled import every_variant
+from tooled import KINDS
 
 pytestmark = pytest.mark.cpu
 
@@ -218,8 +218,14 @@ def _pictures(root: Path) -> Path:
     return root / "by_variant"
 
 
-@every_variant
-@pytest.mark.parametrize("named", [pytest.param(k, marks=[pytest.mark.slow] * slow) for k, (_, slow) in CELLS.items()])
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        pytest.param(name, named, marks=[pytest.mark.slow] * (slow or name not in KINDS))
+        for named, (_, slow) in CELLS.items()
+        for name in (KINDS if slow else VARIANTS)
+    ],
+)
 def test_every_variant_in_every_command_and_precision(asked, named):
     CELLS[named][0](asked)
 
