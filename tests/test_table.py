@@ -87,7 +87,10 @@ def test_a_tables_name_its_folder_or_the_paths_in_it_say_the_split(tmp_path):
     ("tables", "fault"),
     [
         ({"boxes.csv": "filename,class\na.png,cat\na.png,dog\n"}, "a.png in several rows, as cat and as dog"),
-        ({"a.csv": "filename,class\na.png,cat\nb.png,\n"}, "without a picture or without a class (line 3"),
+        (
+            {"a.csv": "filename,class\na.png,cat\nb.png,\n"},
+            "has 1 row without a picture or without a class (the first is line 3)",
+        ),
         ({x: "filename,class\na.png,cat\nb.png,dog\n" for x in ("a.csv", "b.csv")}, "several tables for train"),
         ({"fold1.csv": "filename,class\na.png,cat\nb.png,dog\n"}, "does not say whether to train"),
         ({"a.csv": "a.png,cat\nb.png,dog\n"}, "call its columns filename and label"),

@@ -25,6 +25,7 @@ from alexnet.data.layouts.folders import SUFFIXES, split_folders, subfolders, vi
 ENDINGS = (".csv", ".tsv")
 DELIMITERS = ",;\t"
 FILES = (*parquet.IMAGES, "image_id", "image_name", "img_name", "img_path", "id", "name")
+MOST = 1 << 30  # bytes of a table: some thirty million rows
 DEEPEST = 3  # folders, each alone in the one above it, that are looked through for a table
 LEFT_TO_GUESS = "submission"  # in the name of a table whose labels are made up, as competitions give one to fill in
 
@@ -97,7 +98,7 @@ def _tell_of(table: LabelledFiles, tell: Tell) -> None:
         what = f"has other columns of labels beside {label} ({some(others)})"
         tell(Note(table.file, what, "they are not used"))
     if empty := [number for number, row in enumerate(table.rows, 2) if not all(row)]:
-        what = f"has rows without a picture or without a class (line {empty[0]} and {len(empty) - 1:,} more)"
+        what = f"has {counted(len(empty), 'row')} without a picture or without a class (the first is line {empty[0]})"
         tell(Fault(table.file, what, "fill them in or take them away"))
     named = {table.picture(name).name for name, _ in table.rows}
     loose = [one.name for one in visible(table.folder) if one.suffix.lower() in SUFFIXES and one.name not in named]
@@ -156,6 +157,8 @@ def _files(folder: Path) -> list[Path]:
 def _table(file: Path) -> LabelledFiles | None:
     """The table, where it has a column of pictures, of which the first is there, and one of labels."""
     try:
+        if file.stat().st_size > MOST:
+            return None
         text = decoded(file.read_bytes())
         head = _header(file)
         named = [one for known in FILES for one in head if one.lower() == known]
