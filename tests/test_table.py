@@ -43,6 +43,8 @@ SHAPES = {
     "by tabs": ({"labels.tsv": rows(IDS, "file\tclass", "\t")}, IDS, ""),
     "pictures in a folder": ({"labels.csv": rows(IDS, "image,label")}, [f"images/{x}" for x in IDS], "images/"),
     "names without endings": ({"a.csv": rows("abcd", "id,breed")}, [f"img/{x}" for x in IDS], "img/"),
+    "names without endings, which are capital": ({"a.csv": rows("abcd", "id,label")}, [f"{x}.PNG" for x in "abcd"], ""),
+    "of Windows": ({"a.csv": rows([f"img\\{x}" for x in IDS], "path,label")}, [f"img/{x}" for x in IDS], "img/"),
     "alone below": ({"set/labels.csv": rows(IDS, "filename,label")}, [f"set/{x}" for x in IDS], "set/"),
     "metadata.csv in train": (
         {"train/metadata.csv": rows(IDS, "file_name,label")}, [f"train/{x}" for x in IDS], "train/",
@@ -59,7 +61,7 @@ def test_every_shape_of_a_table_gives_its_pictures_their_classes(tmp_path, shape
     tables, pictures, below = SHAPES[shape]
     write(tmp_path, tables, pictures)
     data = find_data(tmp_path)
-    both = listed(data)["train"] | listed(data)["valid"]
+    both = {name.replace("PNG", "png"): label for part in listed(data).values() for name, label in part.items()}
     assert both == {below + name: label for name, label in zip(IDS, LABELS, strict=True)}
     assert data.classes == ["cat", "dog"]
 
@@ -67,16 +69,17 @@ def test_every_shape_of_a_table_gives_its_pictures_their_classes(tmp_path, shape
 def test_a_tables_name_its_folder_or_the_paths_in_it_say_the_split(tmp_path):
     paths = ["train/a.png", "train/b.png", "test/c.png", "test/d.png"]
     for name, tables in {
-        "names": {"train.csv": "file,label\na.png,0\nb.png,10\n", "test.csv": "file,label\nc.png,0\nd.png,10\n"},
-        "folders": {f"{x}/metadata.csv": f"file,label\n{y}.png,0\n{z}.png,10\n" for x, y, z in (
+        "names": {"train.csv": "file,label\na.png,9\nb.png,10\n", "test.csv": "file,label\nc.png,9\nd.png,10\n"},
+        "folders": {f"{x}/metadata.csv": f"file,label\n{y}.png,9\n{z}.png,10\n" for x, y, z in (
             ("train", "a", "b"), ("test", "c", "d"))},
-        "paths": {"all.csv": "path,label\n" + "".join(f"{p},{10 * (n % 2)}\n" for n, p in enumerate(paths))},
+        "paths": {"all.csv": "path,label\n" + "".join(f"{p},{9 + n % 2}\n" for n, p in enumerate(paths))},
     }.items():  # fmt: skip
         write(tmp_path / name, tables, paths)
         data = find_data(tmp_path / name)
         assert listed(data) == {
-            "train": {paths[0]: "0", paths[1]: "10"}, "valid": {paths[2]: "0", paths[3]: "10"},
+            "train": {paths[0]: "9", paths[1]: "10"}, "valid": {paths[2]: "9", paths[3]: "10"},
         }, name  # fmt: skip
+        assert data.classes == ["9", "10"]  # in the order of numbers
     write(tmp_path / "several", {"x.csv": rows(IDS, "file,label")}, [*IDS, "other.png"])
     data = find_data(tmp_path / "several" / "x.csv")  # the table itself
     assert len(data.whole) == 4
@@ -93,6 +96,7 @@ def test_a_tables_name_its_folder_or_the_paths_in_it_say_the_split(tmp_path):
         ),
         ({x: "filename,class\na.png,cat\nb.png,dog\n" for x in ("a.csv", "b.csv")}, "several tables for train"),
         ({"fold1.csv": "filename,class\na.png,cat\nb.png,dog\n"}, "does not say whether to train"),
+        ({"a.csv": "filename,age,weight\na.png,1,2\nb.png,3,4\n"}, "call its columns filename and label"),
         ({"a.csv": "a.png,cat\nb.png,dog\n"}, "call its columns filename and label"),
         ({"a.csv": "filename,class\nnowhere.png,cat\n"}, "call its columns filename and label"),
     ],
