@@ -78,7 +78,10 @@ def work(host: int, restarts: int, timeout: float, wait: float, room: Path) -> N
             print("\n".join(f"    {line}" for line in said if line.startswith(("alexnet: ", "torchrun has"))))
             agent.terminate()  # it ends its worker
         for agent in agents:
-            agent.wait(120)
+            try:
+                agent.wait(60)
+            except subprocess.TimeoutExpired:  # it asks a store that it cannot reach; its worker has ended long ago
+                agent.kill()
 
 
 def start(space: int, number: int, restarts: int, timeout: float, room: Path) -> subprocess.Popen:

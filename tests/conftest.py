@@ -81,6 +81,16 @@ def write_folders(root: Path, per_class: int, first: int = 0) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder that holds both data sets of the claims by name, made of coloured pictures."""
+    root = tmp_path_factory.mktemp("place")
+    for name in ("cifar10", "tiny-imagenet"):
+        write_folders(root / name / "train", 6)
+        write_folders(root / name / "val", 4, first=50)
+    return root
+
+
 def rows(per_class: int, first: int = 0) -> list[tuple[bytes, int]]:
     """Encoded pictures with their labels, so many of each colour."""
     return [

@@ -30,16 +30,6 @@ def options(*sets: str) -> list[str]:
     return [word for one in (*SETS, *sets) for word in ("--set", one)]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder that holds both data sets by name, made of coloured pictures."""
-    root = tmp_path_factory.mktemp("place")
-    for name in ("cifar10", "tiny-imagenet"):
-        write_folders(root / name / "train", 6)
-        write_folders(root / name / "val", 4, first=50)
-    return root
-
-
 def test_claims_of_the_2012_network_need_only_another_variant():
     for name in ("towers", "lrn", "overlap", "depth"):
         study = running.Study(CLAIMS[name], Path("x"), Path("y"), 1, sets=("variant=alexnet2012",))

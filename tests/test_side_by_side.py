@@ -22,19 +22,7 @@ from alexnet.reproduction.side_by_side import Reading, Trial, limit_of, next_cou
 from alexnet.training import loop
 from alexnet.training.memory import GIB, needed
 from alexnet.training.recipe import resolve, to_toml
-from conftest import write_folders
-from two_claims import two_claims
-
-SETS = ("epochs=1", "batch_size=8", "learning_rate=0.002", "precision=float32", "variant=alexnet32")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("place")
-    for name in ("cifar10", "tiny-imagenet"):
-        write_folders(root / name / "train", 6)
-        write_folders(root / name / "val", 4, first=50)
-    return root
+from two_claims import SETS, two_claims
 
 
 @pytest.fixture

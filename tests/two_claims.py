@@ -12,6 +12,8 @@ from alexnet.reproduction import planning
 from alexnet.reproduction.claims import CLAIMS
 from narrow import narrow
 
+SETS = ("epochs=1", "batch_size=8", "learning_rate=0.002", "precision=float32", "variant=alexnet32")
+
 
 def two_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two claims, which share a network, in the place of all, and that network narrow."""

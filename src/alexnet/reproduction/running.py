@@ -150,7 +150,7 @@ class Study:
             except Diverged as error:
                 sentence = str(error)
                 self.say(sentence)
-                write_bytes(folder / "diverged", sentence.encode())
+                write_bytes(folder / DIVERGED, sentence.encode())
                 return None
             except Interrupted as stop:
                 told = f"stopped and saved in {folder}: give the same command to go on"

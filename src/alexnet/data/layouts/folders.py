@@ -35,10 +35,7 @@ FOREIGN = {
     (".tfrecord", ".tfrecords", ".mdb", ".lmdb", ".rec", ".npz", ".npy", ".mat", ".h5", ".hdf5", ".beton"): (
         "write its pictures into a folder a class"
     ),
-    (
-        ".csv",
-        ".tsv",
-    ): "call its columns filename and label in its first line, or sort the pictures into a folder a class",
+    (".csv", ".tsv"): "call its columns filename and label, or sort the pictures into a folder a class",
     (".jsonl", ".xlsx"): "save it as .csv with the columns filename and label",
 }
 
