@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -18,12 +19,15 @@ from alexnet.data import augment, augment_fast
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
 from alexnet.networks.fast import gpu
+from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import bench, captured, optimizer
 from alexnet.training.loop import train
+from alexnet.training.parallel import Division
+from alexnet.training.recipe import Recipe
 from conftest import DEVICE, TINY
 from interpreted import MARKS
-from narrow import narrow
+from narrow import narrow, redraw
 
 pytestmark = MARKS
 
@@ -81,6 +85,68 @@ def test_the_update_in_one_pass_is_the_optimisers_at_rates_that_change_stop_and_
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_the_update_writes_a_copy_along_and_takes_its_gradient_and_sees_who_else_wrote_a_weight():
+    rates = [0.1, 0.05, 0.0, 0.02]
+    outcomes = []
+    for copied in (False, True):
+        torch.manual_seed(0)
+        weight, bias = (nn.Parameter(torch.randn(shape, device=DEVICE)) for shape in ((7, 3, 5, 5), (1030,)))
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        groups = [{"params": [weight, bias], "name": "all", "weight_decay": 0.1}]
+        rule = captured.FusedUpdate(torch.optim.SGD(groups, lr=0.1, momentum=0.9), DEVICE)
+        leaf = rule.copy_weights({"weight": weight})["weight"] if copied else weight
+        for step, rate in enumerate(rates):
+            if step == 2:
+                with torch.no_grad():
+                    weight.mul_(3)  # as loading does
+            rule.set_rates({"all": rate})
+            assert leaf.stride() == weight.stride()
+            # Triton's interpreter cuts off where a GPU rounds.
+            torch.testing.assert_close(leaf.float(), weight, rtol=8e-3 if copied else 0, atol=0)
+            leaf.grad = torch.randn(weight.shape, device=DEVICE).bfloat16().to(leaf.dtype)
+            bias.grad = torch.randn(bias.shape, device=DEVICE)
+            rule()
+            assert leaf.grad is weight.grad is bias.grad is None
+        outcomes.append([weight.detach(), bias.detach()])
+    for a, b in zip(*outcomes, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_of_a_step_that_was_never_made_are_forgotten_of_copies_too():
+    weight, bias = (nn.Parameter(torch.ones(2, 2, device=DEVICE)) for _ in range(2))
+    rule = captured.FusedUpdate(torch.optim.SGD([{"params": [weight, bias], "name": "all"}], lr=0.1), DEVICE)
+    copy = rule.copy_weights({"weight": weight})["weight"]
+    for leaf in (copy, bias):
+        leaf.grad = torch.ones_like(leaf)
+    rule.forget()
+    assert copy.grad is bias.grad is None
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_from_copies_of_the_weights_is_the_step_that_casts_them(name, monkeypatch):
+    monkeypatch.setattr(gpu, "ON_CPU", False)  # the layers as they are: what is asked is who casts
+    plan = narrow(name)
+    model = AlexNet(plan, 5, 3, plan.input).to(DEVICE, memory_format=torch.channels_last).train()
+    redraw(model)
+    images = torch.randn(4, 3, plan.input, plan.input, generator=augment.generator(1)).to(DEVICE)
+    labels = torch.arange(4, device=DEVICE)
+    masks = augment.dropout_masks(model.dropouts, 4, np.arange(4), (0,), DEVICE)
+    weights = {name: one for name, one in model.named_parameters() if one.dim() > 1}
+    rule = captured.FusedUpdate(optimizer.build_optimizer(model, Recipe()), DEVICE)
+    copies = rule.copy_weights(weights)
+    rule.set_rates(optimizer.rates(Recipe(), 0, optimizer.Plateau()))
+    outcomes = []
+    for given in ({}, copies):
+        division = Division(model, model, World(0, 1, DEVICE), torch.bfloat16)
+        division.weights = given
+        loss, logits = division.learn(images, masks, lambda x, at: F.cross_entropy(x, labels, reduction="sum"), 4)
+        taken = {name: leaf.grad for name, leaf in (dict(model.named_parameters()) | given).items()}
+        outcomes.append([loss, logits, *(gradient.float() for gradient in taken.values())])
+        rule.forget()
+    for cast, copied in zip(*outcomes, strict=True):
+        torch.testing.assert_close(copied, cast, rtol=0, atol=0 if DEVICE.type == "cpu" else 1e-2)
+
+
 @pytest.mark.parametrize("other", [{}, {"nesterov": True}, {"maximize": True}, {"momentum": 0.0, "dampening": 0.5}])
 def test_a_rule_other_than_that_of_2012_is_left_to_the_optimiser(other):
     sgd = torch.optim.SGD([torch.zeros(2, requires_grad=True)], **{"lr": 0.1, "momentum": 0.9, **other})
@@ -128,7 +194,7 @@ def six_steps(fails: bool) -> tuple[torch.Tensor, list[str]]:
     """What steps launched by `Captured` come to, and what it says; capturing fails in the midst of the fourth."""
     weight, said = nn.Parameter(torch.ones(3)), []
     update = torch.optim.SGD([weight], lr=0.1)
-    launch = captured.Captured(DEVICE, update, said.append)
+    launch = captured.Captured(DEVICE, update.zero_grad, said.append)
     launch.failed = not fails  # then each is launched by itself
 
     def backward(images):
@@ -157,9 +223,21 @@ def test_a_step_whose_capture_fails_half_way_is_made_as_if_it_had_not_been_tried
 
 
 @pytest.mark.slow
-def test_training_by_the_passes_is_plain_training_also_after_a_stop(folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_by_the_passes_is_plain_training_also_after_a_stop(precision, folders, tmp_path, monkeypatch):
     monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
-    sets = [*TINY, "dropout=0.5", "batch_size=3", "schedule=linear", "colour_noise=0.1", "max_steps=5"]
+    copied = []
+    copy_weights = captured.FusedUpdate.copy_weights
+    monkeypatch.setattr(captured.FusedUpdate, "copy_weights", lambda *x: copied.append(1) or copy_weights(*x))
+    sets = [
+        *TINY,
+        f"precision={precision}",
+        "dropout=0.5",
+        "batch_size=3",
+        "schedule=linear",
+        "colour_noise=0.1",
+        "max_steps=5",
+    ]
     with fast.plain():
         train(folders, tmp_path / "plain", None, sets, device=DEVICE.type)
     train(folders, tmp_path / "whole", None, sets, device=DEVICE.type)
@@ -169,5 +247,9 @@ def test_training_by_the_passes_is_plain_training_also_after_a_stop(folders, tmp
         name: [line["loss"] for line in read(tmp_path / name / "metrics.jsonl") if line["kind"] == "step"]
         for name in ("plain", "whole", "parts")
     }
-    assert losses["whole"] == losses["parts"]
-    np.testing.assert_allclose(losses["whole"], losses["plain"], rtol=2e-5)
+    low = precision == "bfloat16"
+    assert bool(copied) == low
+    if not low or DEVICE.type == "cuda":  # what Triton's interpreter writes in bfloat16 is cut off, not rounded
+        assert losses["whole"] == losses["parts"]
+    np.testing.assert_allclose(losses["whole"], losses["parts"], rtol=1e-2 if low else 0)
+    np.testing.assert_allclose(losses["whole"], losses["plain"], rtol=1e-2 if low else 2e-5)

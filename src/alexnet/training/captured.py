@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexnet.base.device import on, send
 from alexnet.base.errors import first_line
@@ -20,15 +20,36 @@ WARM = 3  # steps before the graph is captured: kernels are compiled and librari
 class FusedUpdate:
     """The 2012 update of torch's SGD in one pass over each parameter, at rates that lie on the device.
 
-    Its state is the optimiser's own: a checkpoint does not know which of the two has made it.
+    Its state is the optimiser's own: a checkpoint does not know which of the two has made it. With `copy_weights` it
+    writes those along in bfloat16, and their gradients are the copies'.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self.optimizer = optimizer
         self.numbers = torch.zeros(len(optimizer.param_groups), 2, device=device)  # rate, old rate / rate
+        self.copies: dict[nn.Parameter, Tensor] = {}
+        self.versions: list[int] = []  # of the parameters that have copies, as torch counts edits but the update's own
+
+    def copy_weights(self, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Leaves by those names, with the parameters' values in bfloat16 for a step to compute from."""
+        self.copies = {p: torch.empty_like(p, dtype=torch.bfloat16).requires_grad_() for p in weights.values()}
+        self.versions = []
+        return {name: self.copies[parameter] for name, parameter in weights.items()}
+
+    def _renew(self) -> None:
+        versions = [parameter._version for parameter in self.copies]
+        if versions != self.versions:
+            with torch.no_grad():
+                for parameter, copy in self.copies.items():
+                    copy.copy_(parameter)
+            self.versions = versions
 
     def set_rates(self, new: dict[str, float]) -> None:
-        """Give each group its rate for the next step, which rescales the velocities as `optimizer.set_rates` does."""
+        """Give each group its rate for the next step, which rescales the velocities as `optimizer.set_rates` does.
+
+        Copies of weights that somebody else has written since, a checkpoint's for one, are made anew.
+        """
+        self._renew()
         rows = []
         for group in self.optimizer.param_groups:
             old, rate = group["lr"], new[group["name"]]
@@ -46,13 +67,15 @@ class FusedUpdate:
         """Update every parameter that has a gradient, and forget the gradients."""
         for group, numbers in zip(self.optimizer.param_groups, self.numbers, strict=True):
             for parameter in group["params"]:
-                if parameter.grad is None:
+                copy = self.copies.get(parameter)
+                leaf = parameter if copy is None else copy
+                if leaf.grad is None:
                     continue
                 state = self.optimizer.state[parameter]
                 if state.get("momentum_buffer") is None:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 velocity = state["momentum_buffer"]
-                gradient = parameter.grad
+                gradient = leaf.grad
                 if not parameter.stride() == velocity.stride() == gradient.stride():  # one order for all three
                     gradient = torch.empty_like(parameter).copy_(gradient)
                     if velocity.stride() != parameter.stride():
@@ -60,10 +83,15 @@ class FusedUpdate:
                         state["momentum_buffer"] = velocity
                 size, each = parameter.numel(), 1024
                 gpu.Kernel("update")[(-(-size // each),)](
-                    parameter.detach(), velocity, gradient, numbers, size, group["momentum"], group["weight_decay"],
-                    SIZE=each,
+                    parameter.detach(), velocity, gradient, leaf.detach(), numbers, size, group["momentum"],
+                    group["weight_decay"], SIZE=each, COPIED=copy is not None,
                 )  # fmt: skip
-                parameter.grad = None
+                leaf.grad = None
+
+    def forget(self) -> None:
+        """Forget the gradients."""
+        for leaf in (*self.copies.values(), *(p for group in self.optimizer.param_groups for p in group["params"])):
+            leaf.grad = None
 
 
 Work = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
@@ -73,11 +101,11 @@ class Captured:
     """Forward, loss, backward and update as one CUDA graph, from the fourth step on, for batches of one size.
 
     Work on a batch takes images, labels and masks and gives its figures as a tensor; what it needs besides must stay
-    where it is.
+    where it is. `forget` drops all gradients.
     """
 
-    def __init__(self, device: torch.device, optimizer: torch.optim.Optimizer, say: Say) -> None:
-        self.device, self.optimizer, self.say = device, optimizer, say
+    def __init__(self, device: torch.device, forget: Callable[[], None], say: Say) -> None:
+        self.device, self.forget, self.say = device, forget, say
         self.steps, self.failed = 0, False
         self.places: list[Tensor] = []  # of what differs from step to step
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -92,7 +120,7 @@ class Captured:
                 self._capture(work, images, labels, masks)
             except RuntimeError as error:
                 self.failed, self.places = True, []
-                self.optimizer.zero_grad(set_to_none=True)  # of a step that was never made, the next would add to them
+                self.forget()  # the gradients of a step that was never made: the next would add to them
                 why = first_line(error)
                 self.say(f"steps are launched kernel by kernel, as they cannot be captured as a CUDA graph: {why}")
                 return work(images, labels, masks)
@@ -125,6 +153,6 @@ def update_rule(optimizer: torch.optim.Optimizer, device: torch.device) -> Fused
     return FusedUpdate(optimizer, device) if gpu.here(device) and not other else None
 
 
-def whole_step(device: torch.device, optimizer: torch.optim.Optimizer, say: Say) -> Captured | None:
+def whole_step(device: torch.device, forget: Callable[[], None], say: Say) -> Captured | None:
     """What launches a step of one process as a whole; None where nothing does."""
-    return Captured(device, optimizer, say) if gpu.here(device) and device.type == "cuda" else None
+    return Captured(device, forget, say) if gpu.here(device) and device.type == "cuda" else None

@@ -150,3 +150,7 @@ class Rule:
     def __call__(self) -> None:
         """Update every parameter that has a gradient and is not frozen, and forget the gradients."""
         step(self.optimizer)
+
+    def forget(self) -> None:
+        """Forget the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)

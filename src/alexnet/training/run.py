@@ -179,12 +179,13 @@ def prepare(
     weights = class_weights(pictures.split.labels, model.classes).to(world.device) if recipe.class_weights else None
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     alone = world.size == 1 and not recipe.compile and trained is model and not recipe.lars
+    rule = _rule(recipe, optimizer, division, alone)
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
-        division, optimizer, _rule(recipe, optimizer, division), precision, position, plateau,
+        division, optimizer, rule, precision, position, plateau,
         _metrics(folder, recipe, position.step, world, say),
         rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
-        captured=whole_step(world.device, optimizer, say) if alone else None,
+        captured=whole_step(world.device, rule.forget, say) if alone else None,
     )  # fmt: skip
 
 
@@ -242,11 +243,16 @@ def _preprocess(
     return replace(old, mean=mean, square=pictures.square.how)
 
 
-def _rule(recipe: Recipe, optimizer: torch.optim.Optimizer, division: Division) -> Rule | FusedUpdate:
+def _rule(recipe: Recipe, optimizer: torch.optim.Optimizer, division: Division, alone: bool) -> Rule | FusedUpdate:
     """What makes the optimiser's steps: LARS, one pass a parameter where there is a GPU, or the optimiser itself."""
     if recipe.lars:
         return Lars(optimizer, recipe.lars, division.part, division.total)
-    return update_rule(optimizer, division.world.device) or Rule(optimizer)
+    rule = update_rule(optimizer, division.world.device)
+    if rule and alone and division.precision == torch.bfloat16:
+        # Biases and norms' weights are taken in float32.
+        weights = {name: one for name, one in division.part.named_parameters() if one.dim() > 1}
+        division.weights = rule.copy_weights(weights)
+    return rule or Rule(optimizer)
 
 
 def _on_device(recipe: Recipe, world: World, say: Say) -> torch.dtype:

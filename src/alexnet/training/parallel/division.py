@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from alexnet.base.distributed import World
 from alexnet.data.loader import Batch
@@ -29,6 +30,7 @@ class Division:
     def __init__(self, model: AlexNet, net: nn.Module, world: World, precision: torch.dtype) -> None:
         self.whole, self.part, self.net = model, model, net  # `part` is what this process updates
         self.world, self.readers, self.precision = world, world, precision
+        self.weights: Mapping[str, Tensor] = {}  # leaves that stand for the parameters of those names in a step
 
     def sent(self) -> str:
         """What the processes have sent each other in steps, in words; "" where nothing is to be said. All call it."""
@@ -51,7 +53,8 @@ class Division:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss of `everyone`'s pictures; the sum over this process' own, and their logits."""
         with self.autocast():
-            logits = self.net(images, masks)
+            given = (images, masks)
+            logits = functional_call(self.net, dict(self.weights), given) if self.weights else self.net(*given)
         logits = at_least_float32(logits)
         loss = loss_of(logits, slice(None))
         # Processes' gradients are averaged: × size makes that their sum, ÷ everyone the mean over the whole batch.

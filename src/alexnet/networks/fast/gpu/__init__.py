@@ -66,7 +66,7 @@ def tried(device: torch.device) -> None:
     """Build and run the smallest kernel, so that what Triton lacks shows before the first step."""
     weight, velocity, gradient = torch.ones(3, 4, device=device)
     numbers = torch.ones(2, device=device)
-    Kernel("update")[(1,)](weight, velocity, gradient, numbers, 4, 1.0, 0.0, SIZE=16)
+    Kernel("update")[(1,)](weight, velocity, gradient, weight, numbers, 4, 1.0, 0.0, SIZE=16, COPIED=False)
     if not torch.equal(weight.cpu(), -torch.ones(4)):
         raise RuntimeError("a kernel of four numbers gave others than it should")
 

@@ -318,10 +318,10 @@ def relu_dropout_gradient(Y, G, DX, size, keep, SIZE: tl.constexpr, INVERTED: tl
 
 
 @triton.jit
-def update(WEIGHT, VELOCITY, GRADIENT, NUMBERS, size, momentum, decay, SIZE: tl.constexpr):
+def update(WEIGHT, VELOCITY, GRADIENT, COPY, NUMBERS, size, momentum, decay, SIZE: tl.constexpr, COPIED: tl.constexpr):
     """SGD as torch has it: v <- momentum · ratio · v + g + decay · w, w <- w - rate · v; NUMBERS: rate, ratio.
 
-    A rate of 0 changes nothing.
+    A rate of 0 changes nothing. COPIED: the new weights go to COPY, too, in its type.
     """
     rate, ratio = tl.load(NUMBERS), tl.load(NUMBERS + 1)
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
@@ -330,4 +330,7 @@ def update(WEIGHT, VELOCITY, GRADIENT, NUMBERS, size, momentum, decay, SIZE: tl.
     velocity = tl.load(VELOCITY + at, mask, 0.0) * ratio
     velocity = momentum * velocity + (tl.load(GRADIENT + at, mask, 0.0).to(tl.float32) + decay * weight)
     tl.store(VELOCITY + at, velocity, mask)
-    tl.store(WEIGHT + at, weight - rate * velocity, mask)
+    weight -= rate * velocity
+    tl.store(WEIGHT + at, weight, mask)
+    if COPIED:
+        tl.store(COPY + at, weight.to(COPY.dtype.element_ty), mask)
