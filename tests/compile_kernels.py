@@ -1,19 +1,24 @@
 """Compile every Triton kernel that a training step of every variant launches, for sm_80 and sm_90, without a GPU.
 
-Prints a line a kernel: its registers are ptxas' to choose, but shared memory is known here and has a limit. With names
-of variants, those alone, and float32, which takes the longest and needs as much memory on both, for sm_80 alone.
+Prints a line a kernel. Ends with status 1 where one needs more shared memory than there is, spills registers, or reads
+or writes its rows in less than 16 bytes at once. With names of variants, those alone, and float32, which takes the
+longest and needs as much memory on both, for sm_80 alone.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
+import tempfile
 
 os.environ.pop("TRITON_INTERPRET", None)
 
 import numpy as np
 import torch
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -27,6 +32,9 @@ from alexnet.training import captured, optimizer
 from alexnet.training.recipe import Recipe
 
 SHARED = 99 * 1024  # bytes a program may take on a GeForce; an A100 has 163
+SPILLED = 64  # bytes a thread: what was fastest on an H100 keeps up to 56 in memory
+NARROW_READS = {"augment", "blocks_of_pixels"}  # of single pixels
+NARROW_WRITES = {"augment"}  # of three channels
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
@@ -45,7 +53,10 @@ def recorder(name: str):
         kernel = getattr(triton_kernels, name)
         kinds = [TYPES[a.dtype if isinstance(a, torch.Tensor) else type(a)] for a in arguments]
         signature = dict(zip([p.name for p in kernel.params], kinds, strict=False))
-        found[name, tuple(kinds), num_warps, tuple(constants.items())] = kernel, signature, num_warps, constants
+        numbers = {p.name: a for p, a in zip(kernel.params, arguments, strict=False) if isinstance(a, int)}
+        even = {n for n, a in numbers.items() if a % 16 == 0 or n == "rows"}  # a launch sees; rows: of 16 pictures
+        what = kernel, signature, num_warps, constants, even
+        found[name, tuple(kinds), num_warps, tuple(constants.items()), "size" in numbers.keys() - even] = what
 
     class Grid:
         def __getitem__(self, grid):
@@ -54,10 +65,28 @@ def recorder(name: str):
     return Grid()
 
 
-def compiled(kernel, signature, num_warps, constants, capability):
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+def compiled(kernel, signature, num_warps, constants, even, capability):
+    places = [i for i, (name, kind) in enumerate(signature.items()) if kind.startswith("*") or name in even]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in places}
     source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants, aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": num_warps})
+
+
+def registers(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread, and bytes of memory in their place."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        asked = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        said = subprocess.run(asked, capture_output=True, text=True, check=True)
+    used = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout + said.stderr)
+    assert used, said
+    return int(used[1]), int(used[2])
+
+
+def wide(ptx: str, way: str) -> int:
+    """How many reads (ld) or writes (st) of global memory take 16 bytes at once."""
+    return len(re.findall(rf"\b{way}\.global\S*\.v4\.b32", ptx)) + len(re.findall(rf"\b{way}\.global\S*\.v2\.b64", ptx))
 
 
 def main() -> int:
@@ -83,16 +112,25 @@ def main() -> int:
             for copy in rule.copy_weights(low).values():
                 copy.grad = torch.zeros_like(copy)
             rule()
-    worst = 0
-    for (name, *_), what in found.items():
+    worst, faults = 0, 0
+    for (name, *_, uneven), what in found.items():
         both = not sys.argv[1:] or "*bf16" in what[1].values()
         for capability in (80, 90) if both else (80,):
-            shared = compiled(*what, capability).metadata.shared
-            worst = max(worst, shared)
+            made = compiled(*what, capability)
+            shared, (used, spilled) = made.metadata.shared, registers(made.asm["cubin"])
+            reads, writes = (wide(made.asm["ptx"], way) for way in ("ld", "st"))
+            fault = shared > SHARED or spilled > SPILLED
+            fault |= not (uneven or ((reads or name in NARROW_READS) and (writes or name in NARROW_WRITES)))
+            worst, faults = max(worst, shared), faults + fault
             numbers = {k: v for k, v in what[3].items() if k in ("C", "WIN", "ROWS", "HALF", "WITHIN", "KERNEL")}
-            print(f"{name} {next(iter(what[1].values()))} {numbers} sm_{capability}: {shared} bytes shared", flush=True)
-    print(f"{len(found)} kernels, at most {worst} bytes shared")
-    return int(worst > SHARED)
+            print(
+                f"{name} {next(iter(what[1].values()))} {numbers} sm_{capability}: {shared} bytes shared, "
+                f"{used} registers, {spilled} bytes spilled, {reads} reads and {writes} writes of 16 bytes"
+                f"{', a fault' * fault}",
+                flush=True,
+            )
+    print(f"{len(found)} kernels, at most {worst} bytes shared; faults: {faults}")
+    return int(faults > 0)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,11 @@ class Shape:
         return -(-self.P // self.TILE)
 
 
-def shape(channels: int, towers: int, half: int, products: bool = True) -> Shape:
-    """Windows for that many channels; for products LRN's towers stay whole up to 128 maps, and wider ones overlap."""
+def shape(channels: int, towers: int, half: int, products: bool = True, low: bool = True) -> Shape:
+    """Windows for that many channels; for products LRN's towers stay whole up to 128 maps, and wider ones overlap.
+
+    In float32, not `low`, up to 64: a band of 128 x 128 would not fit into a program's registers.
+    """
     if half < 0:
         window = min(128, power_of_two(channels))
         return Shape(channels, window, window, 0)
@@ -61,14 +64,15 @@ def shape(channels: int, towers: int, half: int, products: bool = True) -> Shape
     if not products:
         window = min(128, power_of_two(each))
         return Shape(each, window, window, 0)
-    if each <= 128:
+    widest = 128 if low else 64
+    if each <= widest:
         return Shape(each, power_of_two(each), each, 0)
-    return Shape(each, 128, 128 - 16, 8)
+    return Shape(each, widest, widest - 16, 8)
 
 
-def fits(plan: Plan, channels: int) -> bool:
+def fits(plan: Plan, channels: int, low: bool) -> bool:
     """Whether an LRN's gradient, which reaches twice half its size, stays between the HALOs."""
-    return not shape(channels, plan.towers, plan.half).HALO or 2 * plan.half <= 8
+    return not shape(channels, plan.towers, plan.half, low=low).HALO or 2 * plan.half <= 8
 
 
 # Numbers of a program's tile, and its warps, as they were fastest on an H100; "norm" is LRN.
@@ -76,9 +80,9 @@ TILES = {
     "forward": (4096, 4),
     "forward norm": (2048, 4),
     "pooling": (2048, 4),
-    "pooling norm": (1024, 2),
     "backward": (4096, 4),
     "backward norm": (4096, 4),
+    "backward norm float32": (1024, 4),  # the most that no register is spilled by, on sm_80 and sm_90
     "within": (2048, 4),
     "within backward": (2048, 4),
 }

@@ -26,13 +26,17 @@ class PlanFunction(torch.autograd.Function):
         nothing = x.new_empty(0)
         ctx.plan, ctx.input, ctx.bias_type = plan, x.shape, None if bias is None else bias.dtype
         z = d = places = nothing
+        first, last = (
+            replace(plan, within=-1, kernel=0, relu_after=False),
+            replace(plan, relu=False, half=-1, within=-1),
+        )
         if plan.within >= 0:
-            first = replace(plan, within=-1, kernel=0, relu_after=False)
             z = _stage(x, bias, first, False)[0] if bias is not None or plan.relu or plan.half >= 0 else x
             y, d = _within(z, plan, keep)
             if plan.kernel:
-                last = replace(plan, relu=False, half=-1, within=-1)
                 y, places = _stage(y, None, last, keep)
+        elif plan.half >= 0 and plan.kernel:  # in one, a window's nine normalisations do not fit into registers
+            y, places = _stage(_stage(x, bias, first, False)[0], None, last, keep)
         else:
             y, places = _stage(x, bias, plan, keep)
         if keep:
@@ -73,14 +77,13 @@ def _stage(x: Tensor, bias: Tensor | None, plan: Plan, keep: bool) -> tuple[Tens
     )
     keep = keep and plan.kernel > 0
     places = torch.empty(y.numel() if keep else 0, dtype=torch.uint8, device=x.device)
-    cut = shape(channels, plan.towers, plan.half, products=plan.kernel > 0)
-    tile = tiles(("pooling" if plan.kernel else "forward") + (" norm" if plan.half >= 0 else ""), cut.WIN)
+    cut = shape(channels, plan.towers, plan.half, products=False)
+    tile = tiles("pooling" if plan.kernel else "forward norm" if plan.half >= 0 else "forward", cut.WIN)
     outputs = n * out_height * out_width
     Kernel("stage_forward")[(-(-outputs // tile["ROWS"]), cut.columns * (channels // cut.P))](
         x, x if bias is None else bias, y, places, outputs, plan.scale, plan.k, height, width, out_height, out_width,
-        C=channels, P=cut.P, WIN=cut.WIN, TILE=cut.TILE, HALO=cut.HALO, HAS_BIAS=bias is not None,
-        RELU=plan.relu, HALF=plan.half, BETA=plan.beta, KERNEL=plan.kernel, STRIDE=plan.stride,
-        RELU_AFTER=plan.relu_after, KEEP=keep, NARROW=_narrow(x), **tile,
+        C=channels, P=cut.P, WIN=cut.WIN, HAS_BIAS=bias is not None, RELU=plan.relu, HALF=plan.half, BETA=plan.beta,
+        KERNEL=plan.kernel, STRIDE=plan.stride, RELU_AFTER=plan.relu_after, KEEP=keep, **tile,
     )  # fmt: skip
     return y, places
 
@@ -107,8 +110,9 @@ def _stage_gradient(
     """
     n, channels, height, width = size
     dx = torch.empty(size, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
-    cut, rows = shape(channels, plan.towers, plan.half), n * height * width
-    tile = tiles("backward norm" if plan.half >= 0 else "backward", cut.WIN)
+    low = g.dtype == torch.bfloat16
+    cut, rows = shape(channels, plan.towers, plan.half, low=low), n * height * width
+    tile = tiles("backward" if plan.half < 0 else "backward norm" if low else "backward norm float32", cut.WIN)
     programs = min(-(-rows // tile["ROWS"]), PROGRAMS)
     sums = torch.empty((programs, channels), dtype=torch.float32, device=g.device) if add_up else None
     Kernel("stage_backward")[(programs, cut.columns * (channels // cut.P))](

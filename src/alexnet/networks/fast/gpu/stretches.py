@@ -38,7 +38,10 @@ class Stretch:
             last = last or is_channels_last(self.convolution.weight)
             filled = type(self.layers[0]) is LastWindow
             x, bias = convolve(self.convolution, x, precision, filled), self.convolution.bias
-        if any(min(x.shape[2:]) < plan.kernel or not fits(plan, x.shape[1]) for plan in self.plans) or not takes(x):
+        if any(
+            min(x.shape[2:]) < plan.kernel or not fits(plan, x.shape[1], precision == torch.bfloat16)
+            for plan in self.plans
+        ) or not takes(x):
             return None
         for plan in self.plans:
             x, bias = PlanFunction.apply(x, bias, plan, torch.is_grad_enabled()), None

@@ -1,10 +1,11 @@
 """The GPU's passes in Triton: what stands between two convolutions, read once and written once in each direction.
 
 Tensors are channels last, so a picture's position is a row of C numbers. A stage is, in this order, each part at will:
-bias, ReLU, LRN, max pooling, ReLU; the within-map norm, whose windows lie in the plane, has kernels of its own. Sums
-are float32. LRN's sum over neighbouring maps is a product with a band of ones, which the tensor cores do beside the
-loads. Columns come in windows of WIN, which hold a tower whole or, of a wider one, TILE of its maps with HALO on
-either side: the gradient reaches twice half a window.
+bias, ReLU, LRN, max pooling, ReLU, where LRN and pooling are two launches forward and one backward; the within-map
+norm, whose windows lie in the plane, has kernels of its own. Sums are float32. For the gradient LRN's sum over
+neighbouring maps is a product with a band of ones, which the tensor cores do beside the loads. Columns come in windows
+of WIN, which hold a tower whole or, of a wider one, TILE of its maps with HALO on either side: the gradient reaches
+twice half a window.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def _sum_over_maps(x, WIN: tl.constexpr, HALF: tl.constexpr, NARROW: tl.constexp
     near = (distance <= HALF) & (distance >= -HALF)
     if NARROW:
         return tl.dot(x.to(tl.bfloat16), near.to(tl.bfloat16))
-    return tl.dot(x, near.to(tl.float32), input_precision="tf32x3")
+    # In two parts of at most 13 bits: the band is 0 and 1, so that both products are exact.
+    high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    low = tl.dot(x - high, near.to(tl.float32), input_precision="tf32")
+    return tl.dot(high, near.to(tl.float32), low, input_precision="tf32")
 
 
 @triton.jit
@@ -58,11 +62,11 @@ def _input(X, BIAS, at, mask, columns, exists, HAS_BIAS: tl.constexpr, RELU: tl.
 
 @triton.jit
 def _greatest(
-    X, BIAS, row, there, columns, exists, scale, k, H, W, OH, OW,
+    X, BIAS, row, there, columns, exists, H, W, OH, OW,
     C: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, RELU: tl.constexpr,
-    HALF: tl.constexpr, BETA: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, NARROW: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """The greatest, after ReLU and LRN, of each of the `row`s' windows, and where it stands in its window."""
+    """The greatest, after ReLU, of each of the `row`s' windows, and where it stands in its window."""
     x0, y0 = (row % OW) * STRIDE, (row // OW % OH) * STRIDE
     picture = row // OW // OH
     best = tl.full((ROWS, WIN), float("-inf"), tl.float32)
@@ -73,8 +77,6 @@ def _greatest(
         at = ((picture * H + y) * W + x)[:, None].to(tl.int64) * C + columns[None, :]
         mask = seen[:, None] & exists[None, :]
         value = _input(X, BIAS, at, mask, columns, exists, HAS_BIAS, RELU)
-        if HALF >= 0:
-            value *= _power(k + scale * _sum_over_maps(value * value, WIN, HALF, NARROW), BETA)
         better = mask & ((value > best) | (value != value))
         best = tl.where(better, value, best)
         place = tl.where(better, tap, place)
@@ -84,17 +86,18 @@ def _greatest(
 @triton.jit
 def stage_forward(
     X, BIAS, Y, PLACES, rows, scale, k, H, W, OH, OW,
-    C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, TILE: tl.constexpr, HALO: tl.constexpr, ROWS: tl.constexpr,
+    C: tl.constexpr, P: tl.constexpr, WIN: tl.constexpr, ROWS: tl.constexpr,
     HAS_BIAS: tl.constexpr, RELU: tl.constexpr, HALF: tl.constexpr, BETA: tl.constexpr,
-    KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU_AFTER: tl.constexpr, KEEP: tl.constexpr, NARROW: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU_AFTER: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """`rows` outputs. HALF < 0: no LRN; KERNEL 0: no pooling; KEEP: write where each maximum stood."""
-    columns, inside, exists, own = _columns(C, P, WIN, TILE, HALO)
+    """`rows` outputs. HALF < 0: no LRN; KERNEL 0: no pooling, which an LRN excludes; KEEP: write where maxima stood."""
+    tl.static_assert(HALF < 0 or KERNEL == 0)
+    columns, inside, exists, _ = _columns(C, P, WIN, WIN, 0)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     out = row[:, None].to(tl.int64) * C + columns[None, :]
+    mask = there[:, None] & exists[None, :]
     if KERNEL == 0:
-        mask = there[:, None] & exists[None, :]
         x = _input(X, BIAS, out, mask, columns, exists, HAS_BIAS, RELU)
         if HALF >= 0:
             total = x * x
@@ -105,18 +108,17 @@ def stage_forward(
                     beside = _input(X, BIAS, out + sign * step, seen, columns + sign * step, near, HAS_BIAS, RELU)
                     total += beside * beside
             x *= _power(k + scale * total, BETA)
-        tl.store(Y + out, x.to(Y.dtype.element_ty), there[:, None] & own[None, :])
+        tl.store(Y + out, x.to(Y.dtype.element_ty), mask)
     else:
         best, place = _greatest(
-            X, BIAS, row, there, columns, exists, scale, k, H, W, OH, OW,
-            C, WIN, ROWS, HAS_BIAS, RELU, HALF, BETA, KERNEL, STRIDE, NARROW,
+            X, BIAS, row, there, columns, exists, H, W, OH, OW, C, WIN, ROWS, HAS_BIAS, RELU, KERNEL, STRIDE
         )  # fmt: skip
         if RELU_AFTER:
             place = tl.where(best > 0, place, 255)
             best = tl.where(best < 0, 0.0, best)
-        tl.store(Y + out, best.to(Y.dtype.element_ty), there[:, None] & own[None, :])
+        tl.store(Y + out, best.to(Y.dtype.element_ty), mask)
         if KEEP:
-            tl.store(PLACES + out, place.to(tl.uint8), there[:, None] & own[None, :])
+            tl.store(PLACES + out, place.to(tl.uint8), mask)
 
 
 @triton.jit
