@@ -56,7 +56,8 @@ def recorder(name: str):
         numbers = {p.name: a for p, a in zip(kernel.params, arguments, strict=False) if isinstance(a, int)}
         even = {n for n, a in numbers.items() if a % 16 == 0 or n == "rows"}  # a launch sees; rows: of 16 pictures
         what = kernel, signature, num_warps, constants, even
-        found[name, tuple(kinds), num_warps, tuple(constants.items()), "size" in numbers.keys() - even] = what
+        uneven = "size" in numbers.keys() - even or constants.get("DEPTH", 0) % 16 > 0
+        found[name, tuple(kinds), num_warps, tuple(constants.items()), uneven] = what
 
     class Grid:
         def __getitem__(self, grid):
