@@ -123,6 +123,7 @@ def test_training_refusals(refused, folders, tiny_run, tmp_path):
     assert "Missing option '--out'" in refused("train", folders)
     within = folders / "train" / "run"  # without val/ beside it, it would be a class
     assert "lies in DATA" in refused("train", within.parent, "--out", within)
+    assert f"PACK {within} lies in DATA" in refused("pack", within.parent, within)
     assert not within.exists()
     assert not (tmp_path / "run").exists()
 

@@ -164,6 +164,15 @@ class Data:
         """Whether the split `valid` has test pictures, or others that no name calls validation pictures."""
         return "valid" in self.splits and split_word(self.splits["valid"].origin) != "valid"
 
+    def keep_apart(self, option: str, folder: Path) -> None:
+        """Refuse a new folder among class folders, where the next command would take it for a class."""
+        among = self.layout == "class folders" and self.whole is not None
+        if among and folder.resolve().is_relative_to(Path(self.path).resolve()):
+            raise AlexNetError(
+                f"{option} {folder} lies in DATA {self.path}, where it would be taken for a class; give a folder "
+                "elsewhere."
+            )
+
     def summary(self) -> str:
         """For people: a line of layout, classes, and which split was taken from where; then one for each odd thing."""
         parts = [f"{name} {counted(len(s), 'picture')} ({s.origin})" for name, s in self.splits.items()]

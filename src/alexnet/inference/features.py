@@ -147,7 +147,7 @@ def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:
             near = nearest_names(name, there, 3)
             raise AlexNetError(
                 f"{model.variant.name} has no layer '{name}'; the nearest are {', '.join(near)}, and all are "
-                f"{', '.join(there)}."
+                f"{', '.join(there)}: name one of those, as in --layer {near[0]}."
             )
     if not layers:
         raise AlexNetError(f"no layer was named; give one or more of {', '.join(there)}.")

@@ -215,11 +215,8 @@ def _place(state: dict | None, say: Say) -> tuple[Position, Plateau]:
 def _data(folder: Path, recipe: Recipe, state: dict | None, data: str | Path | Data, say: Say, quiet: bool) -> Data:
     """DATA with held out what the recipe says; other data than the run was started with is refused."""
     found = data if isinstance(data, Data) else find_data(data, quiet)
-    inside = found.layout == "class folders" and folder.resolve().is_relative_to(Path(found.path).resolve())
-    if inside and found.whole is not None and state is None:
-        raise AlexNetError(
-            f"--out {folder} lies in DATA {found.path}, where it would be taken for a class; give a folder elsewhere."
-        )
+    if state is None:
+        found.keep_apart("--out", folder)
     found = divided(found, recipe_held_out(recipe))
     say(found.summary())
     if state is not None:

@@ -64,7 +64,7 @@ class Packed:
         return {key: value for key, value in asdict(self).items() if key != "failed"}
 
 
-@next_step("free space, then the same command goes on")
+@next_step("free space or give another place, then the same command goes on")
 def pack(
     data: str | Path | Data,
     out: str | Path,
@@ -121,6 +121,7 @@ def _begin(
     if first:
         _check_folder(folder)
     found = data if isinstance(data, Data) else find_data(data, quiet)
+    found.keep_apart("PACK", folder)
     say(found.summary())
     if not len(found.splits.get("train", ())):
         raise AlexNetError(
