@@ -33,6 +33,13 @@ class Draws:
         index = torch.from_numpy(rows)
         return Draws(*(send(x[index], device) for x in (self.offsets, self.mirror, self.colour)))
 
+    def shifts(self, axes: Tensor) -> Tensor:
+        """What is added to each picture, float (n, C): its colour shifts along the axes (C, C).
+
+        No matrix product: on some CPUs a row's last bits would depend on how many rows there are, so on the processes.
+        """
+        return (self.colour[:, :, None] * axes).sum(1)
+
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator seeded by a key of whole numbers from 0."""
@@ -99,7 +106,7 @@ def add_colour(pictures: Tensor, draws: Draws, axes: Tensor, amount: float) -> T
 
     Float pictures with the mean subtracted, (n, C, h, w) -> same.
     """
-    return (pictures + (draws.colour @ axes)[:, :, None, None]) / (1 + amount)
+    return (pictures + draws.shifts(axes)[:, :, None, None]) / (1 + amount)
 
 
 def dropout_masks(

@@ -68,7 +68,7 @@ def _on_cpu(
     low, high = int(draws.offsets.min()), int(draws.offsets.max())
     if low < 0 or high + size > stored:
         raise ValueError(f"crops of {size} at offsets {low} to {high} leave pictures of {stored} pixels")
-    shifts = torch.zeros(count, channels) if axes is None else (draws.colour @ axes).contiguous()
+    shifts = torch.zeros(count, channels) if axes is None else draws.shifts(axes)
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
     mean = mean.expand(channels, size, size).permute(1, 2, 0).contiguous()
     pictures = pictures.contiguous(memory_format=torch.channels_last)
@@ -90,7 +90,7 @@ def _on_gpu(
     (count, channels), size = pictures.shape[:2], preprocess.input
     if pictures.dtype != torch.uint8 or len(preprocess.scale) > 1 or channels > 4:
         return None
-    shifts = preprocess.mean if axes is None else (draws.colour @ axes).contiguous()
+    shifts = preprocess.mean if axes is None else draws.shifts(axes)
     mean = preprocess.mean if preprocess.mean.shape[-1] == 1 else preprocess.central(preprocess.mean)
     mean = mean.expand(channels, size, size).permute(1, 2, 0).contiguous()
     out = torch.empty(
