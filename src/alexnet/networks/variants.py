@@ -377,6 +377,12 @@ def _caffenet() -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def _matconvnet() -> tuple[Layer, ...]:
+    """MatConvNet's own training of bvlc_alexnet: batch normalisation in place of LRN, which its weights have taken in
+    since (docs/facts.md 10)."""
+    return _without(_bvlc(), "norm1", "norm2")
+
+
 def _zoo() -> tuple[Layer, ...]:
     """The ONNX zoo's bvlcalexnet: Caffe's net, cut to 224 pixels: 54, 26, 12 and 6 (docs/facts.md 10)."""
     return _changed(_bvlc(), {"conv1": {"ceil": False}, "pool1": {"ceil": False}, "pool2": {"ceil": False}})
@@ -462,6 +468,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("bvlc_alexnet", "Caffe's bvlc_alexnet of 2013", 256, 227, _bvlc()),
         Variant("caffenet", "Caffe's CaffeNet of 2013: pooling before normalisation", 256, 227, _caffenet()),
         Variant("bvlc_alexnet_zoo", "bvlc_alexnet as in the ONNX zoo, at 224 pixels", 256, 224, _zoo()),
+        Variant("matconvnet_alexnet", "MatConvNet's bvlc_alexnet, no norms left", 256, 227, _matconvnet()),
         Variant("alexnet_bn", "the paper's plan with batch normalisation", 256, 224, _bn(), 64.0),
         Variant("cifar10_18", "the author's 18 % net for CIFAR-10 (docs/facts.md 8)", 32, 32, _cifar18(), classes=10),
         Variant(
