@@ -18,11 +18,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import damaged
+import damaged_mat
 from alexnet.base.errors import AlexNetError
 from alexnet.weights import formats, state
 from alexnet.weights.classifier import built
-from damaged import FORMATS, changed, good, safetensors_parts, slim
+from damaged import changed, good, safetensors_parts, slim
 
+FORMATS = {**damaged.FORMATS, "matconvnet": damaged_mat.matconvnet}
 TRIES = int(os.environ.get("DAMAGE", "25"))
 MEMORY = 2 << 30
 

@@ -119,13 +119,19 @@ def read_mean(path: Path, channels: int, stored: int, input: int = 0) -> Tensor:
         )
     if not np.isfinite(array).all():
         raise AlexNetError(f"the mean {path} has values that are not finite; copy it again.")
-    if sides == (input, input) and input not in (1, stored):
-        low = (stored - input) // 2
-        whole = np.empty((channels, stored, stored), np.float32)
-        whole[:] = array.mean((1, 2), keepdims=True)
-        whole[:, low : low + input, low : low + input] = array
-        array = whole
-    return torch.from_numpy(array.copy())
+    return torch.from_numpy((in_the_middle(array, stored) if sides == (input, input) else array).copy())
+
+
+def in_the_middle(crop: np.ndarray, stored: int) -> np.ndarray:
+    """A mean of the crop's size (C, input, input) in the middle of its own average: (C, stored, stored)."""
+    input = crop.shape[1]
+    if input in (1, stored):
+        return crop
+    low = (stored - input) // 2
+    whole = np.empty((len(crop), stored, stored), np.float32)
+    whole[:] = crop.mean((1, 2), keepdims=True)
+    whole[:, low : low + input, low : low + input] = crop
+    return whole
 
 
 def npy_array(opened: Any, size: int) -> np.ndarray:
