@@ -17,11 +17,12 @@ from alexnet.data import augment, augment_fast
 from alexnet.data import augment_fast as augment_fast_
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
-from alexnet.networks.fast.cpu import blocks, compiler
-from alexnet.networks.layers import LocalResponseNorm, WithinMapNorm
+from alexnet.networks.fast.cpu import blocks, compiler, rows
+from alexnet.networks.layers import LocalConv2d, LocalResponseNorm, WithinMapNorm
 from alexnet.networks.model import seeded_build
 from alexnet.training.loop import train
 from conftest import TINY
+from tooled import every_variant, net, pictures
 
 pytestmark = pytest.mark.cpu
 
@@ -193,6 +194,42 @@ def test_the_fast_forms_of_a_network_are_those_of_its_layers_and_give_its_output
             y = model(x, until=until)
             with fast.plain():
                 torch.testing.assert_close(y, model(x, until=until), rtol=1e-3, atol=1e-3)
+
+
+@every_variant
+def test_a_pictures_layers_are_the_same_bits_in_any_company(name):
+    model = net(name).to(memory_format=torch.channels_last)
+    x = pictures(model, 35)
+    with torch.inference_mode():
+        together = model.activations(x, model.order)
+        for count in (4, 8, 15, 16, 28):
+            few = model.activations(x[:count], model.order)
+            assert [layer for layer in few if not torch.equal(few[layer], together[layer][:count])] == []
+
+
+@pytest.mark.parametrize("name", ["alexnet2012", "alexnet2012_half", "cifar10_11"])
+def test_products_are_given_rows_where_nothing_is_learnt_and_are_their_layers(name):
+    model = net(name)
+    x = pictures(model, 3)
+    with torch.no_grad():
+        assert any(isinstance(one, rows.Filled) for one in fast.passes(model.named_layers, x, model.logits).values())
+    assert not any(isinstance(one, rows.Filled) for one in fast.passes(model.named_layers, x, model.logits).values())
+    layers = [one for one in model.named_layers() if type(one[1]) in rows.KINDS]
+    assert len(layers) == 3
+    for given in (3, 20):
+        for (_, layer), one in zip(layers, rows.passes(model.named_layers()), strict=True):
+            if isinstance(layer, LocalConv2d):
+                x = torch.randn(given, layer.weight.shape[3], *layer.sides)
+            else:
+                x = torch.randn(given, layer.in_features * getattr(layer, "groups", 1))
+            with torch.no_grad():
+                got = one(x)
+                assert (got is None) == (given == 20)
+                if got is not None:
+                    torch.testing.assert_close(got, layer(x))
+                layer.train()
+                assert one(x) is None
+                layer.eval()
 
 
 @needs_compiler

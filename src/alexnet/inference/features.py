@@ -128,8 +128,8 @@ def outputs(model: AlexNet, images: Tensor, layers: Sequence[str], pool: Pool | 
 def filled(pictures: Tensor) -> Tensor:
     """The pictures, and the last once more until they are a multiple of GROUP.
 
-    Matrix products take other paths for fewer rows and then round otherwise: so what a network makes of a picture is
-    the same to the bit, whatever is asked with it.
+    Few pictures may take other paths than many and then be rounded otherwise: so what a network makes of a picture is
+    the same to the bit, whatever is asked with it (products of layers have rows enough by networks/fast/cpu/rows.py).
     """
     room = -len(pictures) % GROUP
     return torch.cat([pictures, pictures[-1:].expand(room, -1, -1, -1)]) if room else pictures

@@ -23,7 +23,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from alexnet.networks.fast import gpu
-from alexnet.networks.fast.cpu import blocks, compiler, conv1
+from alexnet.networks.fast.cpu import blocks, compiler, conv1, rows
 from alexnet.networks.fast.gpu import dropout, stretches
 from alexnet.networks.layers import Dropout
 
@@ -98,7 +98,10 @@ def passes(
         if torch.is_grad_enabled() or len(x) >= gpu.FEWEST:
             found += [*dropout.passes(layers, masks or {}), *stretches.passes(layers)]
     else:
-        found += [*conv1.passes(layers), *blocks.passes(layers)]
+        if compiler.library()[0] is not None:
+            found += [*conv1.passes(layers), *blocks.passes(layers)]
+        if len(x) < rows.ENOUGH and not torch.is_grad_enabled():
+            found += rows.passes(layers)
     return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}
 
 
@@ -111,7 +114,7 @@ def _usable(x: Tensor) -> bool:
         and compiler.takes(x)
         and _switched_on.get()
         and not _intercepted()
-        and (gpu.here(x.device) or (x.device.type == "cpu" and compiler.library()[0] is not None))
+        and (gpu.here(x.device) or x.device.type == "cpu")
     )
 
 
