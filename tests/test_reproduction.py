@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +145,27 @@ def test_two_processes_share_networks_out(place, tmp_path):
     os.close(handle)  # as a killed process leaves it
     with running._alone(folder):
         pass
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_network_that_another_process_trained_meanwhile_is_asked_for_once_more(times):
+    arms, asked, left = [SimpleNamespace(name="with"), SimpleNamespace(name="without")], [], [times]
+
+    def trained(arm, seed):
+        asked.append((arm.name, seed))
+        if (arm.name, seed) == ("with", 0) and left[0]:
+            left[0] -= 1
+            raise running.Busy("another process is training it; wait for it.")
+        return arm.name, seed
+
+    study = SimpleNamespace(claim=SimpleNamespace(name="any", arms=arms), seeds=2, trained=trained)
+    if times == 2:
+        with pytest.raises(running.Busy):
+            measures._all(study)
+    else:
+        runs = measures._all(study)
+        assert runs == {name: [(name, 0), (name, 1)] for name in ("with", "without")}
+    assert asked == [("with", 0), ("without", 0), ("with", 1), ("without", 1), ("with", 0)]
 
 
 def read_recipe(folder: Path) -> str:

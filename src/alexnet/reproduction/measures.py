@@ -57,24 +57,27 @@ def measure_claim(study: Study) -> Outcome:
 
 
 def _all(study: Study) -> ArmRuns:
-    runs: ArmRuns = {}
-    busy: Busy | None = None
-    for seed in range(study.seeds):  # seed by seed, so that a study that is stopped has something of every arm
-        for arm in study.claim.arms:
+    # Seed by seed, so that a study that is stopped has something of every arm.
+    wanted = [(seed, arm) for seed in range(study.seeds) for arm in study.claim.arms]
+    found: dict[tuple[str, int], Finished] = {}
+    for again in (False, True):
+        busy = []
+        for seed, arm in wanted:
             try:
                 one = study.trained(arm, seed)
-            except Busy as other:  # the rest can be trained meanwhile
-                busy = other
+            except Busy:  # the rest can be trained meanwhile, after which the other may have ended
+                if again:
+                    raise
+                busy.append((seed, arm))
                 continue
             if one is None:
                 raise AlexNetError(
                     f"{study.claim.name}: the loss of '{arm.name}' became infinite, so there is nothing to compare; "
                     "give a lower rate with --set learning_rate=."
                 )
-            runs.setdefault(arm.name, []).append(one)
-    if busy:
-        raise busy
-    return runs
+            found[arm.name, seed] = one
+        wanted = busy
+    return {arm.name: [found[arm.name, seed] for seed in range(study.seeds)] for arm in study.claim.arms}
 
 
 def _points(name: str, differences: np.ndarray, paper: float | None = None) -> ArmComparison:
