@@ -20,6 +20,7 @@ from alexnet.data.pictures import Source
 from alexnet.data.sources import Named, Sources, name_of
 from alexnet.data.stream import named_batches
 from alexnet.engines.loading import load_classifier
+from alexnet.networks.fast.cpu import rows
 from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import layer_facts
 from alexnet.weights.classifier import Classifier
@@ -121,7 +122,8 @@ def outputs(model: AlexNet, images: Tensor, layers: Sequence[str], pool: Pool | 
         # A copy, so that a later layer that works in place changes nothing.
         return output.float().cpu().clone(memory_format=torch.contiguous_format)
 
-    found = model.activations(filled(images).contiguous(memory_format=torch.channels_last), layers, keep=keep)
+    with rows.alike():
+        found = model.activations(filled(images).contiguous(memory_format=torch.channels_last), layers, keep=keep)
     return {name: found[name][: len(images)].numpy() for name in layers}
 
 
@@ -129,7 +131,7 @@ def filled(pictures: Tensor) -> Tensor:
     """The pictures, and the last once more until they are a multiple of GROUP.
 
     Few pictures may take other paths than many and then be rounded otherwise: so what a network makes of a picture is
-    the same to the bit, whatever is asked with it (products of layers have rows enough by networks/fast/cpu/rows.py).
+    the same to the bit, whatever is asked with it (for products networks/fast/cpu/rows.py sees to that).
     """
     room = -len(pictures) % GROUP
     return torch.cat([pictures, pictures[-1:].expand(room, -1, -1, -1)]) if room else pictures

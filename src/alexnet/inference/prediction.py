@@ -24,6 +24,7 @@ from alexnet.engines.loading import attach, check_engine, device_for, load_class
 from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.features import filled
+from alexnet.networks.fast.cpu import rows
 from alexnet.weights.classifier import Classifier
 
 # Of a table: a picture's name, then those of an entry of `classes` in the JSON.
@@ -153,7 +154,8 @@ def classify(classifier: Classifier, pixels: Tensor, topk: int, views: int = 1) 
 
 
 def _found(classifier: Classifier, pixels: Tensor, views: int) -> Tensor:
-    return probabilities(classifier, filled(pixels), views)[: len(pixels)]
+    with rows.alike():
+        return probabilities(classifier, filled(pixels), views)[: len(pixels)]
 
 
 @torch.inference_mode()

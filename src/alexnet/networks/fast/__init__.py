@@ -100,8 +100,7 @@ def passes(
     else:
         if compiler.library()[0] is not None:
             found += [*conv1.passes(layers), *blocks.passes(layers)]
-        if len(x) < rows.ENOUGH and not torch.is_grad_enabled():
-            found += rows.passes(layers)
+        found += rows.passes(layers)
     return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}
 
 

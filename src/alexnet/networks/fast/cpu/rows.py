@@ -1,12 +1,14 @@
-"""Matrix products with a row a picture, in as many rows as it takes for each to be rounded alike in any company.
+"""Matrix products with a row a picture, sixteen rows at a time, so that each is rounded alike in any company.
 
-With fewer than 16 rows MKL takes another path on CPUs with AVX-512, and the last bits of a picture's answer would tell
-how many others were asked about with it.
+How MKL adds up a row depends on how many there are and, of 8 and of 32 rows on CPUs with AVX2, on which of them it is.
+Of 16 it is the same for all, with AVX-512, AVX2 and SSE4.2 (LOG.md, 27 November 2026).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -14,25 +16,39 @@ from torch import Tensor, nn
 
 from alexnet.networks.layers import GroupedLinear, LocalConv2d, laid_out_as
 
-ENOUGH = 16  # rows
+SIXTEEN = 16
 KINDS = (nn.Linear, GroupedLinear, LocalConv2d)
+
+_asked: ContextVar[bool] = ContextVar("rows alike", default=False)  # each thread's own
+
+
+@contextmanager
+def alike() -> Iterator[None]:
+    """Within it what a layer makes of a picture does not depend on the others, in this thread, on a CPU."""
+    before = _asked.set(True)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
 
 
 @dataclass
-class Filled:
-    """A layer of such products, outside training, given its last picture again until the rows are enough."""
+class Sixteens:
+    """A layer of such products, outside training, on sixteen rows at a time, the last picture again where they lack."""
 
     names: list[str]
     layers: list[nn.Module]
 
     def __call__(self, x: Tensor) -> Tensor | None:
         (layer,) = self.layers
-        if layer.training or not 0 < len(x) < ENOUGH:
+        if layer.training or not len(x):
             return None
-        filled = torch.cat([x, x[-1:].expand(ENOUGH - len(x), *x.shape[1:])])
-        return layer(laid_out_as(filled, x))[: len(x)]
+        last = x[-1:].expand(-len(x) % SIXTEEN, *x.shape[1:])
+        parts = torch.cat([x, last]).split(SIXTEEN)
+        return torch.cat([layer(laid_out_as(part, x)) for part in parts])[: len(x)]
 
 
-def passes(layers: Sequence[tuple[str, nn.Module]]) -> list[Filled]:
-    """Each layer of a model whose product has a row a picture."""
-    return [Filled([name], [layer]) for name, layer in layers if type(layer) in KINDS]
+def passes(layers: Sequence[tuple[str, nn.Module]]) -> list[Sixteens]:
+    """Each layer of a model whose product has a row a picture, where rows are to be alike."""
+    asked = _asked.get() and not torch.is_grad_enabled()
+    return [Sixteens([name], [layer]) for name, layer in layers if type(layer) in KINDS] if asked else []
