@@ -17,7 +17,7 @@ import matconvnet_file as mat
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import Hints
 from alexnet.data import labels
-from alexnet.weights import formats, matlab
+from alexnet.weights import formats, matconvnet_meta, matlab
 from made_weights import logits, made, same_tensors, thin_variants
 from made_weights import pictures as seen
 
@@ -314,3 +314,17 @@ def test_files_of_version_7_3_and_of_other_things_than_networks_are_called_so(tm
         file.write_bytes(contents[:cut])
         with pytest.raises(AlexNetError, match=r"is damaged, .*; copy it again"):
             formats.read(file)
+
+
+@pytest.mark.parametrize(
+    "given", ["tench  shark", matlab.Numbers((1, 2), "f8", np.ones(2))], ids=["letters", "numbers"]
+)
+def test_names_of_classes_in_another_form_are_said_not_to_be_read(given, caplog):
+    assert matconvnet_meta.class_names(Path("net.mat"), {"description": given}, 2) == []
+    assert "names of its classes in another form than a cell of texts: they are not read" in caplog.text
+
+
+def test_a_file_without_names_of_classes_is_no_matter_for_words(caplog):
+    for nothing in ({}, {"name": []}, {"name": ""}, {"name": matlab.Numbers((0, 0), "f8", np.empty(0))}):
+        assert matconvnet_meta.class_names(Path("net.mat"), nothing, 2) == []
+    assert not caplog.text

@@ -97,8 +97,11 @@ def _mean(file: Path, given: Any, channels: int, stored: int, input: int) -> Ten
 
 def class_names(file: Path, classes: dict[str, Any], outputs: int) -> list[str]:
     """The names of the classes; none where the file has none."""
-    names: Any = next((x for key in ("description", "name") if isinstance(x := classes.get(key), list) and x), [])
+    given = [classes[key] for key in ("description", "name") if key in classes]
+    names: Any = next((x for x in given if isinstance(x, list) and x), [])
     if not names:
+        if any(x.stored.size if isinstance(x, Numbers) else x for x in given):
+            note(f"{file.name} has the names of its classes in another form than a cell of texts: they are not read")
         return []
     if len(names) != outputs or not all(isinstance(name, str) for name in names):
         words = f"{counted(outputs, 'output')} and {counted(len(names), 'name')} of classes, or other names than text"
