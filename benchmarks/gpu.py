@@ -47,13 +47,12 @@ def correct(given) -> Figures:
                 torch.autocast(given.device, torch.bfloat16, enabled=precision == "bfloat16"),
             ):
                 got = _outputs(there, x.float().to(given.device))
-            errors = [float((a.double().cpu() - b).norm() / b.norm()) for a, b in zip(got, truth, strict=True)]
-            yield f"{name} {precision}, logits", errors[0]
-            yield f"{name} {precision}, worst gradient", max(errors[1:])
+            logits, gradient = _errors(got, truth)
+            yield f"{name} {precision}, logits", logits
+            yield f"{name} {precision}, worst gradient", gradient
         with fast.plain(), torch.autocast(given.device, torch.bfloat16):
             got = _outputs(there, x.float().to(given.device))
-        errors = [float((a.double().cpu() - b).norm() / b.norm()) for a, b in zip(got, truth, strict=True)]
-        yield f"{name} bfloat16, stock operators, worst gradient", max(errors[1:])
+        yield f"{name} bfloat16, stock operators, worst gradient", _errors(got, truth)[1]
 
 
 def _outputs(model, x) -> list[torch.Tensor]:
@@ -62,6 +61,12 @@ def _outputs(model, x) -> list[torch.Tensor]:
     y = model(x)
     (y if y.dtype == torch.float64 else y.float()).square().mean().backward()
     return [y.detach(), *(p.grad for p in model.parameters())]
+
+
+def _errors(got: list[torch.Tensor], truth: list[torch.Tensor]) -> tuple[float, float]:
+    """Of the logits, and of the gradient that is furthest off."""
+    logits, *gradients = [float((a.double().cpu() - b).norm() / b.norm()) for a, b in zip(got, truth, strict=True)]
+    return logits, max(gradients)
 
 
 def exact(given) -> Figures:

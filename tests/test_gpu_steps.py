@@ -229,15 +229,8 @@ def test_training_by_the_passes_is_plain_training_also_after_a_stop(precision, f
     copied = []
     copy_weights = captured.FusedUpdate.copy_weights
     monkeypatch.setattr(captured.FusedUpdate, "copy_weights", lambda *x: copied.append(1) or copy_weights(*x))
-    sets = [
-        *TINY,
-        f"precision={precision}",
-        "dropout=0.5",
-        "batch_size=3",
-        "schedule=linear",
-        "colour_noise=0.1",
-        "max_steps=5",
-    ]
+    sets = [*TINY, "dropout=0.5", "batch_size=3", "schedule=linear", "colour_noise=0.1", "max_steps=5"]
+    sets.append(f"precision={precision}")
     with fast.plain():
         train(folders, tmp_path / "plain", None, sets, device=DEVICE.type)
     train(folders, tmp_path / "whole", None, sets, device=DEVICE.type)
