@@ -31,6 +31,14 @@ def test_nearest_are_those_of_scikit_learn_however_the_rows_are_parted(distance,
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9)
 
 
+def test_what_is_alike_but_for_the_last_bits_is_as_far_as_it_is():
+    row = torch.full((1, 4096), 100.1)
+    near = row.clone()
+    near[0, 7] += 2**-16
+    got, places = similarity.nearest_rows(row, [torch.cat([near, row]).numpy()], 2, "euclidean")
+    assert (places.tolist(), got.tolist()) == ([[1, 0]], [[0.0, 2**-16]])
+
+
 def test_ties_stand_in_the_order_of_the_index_and_itself_is_at_no_distance():
     rows = np.ones((6, 3), np.float32)
     for distance in similarity.DISTANCES:

@@ -190,11 +190,15 @@ def nearest_rows(queries: Tensor, parts: Iterable[np.ndarray], count: int, dista
         for some in np.array_split(part, max(1, part.nbytes // (COPY // 4))):
             others = torch.from_numpy(some.reshape(len(some), -1).astype(np.float64))
             if distance == "cosine":
-                found = 1 - wide @ _unit(others).T
+                rough = (1 - wide @ _unit(others).T).clamp(min=0)
             else:
-                found = (squares + others.square().sum(1) - 2 * (wide @ others.T)).clamp(min=0).sqrt()
+                rough = squares + others.square().sum(1) - 2 * (wide @ others.T)
+            near = rough.sort(stable=True, dim=1).indices[:, :count].sort(1).values
+            found = rough.gather(1, near)
+            if distance == "euclidean":  # of near rows a small difference of large numbers, so these are taken anew
+                found = torch.stack([(others[few] - one).norm(dim=1) for one, few in zip(wide, near, strict=True)])
             best = torch.cat([best, found], 1)
-            rows = torch.cat([rows, torch.arange(seen, seen + len(some)).expand(len(wide), -1)], 1)
+            rows = torch.cat([rows, near + seen], 1)
             order = best.sort(stable=True, dim=1).indices[:, :count]  # earlier rows stand first, so they win ties
             best, rows = best.gather(1, order), rows.gather(1, order)
             seen += len(some)
