@@ -106,6 +106,9 @@ WRONG = {
     "window": ({"pool2": {"pool": mat.row(2, 2)}}, "'pool2' is max pooling of 2 x 2"),
     "leak": ({"relu3": {"leak": 0.1}}, "'relu3' is leaky ReLU where bvlc_alexnet has ReLU"),
     "type": ({"relu4": {"type": "bnorm"}}, "'relu4' is layer of type 'bnorm' where .*; have cnn_imagenet_deploy"),
+    "stride of 0": ({"pool1": {"stride": mat.row(0, 0)}}, "'pool1' of type 'pool' with .* stride of 0 x 0.; mend it"),
+    "words for numbers": ({"conv2": {"pad": "same"}}, "'conv2' of type 'conv' with .*4 numbers are expected where"),
+    "three numbers": ({"norm1": {"param": mat.row(5, 1, 2e-5)}}, "'norm1' of .*4 numbers are expected"),
     "softmax": ({"relu7": {"type": "softmax"}}, "'relu7' is layer of type 'softmax' where"),
 }  # fmt: skip
 
@@ -171,6 +174,21 @@ def test_a_dagnn_that_is_no_chain_is_refused(tmp_path):
     scipy.io.savemat(tmp_path / "net.mat", whole)
     with pytest.raises(AlexNetError, match="'conv2' that sees another than the one before it"):
         formats.read(tmp_path / "net.mat")
+
+
+def test_a_dagnn_without_a_param_that_a_layer_names_is_refused(tmp_path):
+    whole = {**mat.dag(layers()), "meta": {"normalization": mat.pictures(MEAN)}}
+    whole["params"] = whole["params"][:, 1:]
+    scipy.io.savemat(tmp_path / "net.mat", whole)
+    with pytest.raises(AlexNetError, match=r"no param '.*', which its layer 'conv1' names; save the network anew"):
+        formats.read(tmp_path / "net.mat")
+
+
+def test_dropouts_of_several_rates_are_said_not_to_be_kept(tmp_path, caplog):
+    given = mat.layers(arrays(), "bvlc_alexnet", dropout=True)
+    next(one for one in given if one["type"] == "dropout")["rate"] = 0.3
+    found = formats.read(mat.write(tmp_path / "net.mat", given, mat.pictures(MEAN), NAMES))
+    assert (found.changes, "several rates, [0.3, 0.5]: bvlc_alexnet's are taken" in caplog.text) == ({}, True)
 
 
 def test_what_a_file_says_of_its_pictures_is_taken_over_or_asked_for(tmp_path, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,15 @@ def test_training_means_the_squares_that_it_was_given(photos, tmp_path):
     tuned = finetuning.recipe_for(str(tmp_path / "run"), "finetune")
     for sets, expected in (((), "squash"), (("square=crop",), "crop")):
         assert starting.begin(recipe.override(tuned, recipe.parse_sets(sets)), 2)[1].square == expected
+
+
+def test_names_of_classes_that_a_caffemodel_cannot_hold_are_said_to_be_lost(tmp_path, caplog):
+    one = package.load("tiny")
+    for number, (names, said) in enumerate(((one.classes, True), ([str(n) for n in range(len(one.classes))], False))):
+        caplog.clear()
+        formats.write(replace(weights_of(one), classes=names), file := tmp_path / f"{number}.caffemodel")
+        assert ("hold no names of classes; read, they are '0', '199' at the last" in caplog.text) == said
+        assert formats.read(file).classes[-1] == "199"
 
 
 def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):

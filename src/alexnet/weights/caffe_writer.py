@@ -10,6 +10,7 @@ import numpy as np
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_all
+from alexnet.data import labels
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
@@ -45,6 +46,11 @@ def write(weights: Weights, file: Path) -> list[Path]:
         note(
             f"{file.name}: Caffe's files do not say how pictures become squares; read it with --square "
             f"{preprocess.square}, which is this network's way"
+        )
+    if weights.classes != (known_as := labels.names(len(weights.classes))):
+        note(
+            f"{file.name}: Caffe's files hold no names of classes; read, they are {known_as[0]!r:.40}, "
+            f"{known_as[-1]!r:.40} at the last"
         )
     text, mean = files_beside(file)
     image = reversed_channels(preprocess.mean, axis=0).numpy()

@@ -19,7 +19,7 @@ from alexnet.base.hints import Hints
 from alexnet.data import labels
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import output_shape
-from alexnet.weights.base import ASSUMED, Weights
+from alexnet.weights.base import ASSUMED, Weights, note
 from alexnet.weights.matconvnet_meta import class_names, numbers_in, part_of, preprocess_of, side_of
 from alexnet.weights.matlab import Numbers, Other, variables
 from alexnet.weights.registry import Reader
@@ -51,7 +51,7 @@ def read(file: Path, hints: Hints) -> Weights:
     convolutions = [layer for layer in layers if layer["type"] == "conv"]
     input = side_of(file, pictures)
     (*_, channels, _), (*_, outputs) = (_four(layer["weights"][0]) for layer in (convolutions[0], convolutions[-1]))
-    variant = _recognised(file, _steps(layers, input, channels), input, channels, outputs)
+    variant = _recognised(file, _steps(file, layers, input, channels), input, channels, outputs)
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
     tensors: dict[str, Tensor] = {}
     for record, layer in zip(records, convolutions, strict=True):
@@ -62,6 +62,8 @@ def read(file: Path, hints: Hints) -> Weights:
         tensors[f"{record.name}.bias"] = torch.from_numpy(biases.array().reshape(-1).copy())
     names = class_names(file, part_of(net, "classes"), outputs)
     rates = {round(numbers_in(layer.get("rate"), 1, 0.5)[0], 6) for layer in layers if layer["type"] == "dropout"}
+    if len(rates) > 1:
+        note(f"{file.name} has dropouts of several rates, {sorted(rates)}: {variant.name}'s are taken")
     changes = {"dropout": rates.pop()} if len(rates) == 1 else {}
     preprocess, own = preprocess_of(file, pictures, input, channels, hints)
     origin = f"{ORIGIN if own else MEANLESS}: {file.name}"
@@ -122,7 +124,13 @@ def _chain(file: Path, net: Mapping[str, Any]) -> list[Layer]:
             )
         before = one["outputs"]
         block = one["block"][0] if isinstance(one["block"], list) and one["block"] else {}
-        weights = [values[name] for name in one["params"]] if isinstance(one["params"], list) else []
+        asked = one["params"] if isinstance(one["params"], list) else []
+        if lost := [name for name in asked if name not in values]:
+            raise AlexNetError(
+                f"MODEL {file} has no param {lost[0]!r:.40}, which its layer {one['name']!r:.40} names; save the "
+                "network anew in MATLAB."
+            )
+        weights = [values[name] for name in asked]
         kept = {"type": one["type"], "name": one["name"], "weights": weights, "pool": block.get("poolSize")}
         layers.append({**block, **kept})
     return layers
@@ -146,33 +154,45 @@ def _norm(param: Sequence[float]) -> str:
     return f"normalisation with param [{' '.join(f'{x:.5g}' for x in param)}]"
 
 
-def _steps(layers: Sequence[Layer], input: int, channels: int) -> list[tuple[str, str]]:
+def _steps(file: Path, layers: Sequence[Layer], input: int, channels: int) -> list[tuple[str, str]]:
     """What the file's layers compute: (name, words)."""
-    kernel: Sequence[float]
     sides: list[float] = [input, input]
     maps, found = channels, []
     for layer in layers:
-        kind = layer["type"]
-        what = f"layer of type {kind!r:.40}"
-        if kind == "lrn":
-            what = _norm(numbers_in(layer["param"], 4) if "param" in layer else (5, 1, 1e-4 / 5, 0.75))
-        elif kind == "relu":
-            what = "ReLU" if not numbers_in(layer.get("leak"), 1, 0.0)[0] else "leaky ReLU"
-        elif kind in ("conv", "pool"):
-            stride, pad = numbers_in(layer.get("stride"), 2, 1.0), numbers_in(layer.get("pad"), 4, 0.0)
-            if kind == "conv":
-                shape = _four(layer["weights"][0])
-                kernel, (seen, made) = shape[:-2], shape[-2:]
-                what, maps = _conv(maps / seen, made), made
-                what = "dilated " * (numbers_in(layer.get("dilate"), 2, 1.0) != [1, 1]) + what
-            else:
-                kernel, what = numbers_in(layer.get("pool"), 2), f"{layer.get('method', 'max')!s:.20} pooling"
-            spans = [sides[i] + pad[2 * i] + pad[2 * i + 1] - kernel[i] for i in (0, 1)]
-            sides = [span // step + 1 for span, step in zip(spans, stride, strict=True)]
-            what = _window(what, kernel, stride, pad[::2], sides)
-        if kind != "dropout":  # rescales in training, so that it has no part in answers
+        try:
+            what, sides, maps = _step(layer, sides, maps)
+        except (ValueError, ArithmeticError) as error:
+            raise AlexNetError(
+                f"MODEL {file} has a layer {layer['name']!r:.40} of type {layer['type']!r:.40} with settings that "
+                f"cannot be ({error}); mend it in MATLAB."
+            ) from None
+        if layer["type"] != "dropout":  # rescales in training, so that it has no part in answers
             found.append((str(layer["name"]), what))
     return found
+
+
+def _step(layer: Layer, sides: list[float], maps: int) -> tuple[str, list[float], int]:
+    """What a layer computes in words, and the sides and number of its maps. Raises ValueError."""
+    kind = layer["type"]
+    kernel: Sequence[float]
+    if kind == "lrn":
+        return _norm(numbers_in(layer["param"], 4) if "param" in layer else (5, 1, 1e-4 / 5, 0.75)), sides, maps
+    if kind == "relu":
+        return "ReLU" if not numbers_in(layer.get("leak"), 1, 0.0)[0] else "leaky ReLU", sides, maps
+    if kind not in ("conv", "pool"):
+        return f"layer of type {kind!r:.40}", sides, maps
+    stride, pad = numbers_in(layer.get("stride"), 2, 1.0), numbers_in(layer.get("pad"), 4, 0.0)
+    if kind == "conv":
+        *kernel, seen, made = _four(layer["weights"][0])
+        what, maps = _conv(maps / seen, made), made
+        what = "dilated " * (numbers_in(layer.get("dilate"), 2, 1.0) != [1, 1]) + what
+    else:
+        kernel, what = numbers_in(layer.get("pool"), 2), f"{layer.get('method', 'max')!s:.20} pooling"
+    if min(stride) < 1:
+        raise ValueError(f"a stride of {stride[0]:g} x {stride[1]:g}")
+    spans = [sides[i] + pad[2 * i] + pad[2 * i + 1] - kernel[i] for i in (0, 1)]
+    sides = [span // step + 1 for span, step in zip(spans, stride, strict=True)]
+    return _window(what, kernel, stride, pad[::2], sides), sides, maps
 
 
 def _expected(variant: v.Variant, input: int, channels: int, outputs: int) -> list[str] | None:

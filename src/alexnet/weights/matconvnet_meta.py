@@ -114,5 +114,5 @@ def numbers_in(given: Any, count: int, default: float | None = None) -> list[flo
     if given is None and default is not None:
         return [default] * count
     if not isinstance(given, Numbers) or given.stored.size not in (1, count):
-        raise ValueError(f"{count} numbers are needed where it has something else")
+        raise ValueError(f"{count} numbers are expected where it has something else")
     return [float(x) for x in given.array().reshape(-1, order="F")] * (count if given.stored.size == 1 else 1)
