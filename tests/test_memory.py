@@ -92,12 +92,13 @@ def test_batches_on_their_way_to_a_gpu_count_and_pictures_that_lie_there_do_not(
     ]
     assert [int(one.split()[0]) for one in said] == [48, 24, 48]
     run = SimpleNamespace(
-        captured=None, division=SimpleNamespace(part=model), recipe=SimpleNamespace(batch_size=96),
+        captured=None, division=SimpleNamespace(part=model, readers=SimpleNamespace(size=3)),
+        recipe=SimpleNamespace(batch_size=287),
         world=SimpleNamespace(device=torch.device("cuda")), precision=torch.bfloat16,
         pictures=SimpleNamespace(sent=1 << 24),
     )  # fmt: skip
-    told = f"which takes about {without / GIB + 6 * 96 / 64:.1f} GiB"
-    with pytest.raises(AlexNetError, match=told), loop._memory_in_words(run):
+    told = f"batches of 287 pictures among 3 processes, which takes about {without / GIB + 6 * 96 / 64:.1f} GiB"
+    with pytest.raises(AlexNetError, match=told), loop._memory_in_words(run):  # 96 pictures each
         raise MemoryError
     pictures._resident = torch.zeros(0)
     assert pictures.sent == 0

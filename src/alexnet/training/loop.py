@@ -112,7 +112,8 @@ def _memory_in_words(run: Run) -> Iterator[None]:
             raise
         captured = run.captured is not None and not run.captured.failed
         part, size, where = run.division.part, run.recipe.batch_size, run.world.device
-        raise too_little(part, size, run.precision, where, captured, run.pictures.sent) from None
+        sent, readers = run.pictures.sent, run.division.readers.size
+        raise too_little(part, size, run.precision, where, captured, sent, readers) from None
 
 
 def _loop(run: Run, say: Say, quiet: bool) -> float:
