@@ -103,6 +103,9 @@ def test_a_claim_is_tested_by_one_command_and_not_trained_again(alexnet, place, 
     _, out, _ = alexnet("reproduce", "--out", tmp_path / "r")
     assert "(quick)" in out
     assert out.count("not run") == len(CLAIMS) - 1
+    assert "holds no results" not in out
+    _, out, _ = alexnet("reproduce", "--out", tmp_path / "elsewhere")
+    assert f"{tmp_path / 'elsewhere'} holds no results; --out FOLDER lists those of another folder" in out
 
 
 def test_a_finished_network_is_found_when_recipes_get_a_key_and_under_the_name_that_it_once_had(tmp_path):

@@ -147,5 +147,7 @@ def _list(output: Output, out: Path) -> None:
         said = ", ".join(verdicts.get(claim.name, ["not run"]))
         output.say(f"{claim.name:<16} {claim.section:<14} {claim.data:<14} {said}")
         output.say(f"{'':<16} {claim.text} The paper: {claim.paper}.")
+    if not verdicts:
+        output.say(f"{out} holds no results; --out FOLDER lists those of another folder, --data DIR makes them.")
     known = [{"claim": c.name, "data": c.data, "verdicts": verdicts.get(c.name, [])} for c in CLAIMS.values()]
     output.end({"claims": known})
