@@ -17,12 +17,11 @@ from alexnet.data import augment, augment_fast
 from alexnet.data import augment_fast as augment_fast_
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import fast
-from alexnet.networks.fast.cpu import blocks, compiler, rows
-from alexnet.networks.layers import LocalConv2d, LocalResponseNorm, WithinMapNorm
+from alexnet.networks.fast.cpu import blocks, compiler
+from alexnet.networks.layers import LocalResponseNorm, WithinMapNorm
 from alexnet.networks.model import seeded_build
 from alexnet.training.loop import train
 from conftest import TINY
-from tooled import every_variant, net, pictures
 
 pytestmark = pytest.mark.cpu
 
@@ -194,55 +193,6 @@ def test_the_fast_forms_of_a_network_are_those_of_its_layers_and_give_its_output
             y = model(x, until=until)
             with fast.plain():
                 torch.testing.assert_close(y, model(x, until=until), rtol=1e-3, atol=1e-3)
-
-
-@needs_compiler
-@every_variant
-def test_a_picture_is_the_same_bits_to_layers_with_weights_in_any_company_and_place(name):
-    model = net(name).to(memory_format=torch.channels_last)
-    x = pictures(model, 35)
-    weighted = [layer for layer, module in model.named_layers() if hasattr(module, "weight")]
-    with torch.inference_mode(), rows.alike():
-        together = model.activations(x, weighted)
-        for some in (slice(0, 4), slice(3, 11), slice(20, 35), slice(2, 34)):
-            few = model.activations(x[some], weighted)
-            assert [layer for layer in few if not torch.equal(few[layer], together[layer][some])] == []
-
-
-@pytest.mark.parametrize("name", ["alexnet2012", "alexnet2012_half", "cifar10_11"])
-def test_products_go_by_sixteen_rows_where_that_is_asked_for_and_are_their_layers(name):
-    model = net(name)
-    with torch.no_grad(), rows.alike():
-        found = rows.passes(model.named_layers())
-    assert len(found) == 3
-    for given in (3, 16, 20):
-        for one in found:
-            (layer,) = one.layers
-            if isinstance(layer, LocalConv2d):
-                x = torch.randn(given, layer.weight.shape[3], *layer.sides)
-            else:
-                x = torch.randn(given, layer.in_features * getattr(layer, "groups", 1))
-            with torch.no_grad():
-                torch.testing.assert_close(one(x), layer(x))
-                assert one(x[:0]) is None
-                layer.train()
-                assert one(x) is None
-                layer.eval()
-
-
-def test_rows_are_alike_where_that_is_asked_for_alone():
-    model = net("alexnet2012")
-
-    def taken() -> bool:
-        found = fast.passes(model.named_layers, pictures(model, 3), model.logits)
-        return any(isinstance(one, rows.Sixteens) for one in found.values())
-
-    with torch.no_grad():
-        assert not taken()
-        with rows.alike():
-            assert taken()
-    with rows.alike():
-        assert not taken()  # gradients would go through copies
 
 
 @needs_compiler

@@ -27,7 +27,9 @@ from alexnet.weights.classifier import Classifier
 
 Pool = Literal["mean", "max"]
 POOLS = ("mean", "max")
-GROUP = 4  # pictures
+# A picture alone goes to another convolution of torch than two. Of AVX-512 and of other engines that is not known.
+FEWEST, OF_OTHERS = 2, 4
+WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
 TORCHVISION = (*(f"features.{n}" for n in range(13)), *(f"classifier.{n}" for n in range(7)))  # as alexnet_owt's
 
 
@@ -127,13 +129,14 @@ def outputs(model: AlexNet, images: Tensor, layers: Sequence[str], pool: Pool | 
     return {name: found[name][: len(images)].numpy() for name in layers}
 
 
-def filled(pictures: Tensor) -> Tensor:
-    """The pictures, and the last once more until they are a multiple of GROUP.
+def filled(pictures: Tensor, engine: object = None) -> Tensor:
+    """The pictures, and the last once more until they are a multiple of some.
 
     Few pictures may take other paths than many and then be rounded otherwise: so what a network makes of a picture is
     the same to the bit, whatever is asked with it (for products networks/fast/cpu/rows.py sees to that).
     """
-    room = -len(pictures) % GROUP
+    some = FEWEST if engine is None and pictures.device.type == "cpu" and not WIDE else OF_OTHERS
+    room = -len(pictures) % some
     return torch.cat([pictures, pictures[-1:].expand(room, -1, -1, -1)]) if room else pictures
 
 

@@ -155,7 +155,7 @@ def classify(classifier: Classifier, pixels: Tensor, topk: int, views: int = 1) 
 
 def _found(classifier: Classifier, pixels: Tensor, views: int) -> Tensor:
     with rows.alike():
-        return probabilities(classifier, filled(pixels), views)[: len(pixels)]
+        return probabilities(classifier, filled(pixels, classifier.engine), views)[: len(pixels)]
 
 
 @torch.inference_mode()
