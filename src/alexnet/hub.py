@@ -39,9 +39,9 @@ class AlexNet(model.AlexNet, PyTorchModelHubMixin, library_name="alexnet", pipel
     @classmethod
     def of(cls, one: Classifier) -> AlexNet:
         """The same network, which shares its weights with the classifier's."""
-        old = one.model
+        old, tensors = one.model, weights_of(one).tensors
         net = cls(v.variant(old.variant.name), old.classes, old.channels, old.input, old.changes)
-        net.load_state_dict(old.state_dict(), assign=True)
+        net.load_state_dict(tensors, assign=True)
         net.preprocess, net.class_names, net.origin = one.preprocess, one.classes, one.origin
         net.pretrained_cfg = old.pretrained_cfg
         return net.eval()

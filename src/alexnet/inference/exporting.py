@@ -37,7 +37,7 @@ from alexnet.inference.matching import match_classes, with_names
 from alexnet.networks.layers import GroupedLinear
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights
-from alexnet.weights.classifier import Classifier, Engine, weights_of
+from alexnet.weights.classifier import Classifier, Engine, check_names, described, weights_of
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 WEIGHTS = {"fp16": "16-bit weights", "w8": "8-bit weights", "int8": "8-bit weights and activations"}
@@ -187,7 +187,7 @@ def _written(
     one: Classifier, files: list[Path], format: str, weights: str | None, pictures: list[np.ndarray]
 ) -> Classifier:
     """Write the files, all or none, and open what was written as it will be used."""
-    found = weights_of(one)
+    found = described(one) if format == "pt2" else weights_of(one)
     with (
         writing(files[0]),
         tempfile.TemporaryDirectory(prefix=".export-", dir=files[0].parent, ignore_cleanup_errors=True) as folder,
@@ -195,7 +195,7 @@ def _written(
     ):
         parts = [Path(folder) / path.name for path in files]
         if format == "pt2":
-            _torch(one, parts[0], weights)
+            _torch(one, found, parts[0], weights)
         elif format == "onnx":
             parts[0].write_bytes(_onnx(found, weights, pictures))
         else:
@@ -257,11 +257,13 @@ class _Towers(nn.Module):
         return torch.cat([tower(part) for tower, part in parts], 1)
 
 
-def _torch(one: Classifier, file: Path, weights: str | None) -> None:
+def _torch(one: Classifier, found: Weights, file: Path, weights: str | None) -> None:
     """torch.export's program, for a batch of any size; it runs without this package."""
     import copy
 
     whole = Whole(copy.deepcopy(one.model), one.preprocess).eval().requires_grad_(False)
+    example = torch.zeros(2, one.preprocess.stored, one.preprocess.stored, one.preprocess.channels, dtype=torch.uint8)
+    check_names(one, whole(example)[0].shape[1])
     module: nn.Module = whole
     if weights == "fp16":
         module = _Half(whole).eval()
@@ -272,8 +274,7 @@ def _torch(one: Classifier, file: Path, weights: str | None) -> None:
                 setattr(whole.model, name, _Towers(layer))
         with quiet():
             quantization.quantize_(module, quantization.Int8WeightOnlyConfig())
-    example = torch.zeros(2, one.preprocess.stored, one.preprocess.stored, one.preprocess.channels, dtype=torch.uint8)
-    facts = onnx_writer.metadata(weights_of(one), weights or "float32")
+    facts = onnx_writer.metadata(found, weights or "float32")
     with torch.no_grad(), quiet():
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         contents = io.BytesIO()  # given a file, torch ends the process where the disk is full

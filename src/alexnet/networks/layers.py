@@ -143,11 +143,14 @@ class LocalResponseNorm(Layer):
 
     def __init__(self, channels: int, towers: int, size: int, alpha: float, beta: float, k: float) -> None:
         super().__init__()
-        per_tower = channels // towers
-        index = torch.arange(per_tower)
-        band = (index[:, None] - index[None, :]).abs() <= size // 2
-        self.band = nn.Buffer(band.float().repeat(towers, 1)[:, :, None, None], persistent=False)
         self.towers, self.size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
+        self.band = nn.Buffer(self._band(channels).to(torch.get_default_device()), persistent=False)
+
+    def _band(self, channels: int) -> Tensor:
+        # On the CPU whatever the default is: for arithmetic on the meta device torch imports 900 modules.
+        index = torch.arange(channels // self.towers, device="cpu")
+        near = (index[:, None] - index[None, :]).abs() <= self.size // 2
+        return near.float().repeat(self.towers, 1)[:, :, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         wide = at_least_float32(x)

@@ -16,9 +16,15 @@ from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
+from alexnet.networks import plan
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.weights import formats, huggingface, native
 from alexnet.weights.base import Weights
+
+UNDONE = {  # by what is in the names of tensors
+    "parametrizations.": "torch.nn.utils.parametrize.remove_parametrizations",
+    "_mask": "torch.nn.utils.prune.remove",
+}
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,10 @@ class Classifier:
 
     def save(self, path: str | Path) -> list[Path]:
         """Write a new file in the format of its ending (.safetensors, .pth, .caffemodel, .onnx; a name without one is
-        a folder as Hugging Face has models); the files made."""
-        if self.exported:
-            raise AlexNetError("an export has no weights to save; save the model that it was exported from.")
+        a folder as Hugging Face has models); the files made.
+
+        A file names the variant, so layers that compute otherwise than its plan are refused; hooks are not saved.
+        """
         found = weights_of(self)
         return formats.write(
             replace(found, tensors={k: x.detach().cpu() for k, x in found.tensors.items()}), Path(path)
@@ -121,7 +128,43 @@ def weights_bytes(
 
 
 def weights_of(classifier: Classifier) -> Weights:
-    """The classifier's weights with all that belongs to them, as files hold them."""
+    """The classifier's weights with all that belongs to them, as files hold them: the plan stands for the layers.
+
+    Raises AlexNetError where layers compute otherwise than the plan says.
+    """
+    check_plan(classifier)
+    return described(classifier)
+
+
+def check_plan(classifier: Classifier) -> None:
+    """Refuse a network of which the plan of its variant and its class names do not tell everything."""
+    model = classifier.model
+    if classifier.exported:
+        raise AlexNetError("an export has no weights to save; save the model that it was exported from.")
+    if not isinstance(model, AlexNet):
+        raise AlexNetError(f".model is a {type(model).__name__}, not an AlexNet; set it to the AlexNet inside.")
+    head = getattr(model, name := plan.head_name(model.variant), None)
+    if type(head) is torch.nn.Linear:
+        check_names(classifier, len(head.weight), name)
+    if said := plan.departure(model, len(classifier.classes)):
+        last = "export it as pt2, which takes any module, or save its state_dict by torch.save"
+        for kind, undone in UNDONE.items():
+            if any(kind in key for key in model.state_dict()):
+                last = f"end that by {undone}, or {last}"
+        raise AlexNetError(f"{said}, and this keeps a plan and weights alone; {last}.")
+
+
+def check_names(classifier: Classifier, outputs: int, who: str = "the network") -> None:
+    """Refuse another number of outputs than there are names of classes."""
+    if outputs != (classes := len(classifier.classes)):
+        raise AlexNetError(
+            f"{who} has {counted(outputs, 'output')} and .classes {counted(classes, 'name')}; set .classes to its "
+            f"{counted(outputs, 'name')}."
+        )
+
+
+def described(classifier: Classifier) -> Weights:
+    """As `weights_of`, whatever layers there are."""
     model, preprocess = classifier.model, classifier.preprocess
     tensors: dict[str, torch.Tensor] = dict(model.state_dict())
     return Weights(
