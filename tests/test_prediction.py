@@ -211,3 +211,47 @@ def test_json_with_names_of_any_kind_is_read_by_strict_readers(alexnet, odd):
     files = [one["file"] for one in facts["results"] + facts["failed"]]
     assert [one.encode() for one in files]  # no half of a character
     assert f"{odd}/caf\\xe9.png" in files
+
+
+def answers_of(one, way, folders, tmp_path):
+    picture = folders / "val" / "green" / "101.png"
+    ways = {
+        "predict": lambda: one.predict(picture, 2)[0].classes,
+        "ten views": lambda: package.predict(one, picture, 2, views=10)[0].classes,
+        "a stream": lambda: next(prediction.stream(one, [picture], 2)).classes,
+        "the service": lambda: prediction.classify(one, one.preprocess.pixels(picture)[None], 2)[0],
+        "evaluate": lambda: [package.evaluate(one, folders, confusion=tmp_path / "c.csv")],
+        "look": lambda: package.look(one, picture, ["views"]).classes,
+        "realtime": lambda: [package.realtime(one, "torch")(torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())],
+    }
+    return ways[way]()
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("outputs", [2, 10])
+@pytest.mark.parametrize("way", ["predict", "ten views", "a stream", "the service", "evaluate", "look", "realtime"])
+def test_outputs_without_names_are_refused_until_they_have_them(tiny_run, folders, tmp_path, way, outputs):
+    one = package.load(tiny_run)
+    one.predict(coloured("red", 1))
+    one.model.reset_classifier(outputs)
+    assert one.model.num_classes == outputs
+    one.model.fc8 = torch.nn.Sequential(one.model.fc8)
+    with pytest.raises(AlexNetError, match=rf"{outputs} outputs and \.classes 3 names; set \.classes to its {outputs}"):
+        answers_of(one, way, folders, tmp_path)
+    one.classes = [*one.classes, *(f"new {n}" for n in range(7))] if outputs == 10 else ["new 1", "new 2"]
+    if outputs == 10 or way not in ("evaluate",):
+        found = answers_of(one, way, folders, tmp_path)
+        assert way in ("evaluate", "realtime") or {answer.label for answer in found} <= set(one.classes)
+
+
+def test_the_outputs_of_a_head_put_in_by_hand_are_counted(tiny_run):
+    model = package.load(tiny_run).model
+    model.fc8 = torch.nn.Linear(model.fc8.in_features, 12)
+    assert model.num_classes == 12
+
+
+def test_wordnet_ids_are_those_of_the_names_as_they_are_now(tiny_run):
+    one = package.load(tiny_run)
+    assert one.predict(coloured("red", 1))[0].classes[0].wordnet is None
+    one.classes = ["tench", "goldfish", "great white shark"]
+    assert one.predict(coloured("red", 1), 3)[0].classes[2].wordnet.startswith("n014")

@@ -31,7 +31,8 @@ from alexnet.engines.loading import attach, better, check_engine, device_for, lo
 from alexnet.inference.confusion import Answers, Tally, answers, check_outputs, check_pairs
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.matching import columns, held_out_for, match_classes, with_names
-from alexnet.weights.classifier import Classifier, Engine
+from alexnet.networks.model import in_eval_mode
+from alexnet.weights.classifier import Classifier, Engine, check_names
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
 PLACES = 5  # of top-5 error
@@ -67,15 +68,24 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Member:
-    """A network of an ensemble: its preprocessing, its outputs' columns in the order of the labels, its engine."""
+    """A network of an ensemble: its preprocessing, its outputs' columns in the order of the labels, its engine.
+
+    `classes` is how many names its outputs have; 0 leaves that alone."""
 
     model: nn.Module
     preprocess: Preprocess
     columns: Tensor | None = None
     engine: Engine | None = None
+    classes: int = 0
 
     def logits(self, crops: Tensor, autocast: torch.dtype = torch.float32) -> Tensor:
         """Logits float32 (n, classes) of crops (n, C, input, input) of any type, as they were cut."""
+        found = self._logits(crops, autocast)
+        if self.classes:
+            check_names(found.shape[1], self.classes)
+        return found
+
+    def _logits(self, crops: Tensor, autocast: torch.dtype) -> Tensor:
         if self.engine is not None:
             return self.engine.logits(crops)
         images = self.preprocess.normalise(crops).contiguous(memory_format=torch.channels_last)
@@ -170,7 +180,7 @@ def _opened(
     classes = classifiers[0].classes
     if not found.named and found.classes != classes:
         told(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
-    members = [Member(one.model, one.preprocess, columns(one.classes, classes), one.engine) for one in classifiers]
+    members = [Member(x.model, x.preprocess, columns(x.classes, classes), x.engine, len(classes)) for x in classifiers]
     labelled = match_classes(found, found.split(split), classes)
     needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}
     pictures = [Pictures(labelled, *one, keep=keep) for one in sorted(needed)]
@@ -287,7 +297,8 @@ def measure(
         return halted
 
     work = _scored(members, pictures, batch_size, world, autocast, scoring, tally is not None, journal)
-    with _in_eval_mode(members), Progress("evaluating", len(pictures[0]), quiet=quiet) as progress:
+    models = [one.model for one in members]
+    with in_eval_mode(*models), Progress("evaluating", len(pictures[0]), quiet=quiet) as progress:
         for made in in_turns(world, work, stopped=stop, journal=journal):
             failed += made["failed"]
             if "sums" in made:
@@ -322,18 +333,6 @@ def _scored(
             made |= {"sums": sums.cpu() if leaves else sums, "many": scores.shape[1] > PLACES}
             made |= {"answers": tuple(answers(scores, labels, rows))} if tallied else {}
         yield made
-
-
-@contextmanager
-def _in_eval_mode(members: Sequence[Member]) -> Iterator[None]:
-    training = [one.model.training for one in members]
-    try:
-        for one in members:
-            one.model.eval()
-        yield
-    finally:
-        for one, was in zip(members, training, strict=True):
-            one.model.train(was)
 
 
 def _moved(

@@ -263,7 +263,7 @@ def _torch(one: Classifier, found: Weights, file: Path, weights: str | None) -> 
 
     whole = Whole(copy.deepcopy(one.model), one.preprocess).eval().requires_grad_(False)
     example = torch.zeros(2, one.preprocess.stored, one.preprocess.stored, one.preprocess.channels, dtype=torch.uint8)
-    check_names(one, whole(example)[0].shape[1])
+    check_names(whole(example)[0].shape[1], len(one.classes))
     module: nn.Module = whole
     if weights == "fp16":
         module = _Half(whole).eval()

@@ -10,7 +10,7 @@ import numpy as np
 from alexnet.base.errors import AlexNetError
 from alexnet.engines.choosing import in_torch
 from alexnet.engines.loading import attach, load_classifier
-from alexnet.weights.classifier import Classifier
+from alexnet.weights.classifier import Classifier, check_names
 
 
 class Realtime:
@@ -29,7 +29,9 @@ class Realtime:
                 f"a picture of shape {picture.shape} and {picture.dtype} was given; the network takes {self.shape} of "
                 "uint8: resize it, or use alexnet.predict, which takes any."
             )
-        return self._run(np.require(picture, None, ["C", "W"])[None], "prob")[0]
+        found = self._run(np.require(picture, None, ["C", "W"])[None], "prob")[0]
+        check_names(len(found), len(self.classes))
+        return found
 
 
 def realtime(

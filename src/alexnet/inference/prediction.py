@@ -161,7 +161,7 @@ def _found(classifier: Classifier, pixels: Tensor, views: int) -> Tensor:
 @torch.inference_mode()
 def probabilities(classifier: Classifier, pixels: Tensor, views: int = 1) -> Tensor:
     """Of uint8 pictures (n, C, stored, stored): float32 (n, classes)."""
-    member = Member(classifier.model, classifier.preprocess, engine=classifier.engine)
+    member = Member(classifier.model, classifier.preprocess, engine=classifier.engine, classes=len(classifier.classes))
     whole = {classifier.preprocess.key: send(pixels, classifier.device)}
     return log_probabilities([member], [1.0], whole, views).exp()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class AlexNet(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        return self.classes
+        return getattr(self.get_classifier(), "out_features", self.classes)
 
     @property
     def default_cfg(self) -> dict[str, Any]:
@@ -148,6 +149,20 @@ class AlexNet(nn.Module):
         row = _Row(OrderedDict(self.named_layers()[: self.order.index(self.logits) + 1]))
         row.order, row.training = " ".join(row._modules), self.training
         return row
+
+
+@contextmanager
+def in_eval_mode(*models: nn.Module) -> Iterator[None]:
+    """Networks in eval mode; afterwards every layer is in the mode that it was in. Those in it already are not touched,
+    so threads may share them."""
+    training = [layer for model in models for layer in model.modules() if layer.training]
+    for layer in training:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
 
 
 class _Row(nn.Sequential):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,7 @@ class Classifier:
     exported: str = ""
     trained: dict[str, Any] = field(default_factory=dict)  # of a run: step, digest of its data and what it held out
     naming: str = ""  # not empty: the class names are numbers or ImageNet's, for the file has none
+    known: tuple[list[str], list[str | None]] | None = None  # class names and their WordNet ids, once asked for
 
     def save(self, path: str | Path) -> list[Path]:
         """Write a new file in the format of its ending (.safetensors, .pth, .caffemodel, .onnx; a name without one is
@@ -82,10 +82,12 @@ class Classifier:
             replace(found, tensors={k: x.detach().cpu() for k, x in found.tensors.items()}), Path(path)
         )
 
-    @cached_property
+    @property
     def wordnet(self) -> list[str | None]:
         """The WordNet id of each class, where they are known: of 22,000 classes more work than a batch of answers."""
-        return labels.wordnet(self.classes)
+        if self.known is None or self.known[0] != self.classes:
+            self.known = list(self.classes), labels.wordnet(self.classes)
+        return self.known[1]
 
     def __repr__(self) -> str:
         """In one line: the network, what it knows, what it sees, where it is and where its weights come from."""
@@ -145,7 +147,7 @@ def check_plan(classifier: Classifier) -> None:
         raise AlexNetError(f".model is a {type(model).__name__}, not an AlexNet; set it to the AlexNet inside.")
     head = getattr(model, name := plan.head_name(model.variant), None)
     if type(head) is torch.nn.Linear:
-        check_names(classifier, len(head.weight), name)
+        check_names(len(head.weight), len(classifier.classes), name)
     if said := plan.departure(model, len(classifier.classes)):
         last = "export it as pt2, which takes any module, or save its state_dict by torch.save"
         for kind, undone in UNDONE.items():
@@ -154,9 +156,9 @@ def check_plan(classifier: Classifier) -> None:
         raise AlexNetError(f"{said}, and this keeps a plan and weights alone; {last}.")
 
 
-def check_names(classifier: Classifier, outputs: int, who: str = "the network") -> None:
+def check_names(outputs: int, classes: int, who: str = "the network") -> None:
     """Refuse another number of outputs than there are names of classes."""
-    if outputs != (classes := len(classifier.classes)):
+    if outputs != classes:
         raise AlexNetError(
             f"{who} has {counted(outputs, 'output')} and .classes {counted(classes, 'name')}; set .classes to its "
             f"{counted(outputs, 'name')}."

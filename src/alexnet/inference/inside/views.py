@@ -37,7 +37,7 @@ def ten(classifier: Classifier, picture: Source) -> Views:
     preprocess = classifier.preprocess
     stored = preprocess.pixels(picture)[None]
     crops = torch.cat(list(preprocess.ten(stored)))
-    member = Member(classifier.model, preprocess, engine=classifier.engine)
+    member = Member(classifier.model, preprocess, engine=classifier.engine, classes=len(classifier.classes))
     probabilities = member.logits(crops.to(classifier.device)).softmax(1).cpu()
     names = [*CORNERS, *(f"{name}, mirrored" for name in CORNERS)]
     whole = preprocess.stored if preprocess.border else round(preprocess.input * 8 / 7)
