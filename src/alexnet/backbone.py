@@ -12,6 +12,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.inference.dense import Dense, dense, whole_picture
 from alexnet.inference.features import check_layers
 from alexnet.networks import variants as v
+from alexnet.networks.layers import renew_bands
 from alexnet.networks.model import AlexNet
 from alexnet.networks.shapes import output_shape
 from alexnet.weights.classifier import Classifier
@@ -54,6 +55,7 @@ class Backbone(nn.Module):
                 channels.append(shape[0])
                 strides.append(stride)
         self.order = list(self._modules)
+        self.register_load_state_dict_post_hook(renew_bands)
         self.names = OrderedDict((name, wanted[name]) for name in names)
         self.strides = strides
         self.out_channels: int | list[int] = channels[0] if len(set(channels)) == 1 else channels

@@ -48,6 +48,7 @@ class Dense(nn.Module):
                 self.stride *= getattr(record, "stride", 1)
                 shape = output_shape(record, shape, net.classes)
         self.order = list(self._modules)
+        self.register_load_state_dict_post_hook(own.renew_bands)
         self.train(net.training)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -152,6 +152,15 @@ class LocalResponseNorm(Layer):
         near = (index[:, None] - index[None, :]).abs() <= self.size // 2
         return near.float().repeat(self.towers, 1)[:, :, None, None]
 
+    def renew(self, near: Tensor) -> None:
+        """Make the band anew, on the device and of the type of weights `near` by."""
+        kind = near.dtype if near.is_floating_point() else torch.float32
+        made = self._band(len(self.band)).to(near.device, kind)
+        if (self.band.device, self.band.dtype) == (made.device, made.dtype):
+            self.band.copy_(made)  # what was captured with it stays right
+        else:
+            self.band = nn.Buffer(made, persistent=False)
+
     def forward(self, x: Tensor) -> Tensor:
         wide = at_least_float32(x)
         band, s = self.band.to(wide.dtype), self.alpha / self.size
@@ -164,6 +173,17 @@ class LocalResponseNorm(Layer):
 
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+def renew_bands(net: nn.Module, *given: object) -> None:
+    """Make anew what a net's state_dict leaves out: it may be on the meta device, on another than the weights that were
+    assigned, or memory that `to_empty` left as it was."""
+    near: Tensor | None = None
+    with torch.no_grad():
+        for layer in net.modules():
+            near = next(layer.parameters(recurse=False), near)
+            if isinstance(layer, LocalResponseNorm) and near is not None:
+                layer.renew(near)
 
 
 class LocalConv2d(Layer):

@@ -53,6 +53,7 @@ class AlexNet(nn.Module):
             if isinstance(record, v.Dropout):
                 self.dropouts[record.name] = math.prod(shape), record.rate
             shape = output_shape(record, shape, classes)
+        self.register_load_state_dict_post_hook(own.renew_bands)
         self.order = [*self._modules, *(record.name for record in variant.layers if isinstance(record, v.Softmax))]
         weighted = [x.name for x in variant.layers if isinstance(x, v.Weighted)] or [""]
         self._inputs = 0  # of a last layer that was taken away
