@@ -19,6 +19,7 @@ from alexnet.data.pictures import Unreadable
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.sources import Sources
 from alexnet.engines.loading import all_hints, find_weights, load_classifier
+from alexnet.networks.model import for_pictures
 from alexnet.networks.shapes import check_size
 from alexnet.weights import formats
 from alexnet.weights.classifier import Classifier, built
@@ -126,7 +127,8 @@ def _outputs(classifier: Classifier, picture: Any) -> dict[str, Tensor]:
     names = [record.name for record in model.variant.layers]
     names = names[: names.index(model.logits) + 1]
     picture = classifier.preprocess(picture)[None].to(classifier.device)
-    found = model.activations(picture, names, keep=lambda output: output[0].float().cpu().clone())
+    with for_pictures(model):
+        found = model.activations(picture, names, keep=lambda output: output[0].float().cpu().clone())
     return {**found, "logits": found[model.logits]}
 
 

@@ -31,7 +31,7 @@ from alexnet.engines.loading import attach, better, check_engine, device_for, lo
 from alexnet.inference.confusion import Answers, Tally, answers, check_outputs, check_pairs
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.matching import columns, held_out_for, match_classes, with_names
-from alexnet.networks.model import in_eval_mode
+from alexnet.networks.model import check_float32, in_eval_mode
 from alexnet.weights.classifier import Classifier, Engine, check_names
 
 VIEWS, TIES = (1, 9, 10), ("first", "fraction")
@@ -180,6 +180,9 @@ def _opened(
     classes = classifiers[0].classes
     if not found.named and found.classes != classes:
         told(f"the labels of {found.path} have no names: label 0 is taken for {classes[0]}, 1 for {classes[1]} …")
+    for one in classifiers:
+        if one.engine is None:
+            check_float32(one.model)
     members = [Member(x.model, x.preprocess, columns(x.classes, classes), x.engine, len(classes)) for x in classifiers]
     labelled = match_classes(found, found.split(split), classes)
     needed = {(p.stored, p.channels, workers, p.squared) for p in (one.preprocess for one in classifiers)}

@@ -21,7 +21,7 @@ from alexnet.data.sources import Named, Sources, name_of
 from alexnet.data.stream import named_batches
 from alexnet.engines.loading import load_classifier
 from alexnet.networks.fast.cpu import rows
-from alexnet.networks.model import AlexNet
+from alexnet.networks.model import AlexNet, for_pictures
 from alexnet.networks.shapes import layer_facts
 from alexnet.weights.classifier import Classifier
 
@@ -124,7 +124,7 @@ def outputs(model: AlexNet, images: Tensor, layers: Sequence[str], pool: Pool | 
         # A copy, so that a later layer that works in place changes nothing.
         return output.float().cpu().clone(memory_format=torch.contiguous_format)
 
-    with rows.alike():
+    with for_pictures(model), rows.alike():
         found = model.activations(filled(images).contiguous(memory_format=torch.channels_last), layers, keep=keep)
     return {name: found[name][: len(images)].numpy() for name in layers}
 

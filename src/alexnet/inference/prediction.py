@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.features import filled
 from alexnet.networks.fast.cpu import rows
+from alexnet.networks.model import for_pictures
 from alexnet.weights.classifier import Classifier
 
 # Of a table: a picture's name, then those of an entry of `classes` in the JSON.
@@ -163,7 +165,8 @@ def probabilities(classifier: Classifier, pixels: Tensor, views: int = 1) -> Ten
     """Of uint8 pictures (n, C, stored, stored): float32 (n, classes)."""
     member = Member(classifier.model, classifier.preprocess, engine=classifier.engine, classes=len(classifier.classes))
     whole = {classifier.preprocess.key: send(pixels, classifier.device)}
-    return log_probabilities([member], [1.0], whole, views).exp()
+    with nullcontext() if classifier.engine else for_pictures(classifier.model):
+        return log_probabilities([member], [1.0], whole, views).exp()
 
 
 def ranked(classifier: Classifier, found: Tensor, topk: int) -> list[list[ClassProbability]]:

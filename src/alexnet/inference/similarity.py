@@ -28,6 +28,7 @@ from alexnet.data.sources import Sources
 from alexnet.engines.loading import load_classifier
 from alexnet.inference.feature_folder import ABOUT, COPY, Gathered, fingerprint, gather
 from alexnet.inference.features import check_layers, feature_batches
+from alexnet.networks.model import check_float32
 from alexnet.weights.classifier import Classifier
 
 Distance = Literal["euclidean", "cosine"]
@@ -142,6 +143,7 @@ def similar(
     else:
         where = choose_device(device)
         classifier = load_classifier(opened.model if model is None else model, where)
+    check_float32(classifier.model)
     if fingerprint(classifier) != opened.fingerprint:
         raise AlexNetError(
             f"INDEX {opened.folder} was made by another model than {model or opened.model} is now; make the index "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from alexnet.base.errors import AlexNetError
 from alexnet.networks import fast
 from alexnet.networks import layers as own
 from alexnet.networks import variants as v
@@ -164,6 +165,23 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
     finally:
         for layer in training:
             layer.training = True
+
+
+@contextmanager
+def for_pictures(model: nn.Module) -> Iterator[None]:
+    """A network as pictures are shown to it: `in_eval_mode`, and in float32, which is what they become."""
+    check_float32(model)
+    with in_eval_mode(model):
+        yield
+
+
+def check_float32(model: nn.Module) -> None:
+    """Refuse weights of another type of floating point, by name."""
+    for name, one in model.named_parameters():
+        if one.is_floating_point() and one.dtype != torch.float32:
+            raise AlexNetError(
+                f"pictures are computed in float32, and {name} is {str(one.dtype)[6:]}; call .model.float()."
+            )
 
 
 class _Row(nn.Sequential):

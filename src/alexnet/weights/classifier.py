@@ -18,7 +18,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import plan
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.weights import formats, huggingface, native
-from alexnet.weights.base import Weights
+from alexnet.weights.base import Weights, note
 
 UNDONE = {  # by what is in the names of tensors
     "parametrizations.": "torch.nn.utils.parametrize.remove_parametrizations",
@@ -135,7 +135,12 @@ def weights_of(classifier: Classifier) -> Weights:
     Raises AlexNetError where layers compute otherwise than the plan says.
     """
     check_plan(classifier)
-    return described(classifier)
+    found = described(classifier)
+    for name, x in found.tensors.items():
+        if x.dtype == torch.float64 and not torch.equal(x, x.float().double()):
+            note(f"{name} is float64 and is kept as float32: digits are lost")
+            break
+    return found
 
 
 def check_plan(classifier: Classifier) -> None:

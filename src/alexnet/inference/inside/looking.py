@@ -22,6 +22,7 @@ from alexnet.inference.inside.views import PreprocessingStep, Views, preprocessi
 from alexnet.inference.inside.where import Where, where
 from alexnet.inference.prediction import ClassProbability, predict
 from alexnet.networks import variants as v
+from alexnet.networks.model import in_eval_mode
 from alexnet.weights.classifier import Classifier
 
 WHAT = ("filters", "maps", "cam", "occlusion", "gradient", "views", "where", "top")
@@ -88,18 +89,20 @@ def look(
     if one.error is not None:
         raise AlexNetError(f"{printable(one.file)} cannot be read ({one.error}); give another picture.")
     index = one.classes[0].index if of is None else class_of(classifier, of)
-    preprocess = classifier.preprocess
-    crop = preprocess.central(preprocess.pixels(picture)).permute(1, 2, 0).numpy()
-    values = maps.activations(classifier, picture, names) if {"maps", "top"} & set(what) else {}
-    return Look(
-        classifier, one.classes, index, np.ascontiguousarray(crop), preprocessing_steps(preprocess, picture),
-        filters=filters_by_layer(classifier) if "filters" in what else {},
-        maps=values if "maps" in what else {},
-        heat={name: method.draw(classifier, picture, index) for name, method in heat.METHODS.items() if name in what},
-        views=ten(classifier, picture) if "views" in what else None,
-        where=where(classifier, picture) if "where" in what else None,
-        top=_top(classifier, values, layers, pictures, quiet) if "top" in what else {},
-    )  # fmt: skip
+    with in_eval_mode(classifier.model):
+        preprocess = classifier.preprocess
+        crop = preprocess.central(preprocess.pixels(picture)).permute(1, 2, 0).numpy()
+        values = maps.activations(classifier, picture, names) if {"maps", "top"} & set(what) else {}
+        drawn = {name: way.draw(classifier, picture, index) for name, way in heat.METHODS.items() if name in what}
+        return Look(
+            classifier, one.classes, index, np.ascontiguousarray(crop), preprocessing_steps(preprocess, picture),
+            filters=filters_by_layer(classifier) if "filters" in what else {},
+            maps=values if "maps" in what else {},
+            heat=drawn,
+            views=ten(classifier, picture) if "views" in what else None,
+            where=where(classifier, picture) if "where" in what else None,
+            top=_top(classifier, values, layers, pictures, quiet) if "top" in what else {},
+        )  # fmt: skip
 
 
 def check_what(what: Sequence[str], known: Sequence[str] = WHAT) -> None:
