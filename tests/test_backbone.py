@@ -144,6 +144,16 @@ def test_dense_mode_finds_where_a_class_is(tiny_run):
     assert whole_picture(one.preprocess, scene, 64).shape == (1, 3, 64, 128)
 
 
+def test_a_fully_connected_layer_that_is_none_has_no_dense_form_and_one_without_bias_has():
+    model = seeded_build(0, "alexnet32", 5, 3, 28).eval()
+    model.fc8 = torch.nn.Linear(model.fc8.in_features, 3, bias=False)
+    x = torch.randn(1, 3, 28, 28)
+    torch.testing.assert_close(dense(model)(x)[..., 0, 0], model(x))
+    model.fc8 = torch.nn.Sequential(model.fc8)
+    with pytest.raises(AlexNetError, match=r"^fc8 is Sequential, which has no dense form; .* must be a Linear there"):
+        dense(model)
+
+
 def test_dense_mode_refuses_pictures_that_are_too_small():
     model = seeded_build(0, "alexnet32", 5, 3, 28)
     with pytest.raises(ValueError, match="both sides must be 28 or more"):

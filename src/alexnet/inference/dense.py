@@ -41,6 +41,11 @@ class Dense(nn.Module):
                     f"{net.variant.name} has no dense form: {record.name}'s weights belong to places of the picture."
                 )
             if isinstance(record, v.FC):
+                if not isinstance(layer, nn.Linear):
+                    raise AlexNetError(
+                        f"{name} is {type(layer).__name__}, which has no dense form; a fully connected layer must be a "
+                        "Linear there: make the network dense first, then replace its layer."
+                    )
                 self.add_module(name, _convolution(layer, shape))
             elif not isinstance(layer, nn.Flatten):
                 self.add_module(name, copy.deepcopy(layer))
@@ -92,8 +97,9 @@ def _convolution(layer: nn.Linear, shape: tuple[int, ...]) -> nn.Conv2d:
     """A fully connected layer as the convolution that sees all of a map (C, h, w), or one pixel of units."""
     groups = layer.groups if isinstance(layer, own.GroupedLinear) else 1
     channels, height, width = shape if len(shape) == 3 else (math.prod(shape), 1, 1)
-    made = nn.Conv2d(channels, layer.out_features, (height, width), groups=groups)
+    made = nn.Conv2d(channels, layer.out_features, (height, width), groups=groups, bias=layer.bias is not None)
     with torch.no_grad():
         made.weight.copy_(layer.weight.reshape(made.weight.shape))
-        made.bias.copy_(layer.bias)  # type: ignore[union-attr]
+        if made.bias is not None:
+            made.bias.copy_(layer.bias)
     return made
