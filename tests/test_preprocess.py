@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from alexnet.data.packs.writing import pack
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import all_hints
 from alexnet.inference import similarity
+from alexnet.inference.conversion import compare
 from alexnet.training import finetuning, recipe, run, starting
 from alexnet.weights import formats, state
 from alexnet.weights.classifier import weights_of
+from conftest import coloured
 
 SIDE = 64  # that tiny stores
 STEPS = ("variant=alexnet32", "max_steps=1", "batch_size=6", "precision=float32")
@@ -216,6 +219,18 @@ def test_caffes_nets_are_cropped_unless_asked_and_say_so(tmp_path, caplog):
         caplog.clear()
         assert formats.read(file, hints.Hints(square="squash")).preprocess.square == "squash"
         assert "--square" not in caplog.text
+
+
+@pytest.mark.parametrize("given", [str, Path])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, given):
+    preprocess = Preprocess(32, 28, "RGB", (1.0,), torch.zeros(3, 1, 1))
+    for name, why in (("no\tfile.png", "no such file"), ("broken.png", "")):
+        (tmp_path / "broken.png").write_bytes(b"none" * 9)
+        with pytest.raises(AlexNetError) as error:
+            preprocess(given(tmp_path / name))
+        assert str(error.value).startswith(f"{tmp_path}/{name} cannot be read (".replace("\t", "\\t") + why)
+    result = compare(package.load("tiny"), package.load("tiny"), [tmp_path / "broken.png", coloured("red", 1)])
+    assert str(tmp_path) not in result.failed[0]["error"]
 
 
 def test_published_weights_know_their_square_and_a_hint_overrules_it():

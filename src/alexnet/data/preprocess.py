@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from alexnet.base.device import send
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import SQUARES
-from alexnet.data.pictures import Source, Square, decode, stored
+from alexnet.base.text import printable
+from alexnet.data.pictures import Source, Square, Unreadable, decode, stored
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,20 @@ class Preprocess:
         return self.divide(self.subtract(crops))
 
     def __call__(self, picture: Source) -> Tensor:
-        """One picture, ready for the network but for the batch dimension: float32 (C, input, input)."""
+        """One picture, ready for the network but for the batch dimension: float32 (C, input, input).
+
+        It may be what `pixels` takes. Raises AlexNetError for what is no picture that can be read.
+        """
+        try:
+            return self.seen(picture)
+        except Unreadable as error:
+            if isinstance(picture, str | Path):
+                said = f"{printable(str(picture))} cannot be read ({error}); give another picture."
+                raise Unreadable(said) from None
+            raise
+
+    def seen(self, picture: Source) -> Tensor:
+        """The same, but that an error does not name the file."""
         return self.normalise(self.central(self.pixels(picture))[None])[0]
 
     def facts(self) -> dict[str, Any]:

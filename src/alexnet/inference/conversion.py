@@ -126,7 +126,7 @@ def _outputs(classifier: Classifier, picture: Any) -> dict[str, Tensor]:
     model = classifier.model
     names = [record.name for record in model.variant.layers]
     names = names[: names.index(model.logits) + 1]
-    picture = classifier.preprocess(picture)[None].to(classifier.device)
+    picture = classifier.preprocess.seen(picture)[None].to(classifier.device)
     with for_pictures(model):
         found = model.activations(picture, names, keep=lambda output: output[0].float().cpu().clone())
     return {**found, "logits": found[model.logits]}
