@@ -132,6 +132,9 @@ def test_an_option_that_is_another_name_of_a_key_must_not_contradict_set():
     assert recipe.with_options(["epochs=2"], {"epochs": "02", "seed": None}) == ["epochs=2", "epochs=02"]
     with pytest.raises(AlexNetError, match=r"--lr was given 0.1 and --set learning_rate=0.2, which is the same key"):
         recipe.with_options(["learning_rate=0.2"], {"learning_rate": "0.1"})
+    for key in recipe.OPTIONS:  # what is no number is told as that of --set is
+        with pytest.raises(AlexNetError, match=f"recipe key {key} was given 'nan'"):
+            recipe.resolve("digits", recipe.with_options([], {key: "nan"}))
 
 
 def test_unknown_recipes_name_the_nearest(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import pytest
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.metrics import read
-from alexnet.base.run_files import BEST, LAST, METRICS, STATE
-from alexnet.training import loop
+from alexnet.base.run_files import BEST, LAST, METRICS, RECIPE, STATE
+from alexnet.training import loop, restarts
 from alexnet.training.checkpoint import read_state
 from alexnet.training.loop import train
 from alexnet.training.restarts import LOCK, WRITER
@@ -36,6 +37,24 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_folders(tmp_path_factory.mktemp("restarts") / "data", 8)
+
+
+@pytest.mark.parametrize("kept", [LAST, BEST])
+def test_weights_without_a_state_are_not_trained_over_but_by_a_job_that_is_started_again(
+    tmp_path, data, tiny_run, kept, monkeypatch
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (kept, RECIPE, METRICS, WRITER):
+        shutil.copy(tiny_run / name, run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(AlexNetError, match=f"holds {kept} and no state.pt, .*--set weights={run} to start from those"):
+        train(data, run, resume=True)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    monkeypatch.setattr(restarts, "started_again", lambda job: True)
+    said: list[str] = []
+    train(data, run, say=said.append)
+    assert any("before its first checkpoint" in line for line in said)
 
 
 @pytest.fixture

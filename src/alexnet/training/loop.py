@@ -81,8 +81,8 @@ def train(
         with world.together():
             if world.first and (line := lock.look(world)):
                 say(line)
-        resume = resume or world.of_first(lock.again)
-        chosen, state = open_run(folder, recipe, sets, resume, world, say)
+        again = world.of_first(lock.again)
+        chosen, state = open_run(folder, recipe, sets, resume, again, world, say)
         run = prepare(folder, chosen, state, data, world, say, quiet, lock)
         try:
             with run.saver, run.stop:  # from here on there is something to save

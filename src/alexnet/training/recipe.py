@@ -238,7 +238,7 @@ def with_options(sets: Iterable[str], options: Mapping[str, str | None]) -> list
     for key, text in options.items():
         if text is None:
             continue
-        if values.get(key, _typed(key, text)) != _typed(key, text):
+        if key in values and values[key] != _typed(key, text):
             raise AlexNetError(
                 f"{OPTIONS[key]} was given {text} and --set {key}={values[key]}, which is the same key; leave one out."
             )

@@ -17,7 +17,7 @@ from alexnet.base.distributed import TIMEOUT, World, job, restarts, started_agai
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import PATIENCE, clear_parts, write_bytes
 from alexnet.base.progress import Say
-from alexnet.base.run_files import NAMES, RECIPE, STATE
+from alexnet.base.run_files import BEST, LAST, NAMES, RECIPE, STATE
 from alexnet.base.text import printable
 from alexnet.base.turns import same
 from alexnet.training import checkpoint
@@ -101,11 +101,21 @@ def time_limit(folder: Path, recipe: str | Recipe | None, sets: Sequence[str]) -
 
 
 def open_run(
-    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, world: World, say: Say
+    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, again: bool, world: World, say: Say
 ) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
+    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume.
+
+    `again`: torchrun has started the run's own job once more, so weights without a state are of a checkpoint cut short.
+    """
     with world.together():  # every process has looked before the first one writes
-        chosen, state = _open(folder, recipe, sets, resume, say)
+        chosen, state = _open(folder, recipe, sets, resume or again, say)
+        if state is None and not again and (kept := [name for name in (BEST, LAST) if (folder / name).exists()]):
+            raise AlexNetError(
+                f"--out {folder} holds {' and '.join(kept)} and no {STATE}, without which a run cannot go on; give "
+                f"another folder and --set weights={folder} to start from those weights, or move them away."
+            )
+        if state is None and (folder / RECIPE).exists():
+            say(f"{folder} holds a run that stopped before its first checkpoint: starting it anew")
     if world.size > 1:
         same(world, RUN=str(state and state["step"]))
     return chosen, state
@@ -138,8 +148,6 @@ def _open(
             )
         if resume:
             say(f"{folder} holds no run yet: starting anew")
-    if state is None and recorded is not None:
-        say(f"{folder} holds a run that stopped before its first checkpoint: starting it anew")
     return chosen, state
 
 
