@@ -62,6 +62,18 @@ def test_data_are_found_by_name_in_a_folder_or_are_the_folder(place, tmp_path):
         running.located(tmp_path, TINY)
 
 
+def test_a_claim_of_one_data_set_is_not_tried_on_another_but_under_its_name(refused, folders, tmp_path):
+    """`folders` has three colours for classes, and is called otherwise than the data sets."""
+    for name in CLAIMS:
+        said = refused("reproduce", name, "--data", folders, "--quick", "--out", tmp_path / "r")
+        assert f"has 3 classes (blue, green, red), and the claim is of {CLAIMS[name].data}; give that" in said
+    assert not (tmp_path / "r").exists()
+    shaped = replace(find_data(folders), classes=["goldfish", "great white shark", "hammerhead"])
+    assert running._known(shaped, TINY) is shaped
+    (tmp_path / "cifar-10").symlink_to(folders)
+    assert running._known(find_data(tmp_path / "cifar-10"), "cifar10")
+
+
 def test_a_claim_is_tested_by_one_command_and_not_trained_again(alexnet, place, tmp_path):
     words = ["reproduce", "dropout", "--data", place, "--seeds", "2", "--out", tmp_path / "r", *options(VARIANT)]
     status, out, _ = alexnet(*words, "--json")

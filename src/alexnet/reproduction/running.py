@@ -22,8 +22,10 @@ from alexnet.base import metrics, run_files
 from alexnet.base.device import choose_device, device_name
 from alexnet.base.errors import AlexNetError, Diverged, Interrupted
 from alexnet.base.files import write_bytes, write_whole
+from alexnet.base.text import counted
 from alexnet.base.version import __version__
-from alexnet.data.dataset import Split
+from alexnet.data import labels
+from alexnet.data.dataset import Split, some
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import log_probabilities, opened
 from alexnet.networks.variants import VARIANTS
@@ -37,6 +39,7 @@ PLACES = {  # what a data set's folder or archive may be called inside DIR
     CIFAR: ("cifar10", "cifar-10", "cifar-10-batches-py", "cifar-10-python.tar.gz"),
     TINY: ("tiny-imagenet", "tiny-imagenet-200", "tiny_imagenet", "imagenet"),
 }
+CLASSES = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}  # CIFAR-10's
 WORK, MADE, DIVERGED = "work", "made.json", "diverged"
 NAMED = [  # keys that were in every folder's name, until names came to be of departures alone
     "variant", "channels", "stored", "input", "epochs", "max_steps", "batch_size", "seed", "learning_rate",
@@ -83,7 +86,7 @@ class Study:
         name = name or self.claim.data
         key = (name, *(self.claim.quick[1:] if self.quick else ()))
         if key not in self.found:
-            whole = self.found.get((name,)) or find_data(located(self.place, name), quiet=self.quiet)
+            whole = self.found.get((name,)) or _known(find_data(located(self.place, name), quiet=self.quiet), name)
             self.found[(name,)] = whole
             self.found[key] = part(whole, *self.claim.quick[1:]) if self.quick else whole
         return self.found[key]
@@ -233,6 +236,18 @@ def located(place: Path, name: str) -> Path:
     if any((place / called).exists() for called in others):
         raise AlexNetError(f"--data {place} holds no {PLACES[name][0]}; put it there, or give that data set itself.")
     return place
+
+
+def _known(data: Data, name: str) -> Data:
+    """The data, if they are those of that name by what their folder or their classes are called."""
+    by_place = Path(data.path).absolute().name.casefold() in PLACES[name]
+    theirs = set(data.classes) == CLASSES if name == CIFAR else None not in labels.wordnet(data.classes)
+    if not (by_place or theirs):
+        raise AlexNetError(
+            f"--data {data.path} has {counted(len(data.classes), 'class')} ({some(data.classes)}), and the claim is of "
+            f"{name}; give that, or a folder that has as {PLACES[name][0]}/ what is to stand for it."
+        )
+    return data
 
 
 def part(data: Data, classes: int, per_class: int) -> Data:
