@@ -289,6 +289,9 @@ def test_tables_are_refused_before_any_work_where_they_cannot_be_written(untrain
         evaluate(untrained, data, per_class=tmp_path / "there.csv")
     with pytest.raises(AlexNetError, match=r"it writes .csv, .npy or .png"):
         evaluate(untrained, data, confusion=tmp_path / "m.txt")
+    for one, other in (("table", "per_class"), ("table", "confusion"), ("per_class", "confusion")):
+        with pytest.raises(AlexNetError, match=r"--[\w-]+ and --[\w-]+ were both given .*a.csv; give each a file"):
+            evaluate(untrained, data, **{one: tmp_path / "a.csv", other: f"{tmp_path}/./a.csv"})
 
 
 @pytest.mark.parametrize(("classes", "places"), [(20, 5), (4, 1)])  # of few classes, none is ever beyond the fifth

@@ -97,9 +97,12 @@ def test_a_table_that_exists_is_not_overwritten(refused, tiny_run, folders, tmp_
 def test_no_results_are_still_an_object(alexnet, tiny_run, tmp_path):
     status, out, _ = alexnet("predict", tiny_run, tmp_path / "none.png", "--json")
     assert (status, json.loads(out)) == (
-        1,
+        2,
         {"results": [], "failed": [{"file": str(tmp_path / "none.png"), "error": "no such file"}], "passed_over": 0},
     )
+    table = tmp_path / "table.csv"
+    assert alexnet("predict", tiny_run, tmp_path / "none.png", "--output", table)[0] == 2
+    assert not table.exists()  # it would stand in the way of the right name
 
 
 def test_predict_takes_pictures_of_every_kind_alone_and_as_several(tiny_run, folders):

@@ -244,7 +244,16 @@ def test_other_sites_pages_and_other_names_of_this_machine_are_refused(models):
         assert service.get("/health", headers={"host": "evil.example"}).status_code == 421
         crossed = service.post("/predict", content=picture, headers={"sec-fetch-site": "cross-site"})
         assert crossed.status_code == 403
-        answer = service.post("/predict", content=picture, headers={"origin": "https://evil.example"})
+        for origin, host, site, status in (
+            ("http://evil.example", "localhost", None, 403), ("null", "localhost", None, 403),
+            ("http://localhost:81", "localhost:80", None, 403), ("http://localhost:80", "localhost:80", None, 200),
+            ("https://proxy.example", "localhost", "same-origin", 200), (None, "localhost", None, 200),
+        ):  # fmt: skip
+            given = {"host": host, "origin": origin, "sec-fetch-site": site}
+            headers = {name: value for name, value in given.items() if value is not None}
+            assert service.post("/predict", content=picture, headers=headers).status_code == status, given
+        answer = service.get("/health", headers={"origin": "https://evil.example", "sec-fetch-site": "none"})
+        assert answer.status_code == 200
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 

@@ -203,6 +203,9 @@ def test_what_cannot_be_served_is_refused_before_a_port_is_taken(refused, tmp_pa
     assert "cannot be served" in refused("serve", "tiny", "--host", "256.1.1.1")
     assert "what addresses begin with" in refused("serve", "tiny", "--port", 0, "--urls", "example.org")
     assert "--pictures" in refused("serve", "tiny", "--port", 0, "--pictures", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "folder without files" in refused("serve", "tiny", "--port", 0, "--pictures", tmp_path / "empty")
+    assert "does not exist" in refused("serve", "tiny", "--port", 0, "--data", tmp_path / "none")
     assert "not an index" in refused("serve", "tiny", "--port", 0, "--index", tmp_path)
     assert "one word" in refused("serve", "tiny", "--port", 0, "--token", "two words")
 

@@ -86,6 +86,10 @@ class Output:
                 print(f"  and {len(failed) - SHOWN_FAILURES} more; --json names all", file=sys.stderr)
         return 1 if failed else 0
 
+    def answered(self, failed: list[dict[str, str]]) -> int:
+        """As `failures`, of a command whose pictures give one result each; 2 where none did."""
+        return 2 * self.failures(failed) if not self.results else self.failures(failed)
+
 
 def _encodable(facts: Any) -> Any:
     """The same with texts that every reader of JSON takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -85,13 +86,14 @@ def predict(
             model, sources, topk, batch_size, device, int(views), workers, quiet, engine, output.say, world, resume
         )
         told = _told(answers, output, failed, in_words=table is None)
-        if table is not None and world.first:
-            prediction.write_table(Path(table), told)
+        first = list(islice(told, 1))
+        if table is not None and world.first and (first or not failed):  # no table of nothing stands in the way then
+            prediction.write_table(Path(table), chain(first, told))
             output.say(f"{table}: {counted(output.results, 'picture')}")
         else:
             deque(told, maxlen=0)
         passed = output.passed(sources)
-        status = world.of_first(output.failures(failed))
+        status = world.of_first(output.answered(failed))
         output.end({"failed": failed, **passed}, listed=True)
         return status
 
@@ -246,7 +248,7 @@ def similar(
         more = f" and {len(pages.files) - 1} further pages" if pages.files[1:] else ""
         out.say(f"{sheet}{more}: a contact sheet of {counted(out.results, 'picture')} and their neighbours")
     passed = out.passed(sources)
-    status = out.failures(failed)
+    status = out.answered(failed)
     sheets = {"sheet": pages.files[0] if pages.files else None, "sheets": pages.files}
     out.end({**sheets, "failed": failed, **passed}, listed=True)
     return status

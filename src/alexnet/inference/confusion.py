@@ -146,8 +146,11 @@ def check_outputs(
         ("--confusion", confusion, MATRICES),
         ("--pictures", pictures, tables.WRITERS),
     )
+    taken: dict[str, str] = {}
     for option, file, suffixes in given:
         if file:
+            if other := taken.setdefault(os.path.abspath(file), option).removeprefix(option):
+                raise AlexNetError(f"{other} and {option} were both given {file}; give each a file of its own.")
             check_new(option, Path(file), suffixes)
 
 

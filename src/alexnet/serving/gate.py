@@ -110,7 +110,10 @@ class Gate:
         name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
         if self.hosts and name.lower() not in self.hosts:
             raise Refused(421, "this server answers to localhost alone; ask it by that name, or start it with --host.")
-        if headers.get(b"sec-fetch-site") == b"cross-site" and scope["path"] != "/":
+        origin = headers.get(b"origin", b"").decode("latin-1").rpartition("//")[2]
+        # Browsers leave Sec-Fetch-Site out where a page has come by plain http from another machine.
+        site = headers.get(b"sec-fetch-site", b"cross-site" if origin not in ("", host) else b"")
+        if site == b"cross-site" and scope["path"] != "/":
             raise Refused(403, "other sites' pages may not ask this server.")
         if self.token is None or scope["path"] in self.open or scope["path"].startswith("/static/"):
             return

@@ -9,6 +9,8 @@ from typing import Any
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.text import counted
+from alexnet.data.layouts.registry import find_data
+from alexnet.data.sources import Sources
 from alexnet.engines.base import package
 from alexnet.serving.limits import Limits
 
@@ -41,8 +43,12 @@ def serve_models(asked: Asked, say: Callable[[str], object], end: Callable[[dict
     from alexnet.serving.app import Settings, application
 
     fetching.check_allowed(asked.urls)
-    if asked.pictures is not None and not Path(asked.pictures).exists():
-        raise AlexNetError(f"--pictures {asked.pictures} does not exist; give a folder of pictures.")
+    if asked.pictures is not None:
+        if not Path(asked.pictures).exists():
+            raise AlexNetError(f"--pictures {asked.pictures} does not exist; give a folder of pictures.")
+        next(iter(Sources(asked.pictures)))  # which refuses a folder without any
+    if asked.data is not None:
+        find_data(asked.data, quiet=False)
     listening = server.bound(asked.host, asked.port)  # before the models, which take longer
     try:
         served = models.opened(asked.models, asked.indexes, asked.device, asked.engine, asked.batch_size, say)
