@@ -141,7 +141,9 @@ def test_pictures_that_cannot_be_read_are_named_and_none_at_all_is_an_error(tmp_
     found = maps.top_patches(one, "conv2", 0, tmp_path)
     assert [patch.file for patch in found.patches] == [str(tmp_path / "good.png")]
     assert [each["file"] for each in found.failed] == [str(tmp_path / "broken.png")]
-    with pytest.raises(AlexNetError, match="no picture to find patches in"):
+    with pytest.raises(
+        AlexNetError, match=r"none of 1 picture to find patches in can be read \(.*broken.png: .*\); give a"
+    ):
         maps.top_patches(one, "conv2", 0, [tmp_path / "broken.png"])
     with pytest.raises(AlexNetError, match="conv2 has no map 99; it has 32, from 0 to 31"):
         maps.top_patches(one, "conv2", 99, tmp_path)

@@ -236,7 +236,7 @@ def test_a_picture_that_goes_while_it_is_packed_is_no_broken_picture(source, tmp
 
 def test_a_full_disk_is_one_sentence_and_the_pack_goes_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    assert "GB are free there" in refusal(pack, source, tmp_path / "pack", 32)
+    assert "MB are free there" in refusal(pack, source, tmp_path / "pack", 32)
     monkeypatch.undo()
     program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))" + PROGRAM
     words = [sys.executable, "-c", program, str(source), str(tmp_path / "pack")]

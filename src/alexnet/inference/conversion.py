@@ -103,7 +103,10 @@ def compare(
         if "logits" in greatest:
             agree += int(outputs[0]["logits"].argmax() == outputs[1]["logits"].argmax())
     if not seen:
-        raise AlexNetError(f"none of {counted(len(failed), 'picture')} can be read ({failed[0]['error']}); check them.")
+        bad = failed[0]
+        raise AlexNetError(
+            f"none of {counted(len(failed), 'picture')} can be read ({bad['file']}: {bad['error']}); give others."
+        )
     if not greatest:
         raise AlexNetError("the two models have no layer of the same name and shape; there is nothing to compare.")
     layers = [Difference(name, *row) for name, row in greatest.items()]

@@ -115,6 +115,8 @@ def open_index(path: str | Path) -> Index:
             raise ValueError("features and names differ in number")
         return Index(folder, about["path"], about["model"], layer, about["images"], found)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if not os.path.lexists(path):
+            raise AlexNetError(f"INDEX {path} does not exist; give a folder that alexnet index has made.") from None
         said = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise AlexNetError(
             f"INDEX {path} is not an index ({said}); give a folder that alexnet index has made."

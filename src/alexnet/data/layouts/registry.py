@@ -76,7 +76,9 @@ def _exists(root: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     except OSError as error:
-        raise AlexNetError(f"DATA {root} cannot be looked at ({error.strerror}); see to its permissions.") from None
+        raise AlexNetError(
+            f"DATA {root} cannot be looked at ({error.strerror}); see to its place and permissions."
+        ) from None
     return True
 
 

@@ -233,7 +233,7 @@ def _check_space(job: Job, pictures: int) -> None:
     free = max(0, shutil.disk_usage(there).free - SPARE)
     if needed > free:
         raise AlexNetError(
-            f"PACK {job.folder} will take {needed / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free there; free "
+            f"PACK {job.folder} will take {needed / 1e6:,.0f} MB more and {free / 1e6:,.0f} MB are free there; free "
             "space, give another disk, or a smaller --size, or --encoding jpeg, a tenth of it."
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from alexnet.base.device import send
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
+from alexnet.base.text import counted
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
@@ -129,7 +130,10 @@ def top_of_all(
             seen += len(readable)
             progress.update(len(batch))
     if not seen:
-        raise AlexNetError("there is no picture to find patches in that can be read; give a folder that holds some.")
+        said = f" ({failed[0]['file']}: {failed[0]['error']})" if failed else ""
+        raise AlexNetError(
+            f"none of {counted(len(failed), 'picture')} to find patches in can be read{said}; give a folder of some."
+        )
     return {
         layer: {one: Patches(kept.patches(classifier, layer), seen, failed) for one, kept in those.items()}
         for layer, those in best.items()
