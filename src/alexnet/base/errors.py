@@ -10,6 +10,10 @@ class AlexNetError(Exception):
     """What was given, what was expected and what to do next, in one sentence."""
 
 
+class Misused(AlexNetError, ValueError):
+    """What a network cannot be called with; a ValueError too, so that programs may catch it as one."""
+
+
 class Agreed(AlexNetError):
     """An error that all processes of a command raise together: the first says it."""
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, Misused
 from alexnet.networks import fast
 from alexnet.networks import layers as own
 from alexnet.networks import variants as v
-from alexnet.networks.shapes import check_size, output_shape
+from alexnet.networks.shapes import check_size, is_whole, output_shape
 
 
 class AlexNet(nn.Module):
@@ -85,6 +85,8 @@ class AlexNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new last layer with initial weights for that many classes; with 0, none, so that features come out."""
+        if not is_whole(num_classes) or num_classes < 0:
+            raise Misused(f"reset_classifier was given {num_classes!r:.40}; give how many classes, or 0 for none.")
         record = next(x for x in reversed(self.variant.layers) if isinstance(x, v.Weighted))
         old = getattr(self, record.name)
         new: nn.Module = nn.Identity()
@@ -104,14 +106,16 @@ class AlexNet(nn.Module):
         return self.activations(x, [until], masks)[until]
 
     def activations(
-        self, x: Tensor, layers: Collection[str], masks: Mapping[str, Tensor] | None = None,
+        self, x: Tensor, layers: Collection[str] | str, masks: Mapping[str, Tensor] | None = None,
         keep: Callable[[Tensor], Tensor] = lambda y: y,
     ) -> dict[str, Tensor]:  # fmt: skip
         """What each of the named layers makes of x, by name in order, in one pass that ends at the last of them.
 
         Without hooks, so that threads may share the network. `keep` is given each output before the next layer, which
-        may work in place, is run; what it returns is returned.
+        may work in place, is run; what it returns is returned. Names, shapes and types that do not fit raise
+        AlexNetError, which is a ValueError here.
         """
+        layers = [layers] if isinstance(layers, str) else layers
         self._check(x, layers, masks or {})
         last = max(layers, key=self.order.index)
         found: dict[str, Tensor] = {}
@@ -134,17 +138,41 @@ class AlexNet(nn.Module):
     def _check(self, x: Tensor, layers: Collection[str], masks: Mapping[str, Tensor]) -> None:
         for name in layers:
             if name not in self.order:
-                raise ValueError(f"{self.variant.name} has no layer '{name}'; it has {', '.join(self.order)}")
+                raise Misused(f"{self.variant.name} has no layer '{name}'; it has {', '.join(self.order)}.")
+        if not layers:
+            raise Misused(f"no layer was named; give one or more of {', '.join(self.order)}.")
         for name in masks:
             if name not in self.dropouts:
                 there = f"it has {', '.join(self.dropouts)}" if self.dropouts else "it has none"
-                raise ValueError(f"{self.variant.name} has no dropout layer '{name}' to mask; {there}")
-        expected = (self.channels, self.input, self.input)
-        if not isinstance(x, Proxy) and not torch.jit.is_tracing() and tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"{self.variant.name} was given pictures of shape {tuple(x.shape)}; it takes (N, "
-                f"{', '.join(map(str, expected))}): preprocess them first, or build it with another input or channels"
+                raise Misused(f"{self.variant.name} has no dropout layer '{name}' to mask; {there}.")
+        if isinstance(x, Proxy):
+            return
+        if not isinstance(x, Tensor):
+            raise Misused(
+                f"{self.variant.name} was given {type(x).__name__}; it takes a Tensor (N, {self.channels}, "
+                f"{self.input}, {self.input}), as .preprocess makes of pictures."
             )
+        expected = (self.channels, self.input, self.input)
+        if not torch.jit.is_tracing() and tuple(x.shape[1:]) != expected:
+            raise Misused(
+                f"{self.variant.name} was given pictures of shape {tuple(x.shape)}; it takes (N, "
+                f"{', '.join(map(str, expected))}): preprocess them first, or build it with another input or channels."
+            )
+        self._check_type(x)
+
+    def _check_type(self, x: Tensor) -> None:
+        """Refuse a type that the first convolution would, where nobody has changed that or what it is given."""
+        first = getattr(self, self.order[int(self.order[0].endswith("_edge"))])
+        if type(first) is not nn.Conv2d or first._forward_pre_hooks or x.dtype == first.weight.dtype:
+            return
+        kind = x.device.type
+        if x.is_floating_point() and kind in own.AUTOCASTS and torch.is_autocast_enabled(kind):
+            return
+        given, wanted = str(x.dtype)[6:], str(first.weight.dtype)[6:]
+        raise Misused(
+            f"{self.variant.name} was given pictures of {given} and its weights are {wanted}; give what .preprocess "
+            "makes of pictures, or bring both to one type, as .float() does."
+        )
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script makes its form of: the layers in a row, pictures -> logits."""
@@ -207,7 +235,7 @@ def build(variant: str, classes: int = 1000, channels: int = 3, input: int | Non
     tanh) and `ties` (first or all: who gets max pooling's gradient).
     """
     chosen = v.variant(variant)
-    model = AlexNet(chosen, classes, channels, input or chosen.input, changes)
+    model = AlexNet(chosen, classes, channels, chosen.input if input is None else input, changes)
     initialise(model)
     return model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from alexnet.base.errors import AlexNetError
 from alexnet.networks import variants as v
@@ -57,11 +58,19 @@ def sizes(variant: v.Variant, input: int = 0) -> range:
     return range(low, high + 1)
 
 
+def is_whole(given: object) -> bool:
+    """Whether it is a whole number, of whatever library; True and False are none."""
+    return isinstance(given, Integral) and not isinstance(given, bool)
+
+
 def check_size(variant: v.Variant, classes: int, channels: int, input: int, made_for: int = 0) -> None:
     """Refuse numbers of classes and channels, and an input size, that the layers cannot take; name those they can.
 
     `made_for` is the input size of existing weights: fc6 fits only where both give maps of the same size.
     """
+    for what, given in (("classes", classes), ("channels", channels), ("input", input)):
+        if not is_whole(given):
+            raise AlexNetError(f"{variant.name} was asked for {what} = {given!r:.40}; give a whole number.")
     if classes < 1 or channels < 1:
         raise AlexNetError(
             f"{variant.name} was asked for {classes} classes and {channels} input channels; give 1 or more of each."

@@ -507,6 +507,7 @@ VARIANTS: dict[str, Variant] = {
 
 def variant(name: str) -> Variant:
     """The variant of that name; an unknown one is an error that names the nearest."""
+    name = str(name)
     if name in VARIANTS:
         return VARIANTS[name]
     raise AlexNetError(
