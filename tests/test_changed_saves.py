@@ -56,6 +56,10 @@ def headed(head: Callable[[nn.Linear], nn.Module]) -> Callable[[AlexNet], None]:
     return lambda net: setattr(net, "fc8", head(net.fc8))
 
 
+class Rounded(torch.Tensor):
+    """As quantisers put in the place of a weight."""
+
+
 class Other(AlexNet):
     def forward(self, x, masks=None, until=None):
         return 2 * super().forward(x, masks, until)
@@ -83,6 +87,8 @@ CHANGES: dict[str, tuple[Callable[[AlexNet], object], str]] = {
     "pruned": (lambda net: prune.l1_unstructured(net.fc6, "weight", 0.5), "^fc6 has no weight .*prune.remove, or"),
     "parametrized": (lambda net: parametrizations.weight_norm(net.fc7), "^fc7 is Parametrized.*remove_parametriz"),
     "a layer wider": (lambda net: setattr(net.fc7, "weight", nn.Parameter(torch.ones(24, 3))), r"^fc7 has weight "),
+    "quantised": (lambda net: setattr(net.fc6, "weight", nn.Parameter(net.fc6.weight.detach().as_subclass(Rounded))),
+                  r"^fc6 has weight Rounded where alexnet2012 has weight \(24, "),
     "a head of ten outputs": (headed(lambda old: nn.Linear(old.in_features, 10)),
                               "^fc8 has 10 outputs and .classes 7 names; set .classes to its 10 names"),
     "reset to ten": (lambda net: net.reset_classifier(10), "^fc8 has 10 outputs and .classes 7 names"),

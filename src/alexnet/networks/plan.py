@@ -69,10 +69,12 @@ def _numbers(layer: nn.Module) -> dict[str, Any]:
     }
 
 
-def _shapes(layer: nn.Module) -> dict[str, tuple[int, ...]]:
+def _shapes(layer: nn.Module) -> dict[str, tuple[int, ...] | str]:
+    """Shapes of tensors by name; of others than torch's own, such as quantised ones, what they are."""
     tensors: dict[str, Tensor] = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
-    return {key: tuple(x.shape) for key, x in tensors.items()}
+    plain = (Tensor, nn.Parameter)
+    return {key: tuple(x.shape) if type(x) in plain else type(x).__name__ for key, x in tensors.items()}
 
 
-def _held(key: str, shape: tuple[int, ...] | None) -> str:
+def _held(key: str, shape: tuple[int, ...] | str | None) -> str:
     return f"no {key}" if shape is None else f"{key} {shape}"
