@@ -64,9 +64,12 @@ def features(
 ) -> Iterator[Features]:
     """The outputs of the layers of those names for each picture, one by one in order, in one pass in float32.
 
-    `fc7` is before its ReLU, `relu7` after it; `pool` reduces maps (C, H, W) to (C,) by their mean or maximum. Pictures
-    are whatever `Sources` takes, seen in the central view, a few batches at a time; one that cannot be read gives
-    Features with `error`.
+    `model` is a run folder, a file of weights, the name of published ones, or what `load` gives. `fc7` is before its
+    ReLU, `relu7` after it; `pool` (mean or max) reduces maps (C, H, W) to (C,). `pictures` is one or an iterable of
+    any length: paths (of pictures, folders, patterns, tar archives or parquet files), encoded bytes, open files, PIL
+    images, uint8 arrays (H, W[, C]) or tensors (C, H, W), seen in the central view, a few batches at a time; one that
+    cannot be read gives Features with `error`. Raises AlexNetError for a model that cannot be read and layers that it
+    lacks.
     """
     classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
     names = check_layers(classifier.model, [layers] if isinstance(layers, str) else layers)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from alexnet.data.pictures import Source
 from alexnet.engines import loading
-from alexnet.inference.features import Features, features
+from alexnet.inference.features import Features, Pool, features
 from alexnet.inference.prediction import Prediction, predict
 from alexnet.weights.classifier import Classifier
 
@@ -16,12 +17,15 @@ from alexnet.weights.classifier import Classifier
 class Loaded(Classifier):
     """A classifier that answers."""
 
-    def predict(self, pictures, topk: int = 5, batch_size: int = 64) -> list[Prediction]:
-        """The `topk` most probable classes of each picture (paths, bytes, PIL images or uint8 arrays), in order."""
+    def predict(self, pictures: Source | Iterable[Source], topk: int = 5, batch_size: int = 64) -> list[Prediction]:
+        """The `topk` most probable classes of each picture, in order; pictures and errors as of `alexnet.predict`."""
         return predict(self, pictures, topk=topk, batch_size=batch_size)
 
-    def features(self, pictures, layers="fc7", pool=None, batch_size: int = 64) -> Iterator[Features]:
-        """The outputs of layers by name for each picture, one by one in order; `alexnet.features`."""
+    def features(
+        self, pictures: Source | Iterable[Source], layers: str | Sequence[str] = "fc7", pool: Pool | None = None,
+        batch_size: int = 64,
+    ) -> Iterator[Features]:  # fmt: skip
+        """The outputs of layers by name for each picture, one by one in order; all as of `alexnet.features`."""
         return features(self, pictures, layers, pool, batch_size)
 
 

@@ -74,7 +74,16 @@ def predict(
     quiet: bool = True,
     engine: str | None = None,
 ) -> list[Prediction]:
-    """The `topk` most probable classes of each picture, in order; `stream` as a list."""
+    """The `topk` most probable classes of each picture, in order, computed in float32.
+
+    `model` is a run folder, a file of weights, the name of published ones, or what `load` gives. `pictures` is one or
+    an iterable of any length: paths (of pictures, folders, patterns, tar archives or parquet files), encoded bytes,
+    open files, PIL images, uint8 arrays (H, W[, C]) or tensors (C, H, W). One that cannot be read gives a Prediction
+    with `error` and no classes. `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's
+    CIFAR-10 nets, whose probabilities are averaged. `device` is auto, cpu, cuda or mps, `engine` auto, torch
+    (default), onnx or openvino. Raises AlexNetError, in one sentence, for a model that cannot be read and options
+    that do not fit.
+    """
     return list(stream(model, pictures, topk, batch_size, device, views, quiet=quiet, engine=engine))
 
 

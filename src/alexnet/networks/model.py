@@ -228,11 +228,13 @@ def _unless_proxy(given: Any) -> Any:
 
 
 def build(variant: str, classes: int = 1000, channels: int = 3, input: int | None = None, **changes: Any) -> AlexNet:
-    """The bare network of that name with its own initial weights, drawn from torch's generator.
+    """The bare network of that name with its own initial weights, drawn from torch's generator: preprocessed float32
+    pictures (N, channels, input, input) -> logits (N, classes).
 
-    `input` is the side of the square it sees in pixels (default: the variant's own); one that the plan cannot take is
-    an error that says which it can. `changes` are `dropout` (share of units dropped, 0 to 1), `activation` (relu or
-    tanh) and `ties` (first or all: who gets max pooling's gradient).
+    `variant` is alexnet2012, alexnet64 or another that `alexnet info` lists. `input` is the side of the square it
+    sees in pixels (default: the variant's own); one that the plan cannot take is an error that says which it can.
+    `changes` are `dropout` (share of units dropped, 0 to 1), `activation` (relu or tanh) and `ties` (first or all:
+    who gets max pooling's gradient). Raises AlexNetError for what cannot be built.
     """
     chosen = v.variant(variant)
     model = AlexNet(chosen, classes, channels, chosen.input if input is None else input, changes)

@@ -6,8 +6,9 @@ the last as a share of the last one's; at 0 they are frozen, and the loop works 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from alexnet.engines.loading import load_classifier
 from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from alexnet.training.loop import Trained
+
 
 @next_step("what was saved before is whole: free space, then go on with --resume")
 def finetune(
@@ -30,10 +34,10 @@ def finetune(
     sets: Iterable[str] = (),
     resume: bool = False,
     device: str = "auto",
-    say=lambda text: None,
+    say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,
     command: Sequence[str] = (),
-):
+) -> Trained:
     """Train MODEL on to DATA's classes into the run folder `out`; gives what `train` gives, and report.html there.
 
     `recipe` is finetune (all layers, lower rates below), probe (the last layer, on features computed once) or any

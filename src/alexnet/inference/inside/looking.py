@@ -77,8 +77,11 @@ def look(
 ) -> Look:
     """Look inside a network at work on a picture.
 
-    `what` names any of WHAT; `layers` are those whose maps and patches are given (None: all with maps), `of` is the
-    class of the heat maps (None: the most probable), `pictures` are those in which `top` finds patches.
+    `model` is a run folder, a file of weights, the name of published ones, or what `load` gives; `picture` a path,
+    encoded bytes, an open file, a PIL image, a uint8 array (H, W[, C]) or a tensor (C, H, W). `what` names any of
+    filters, maps, cam, occlusion, gradient, views, where and top; `layers` are those whose maps and patches are given
+    (None: all with maps), `of` is the class of the heat maps (None: the most probable), `pictures` are those in which
+    top finds patches. Raises AlexNetError for a model or picture that cannot be read and names that are not there.
     """
     check_what(what)
     classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
