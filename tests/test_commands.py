@@ -11,7 +11,7 @@ import torch
 
 import alexnet as package
 from alexnet.base import run_files
-from alexnet.weights import classifier
+from alexnet.weights import classifier, native
 from conftest import COLOURS, TINY, coloured, last_json, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)
@@ -171,7 +171,7 @@ def test_a_damaged_or_foreign_model_is_refused_by_what_is_wrong(refused, folders
     assert "holds no network that is called as torchvision's alexnet" in refused("evaluate", file, folders)
     model = package.load(tiny_run)
     model.classes.append("one more")
-    file.write_bytes(classifier.weights_bytes(model.model, model.preprocess, model.classes, ""))
+    file.write_bytes(native.to_bytes(classifier.described(model)))
     assert "fc8.weight of shape (3, 1024); alexnet32 with 4 classes has" in refused("evaluate", file, folders)
 
 
