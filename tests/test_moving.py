@@ -218,24 +218,18 @@ def test_names_are_written_and_bars_are_as_long_as_their_probabilities():
     assert np.argmin(row[:, 2] > 100) == pytest.approx(0.75 * 16 * size, abs=2)
 
 
-class Slow:
-    """Stands for a classifier that takes a twelfth of a second or more, where frames come twelve times as fast."""
+def slowed(run, seconds: float):
+    """A classifier that takes a twelfth of a second or more, where frames come twelve times as fast."""
+    from alexnet import load
 
-    def __init__(self, one, seconds: float) -> None:
-        self.one, self.seconds = one, seconds
-        kept = ("preprocess", "classes", "wordnet", "device", "engine")
-        self.__dict__.update({name: getattr(one, name) for name in kept})
-
-    def model(self, images):
-        time.sleep(self.seconds)
-        return self.one.model(images)
+    one = load(run)
+    one.model.register_forward_pre_hook(lambda *given: time.sleep(seconds))
+    return one
 
 
 def test_in_real_time_frames_are_dropped_and_none_is_late(tiny_run, tmp_path):
-    from alexnet import load
-
     path = write(tmp_path / "fast.mp4", frames(90), rate=60)
-    slow = Slow(load(tiny_run), 0.1)
+    slow = slowed(tiny_run, 0.1)
     newest = reading.Newest(reading.opened(str(path)))
     began, late = None, []
     for frame, answer in answering.answers(slow, "fast", newest, batch_size=1):
@@ -250,9 +244,7 @@ def test_in_real_time_frames_are_dropped_and_none_is_late(tiny_run, tmp_path):
 
 
 def test_without_haste_every_frame_is_classified_however_long_it_takes(tiny_run, clip):
-    from alexnet import load
-
-    slow = Slow(load(tiny_run), 0.01)
+    slow = slowed(tiny_run, 0.01)
     found = [answer for _, answer in answering.answers(slow, "clip", reading.opened(str(clip)), batch_size=1)]
     assert None not in found
     assert len(found) == FRAMES
