@@ -43,12 +43,7 @@ def serve_models(asked: Asked, say: Callable[[str], object], end: Callable[[dict
     from alexnet.serving.app import Settings, application
 
     fetching.check_allowed(asked.urls)
-    if asked.pictures is not None:
-        if not Path(asked.pictures).exists():
-            raise AlexNetError(f"--pictures {asked.pictures} does not exist; give a folder of pictures.")
-        next(iter(Sources(asked.pictures)))  # which refuses a folder without any
-    if asked.data is not None:
-        find_data(asked.data, quiet=False)
+    _check_places(asked)
     listening = server.bound(asked.host, asked.port)  # before the models, which take longer
     try:
         served = models.opened(asked.models, asked.indexes, asked.device, asked.engine, asked.batch_size, say)
@@ -81,6 +76,16 @@ def serve_models(asked: Asked, say: Callable[[str], object], end: Callable[[dict
         say("stopping: what has been asked is answered still")
 
     server.answer_until_stopped(app.asgi, listening, asked.limits.seconds, started, stopping)
+
+
+def _check_places(asked: Asked) -> None:
+    """Refuse folders of pictures and data that are none."""
+    if asked.pictures is not None:
+        if not Path(asked.pictures).exists():
+            raise AlexNetError(f"--pictures {asked.pictures} does not exist; give a folder of pictures.")
+        next(iter(Sources(asked.pictures)))  # which refuses a folder without any
+    if asked.data is not None:
+        find_data(asked.data, quiet=False)
 
 
 def summary_line(one: Any) -> str:
