@@ -18,7 +18,8 @@ import pytest
 from alexnet.base.errors import AlexNetError
 from alexnet.base.metrics import read
 from alexnet.base.run_files import BEST, LAST, METRICS, RECIPE, STATE
-from alexnet.training import loop, restarts
+from alexnet.training import checkpoint, loop
+from alexnet.training import run as run_
 from alexnet.training.checkpoint import read_state
 from alexnet.training.loop import train
 from alexnet.training.restarts import LOCK, WRITER
@@ -39,10 +40,33 @@ def data(tmp_path_factory) -> Path:
     return write_folders(tmp_path_factory.mktemp("restarts") / "data", 8)
 
 
+@pytest.mark.parametrize("cut", ["state.pt", "best.safetensors", "model.safetensors"])
+def test_a_run_killed_while_it_writes_its_first_checkpoint_goes_on_to_the_same_end(tmp_path, data, monkeypatch, cut):
+    """At the end of an epoch, when there are best weights too; `cut` is the file before which it is killed."""
+    sets = ["variant=alexnet32", "batch_size=8", "epochs=2", "colour_noise=0"]
+    train(data, tmp_path / "whole", None, sets, device="cpu")
+
+    def killed(write):
+        def one(path, *given):
+            if path.name == cut:
+                raise Killed
+            write(path, *given)
+
+        return one
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_, "write_bytes", killed(run_.write_bytes))
+        patch.setattr(checkpoint, "write_state", killed(checkpoint.write_state))
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", None, sets, device="cpu")
+    assert not (tmp_path / "run" / cut).exists()
+    train(data, tmp_path / "run", resume=True, device="cpu")
+    for name in (LAST, BEST):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 @pytest.mark.parametrize("kept", [LAST, BEST])
-def test_weights_without_a_state_are_not_trained_over_but_by_a_job_that_is_started_again(
-    tmp_path, data, tiny_run, kept, monkeypatch
-):
+def test_weights_without_a_state_are_not_trained_over(tmp_path, data, tiny_run, kept):
     run = tmp_path / "run"
     run.mkdir()
     for name in (kept, RECIPE, METRICS, WRITER):
@@ -51,10 +75,6 @@ def test_weights_without_a_state_are_not_trained_over_but_by_a_job_that_is_start
     with pytest.raises(AlexNetError, match=f"holds {kept} and no state.pt, .*--set weights={run} to start from those"):
         train(data, run, resume=True)
     assert {name: (run / name).read_bytes() for name in before} == before
-    monkeypatch.setattr(restarts, "started_again", lambda job: True)
-    said: list[str] = []
-    train(data, run, say=said.append)
-    assert any("before its first checkpoint" in line for line in said)
 
 
 @pytest.fixture

@@ -288,7 +288,7 @@ def test_a_recipe_for_trained_layers_is_refused_on_initial_weights(refused, fold
     assert "use alexnet finetune MODEL DATA" in refused(*words)
     assert not (tmp_path / "run").exists()
     trained = recipes.resolve(recipe, ["rate_below=1"])  # at one rate for all layers it trains from scratch
-    assert open_run(tmp_path, trained, [], False, False, World(0, 1, torch.device("cpu")), print) == (trained, None)
+    assert open_run(tmp_path, trained, [], False, World(0, 1, torch.device("cpu")), print) == (trained, None)
 
 
 @pytest.mark.parametrize("classes", [5, 6])

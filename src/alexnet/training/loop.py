@@ -35,7 +35,7 @@ from alexnet.training import optimizer, plots
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
 from alexnet.training.restarts import RunLock, open_run, time_limit
-from alexnet.training.run import Run, keep_best, prepare, save_checkpoint, try_forms
+from alexnet.training.run import Run, finish_checkpoint, keep_best, prepare, save_checkpoint, try_forms
 
 FEW = 10  # classes, fewer than which a loss near guessing says nothing
 
@@ -81,11 +81,12 @@ def train(
         with world.together():
             if world.first and (line := lock.look(world)):
                 say(line)
-        again = world.of_first(lock.again)
-        chosen, state = open_run(folder, recipe, sets, resume, again, world, say)
+        resume = resume or world.of_first(lock.again)
+        chosen, state = open_run(folder, recipe, sets, resume, world, say)
         run = prepare(folder, chosen, state, data, world, say, quiet, lock)
         try:
             with run.saver, run.stop:  # from here on there is something to save
+                finish_checkpoint(run)
                 with tf32(chosen.precision == "tf32"), _memory_in_words(run):
                     try_forms(run, say)
                     pace = _loop(run, say, quiet)

@@ -18,8 +18,10 @@ from alexnet.base.errors import AlexNetError
 from alexnet.base.files import PATIENCE, clear_parts, write_bytes
 from alexnet.base.progress import Say
 from alexnet.base.run_files import BEST, LAST, NAMES, RECIPE, STATE
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.base.turns import same
+from alexnet.data.dataset import Data, some
+from alexnet.data.held_out import counts, digest
 from alexnet.training import checkpoint
 from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
@@ -101,15 +103,12 @@ def time_limit(folder: Path, recipe: str | Recipe | None, sets: Sequence[str]) -
 
 
 def open_run(
-    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, again: bool, world: World, say: Say
+    folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, world: World, say: Say
 ) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume.
-
-    `again`: torchrun has started the run's own job once more, so weights without a state are of a checkpoint cut short.
-    """
+    """The recipe and, when a run goes on, its state; a folder that holds a run is touched only by --resume."""
     with world.together():  # every process has looked before the first one writes
-        chosen, state = _open(folder, recipe, sets, resume or again, say)
-        if state is None and not again and (kept := [name for name in (BEST, LAST) if (folder / name).exists()]):
+        chosen, state = _open(folder, recipe, sets, resume, say)
+        if state is None and (kept := [name for name in (BEST, LAST) if (folder / name).exists()]):
             raise AlexNetError(
                 f"--out {folder} holds {' and '.join(kept)} and no {STATE}, without which a run cannot go on; give "
                 f"another folder and --set weights={folder} to start from those weights, or move them away."
@@ -167,3 +166,30 @@ def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) ->
             )
     free = recipes.FREE_ON_RESUME & (set(values) if recipe is None else set(given))
     return recipes.override(recorded, {key: given[key] for key in free})
+
+
+def check_same_data(state: dict[str, Any], data: Data) -> None:
+    """Refuse other data than the run was started with, and name what differs; old states know fewer of its facts."""
+    classes, images = state["classes"], len(data.split("train"))
+    differs = []
+    if added := sorted(set(data.classes) - set(classes)):
+        differs.append(f"has classes more ({some(added)})")
+    if gone := sorted(set(classes) - set(data.classes)):
+        differs.append(f"lacks classes ({some(gone)})")
+    if not differs and classes != data.classes:
+        differs.append("has the classes in another order")
+    if not differs and "counts" in state:
+        now = counts(data)
+        for split in sorted(now.keys() | state["counts"].keys()):
+            was, there = state["counts"].get(split, [0] * len(classes)), now.get(split, [0] * len(classes))
+            others = [f"{c}: {a:,}, now {b:,}" for c, a, b in zip(classes, was, there, strict=True) if a != b]
+            if others:
+                differs.append(f"has other numbers of pictures in {split} ({some(others)})")
+    if not differs and state.get("digest", "") not in ("", digest(data)):
+        differs.append("has as many pictures of each class, but other files or in another order")
+    if differs or state["images"] != images:
+        raise AlexNetError(
+            f"--resume: the run was trained on {counted(state['images'], 'picture')} of "
+            f"{counted(len(classes), 'class')}, DATA {data.path} has {images:,} of {len(data.classes)}"
+            f"{': it ' + ' and '.join(differs) if differs else ''}; give the data that it was started with."
+        )

@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from alexnet.base import run_files
 from alexnet.base.device import choose_precision, device_name, make_deterministic
 from alexnet.base.distributed import World
-from alexnet.base.errors import AlexNetError
 from alexnet.base.files import write_bytes
 from alexnet.base.metrics import Metrics
 from alexnet.base.progress import Progress, Say
@@ -22,7 +20,6 @@ from alexnet.base.signals import StopRequest
 from alexnet.base.text import counted
 from alexnet.base.turns import same
 from alexnet.data import labels
-from alexnet.data.dataset import some
 from alexnet.data.held_out import counts, digest, divided, recipe_held_out
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, batch_count, statistics
@@ -44,7 +41,7 @@ from alexnet.training.optimizer import Plateau, Rule, build_optimizer
 from alexnet.training.parallel.division import Division
 from alexnet.training.probing import FeatureRows, Tail
 from alexnet.training.recipe import Recipe
-from alexnet.training.restarts import RunLock
+from alexnet.training.restarts import RunLock, check_same_data
 from alexnet.training.starting import begin, class_weights
 from alexnet.weights import classifier, native
 
@@ -220,7 +217,7 @@ def _data(folder: Path, recipe: Recipe, state: dict | None, data: str | Path | D
     found = divided(found, recipe_held_out(recipe))
     say(found.summary())
     if state is not None:
-        _check_same_data(state, found)
+        check_same_data(state, found)
     return found
 
 
@@ -321,35 +318,9 @@ def choose_square(recipe: Recipe, data: Data, say: Say) -> str:
     return data.square
 
 
-def _check_same_data(state: dict[str, Any], data: Data) -> None:
-    """Refuse other data than the run was started with, and name what differs; old states know fewer of its facts."""
-    classes, images = state["classes"], len(data.split("train"))
-    differs = []
-    if added := sorted(set(data.classes) - set(classes)):
-        differs.append(f"has classes more ({some(added)})")
-    if gone := sorted(set(classes) - set(data.classes)):
-        differs.append(f"lacks classes ({some(gone)})")
-    if not differs and classes != data.classes:
-        differs.append("has the classes in another order")
-    if not differs and "counts" in state:
-        now = counts(data)
-        for split in sorted(now.keys() | state["counts"].keys()):
-            was, there = state["counts"].get(split, [0] * len(classes)), now.get(split, [0] * len(classes))
-            others = [f"{c}: {a:,}, now {b:,}" for c, a, b in zip(classes, was, there, strict=True) if a != b]
-            if others:
-                differs.append(f"has other numbers of pictures in {split} ({some(others)})")
-    if not differs and state.get("digest", "") not in ("", digest(data)):
-        differs.append("has as many pictures of each class, but other files or in another order")
-    if differs or state["images"] != images:
-        raise AlexNetError(
-            f"--resume: the run was trained on {counted(state['images'], 'picture')} of "
-            f"{counted(len(classes), 'class')}, DATA {data.path} has {images:,} of {len(data.classes)}"
-            f"{': it ' + ' and '.join(differs) if differs else ''}; give the data that it was started with."
-        )
-
-
 def save_checkpoint(run: Run, best: bool = False) -> None:
-    """Best weights, last weights, then the state, which alone decides where a resumed run goes on.
+    """Best weights, last weights, then the state, which alone decides where a resumed run goes on; the first time the
+    state stands first, so that weights without one are of a run that has lost it.
 
     They are as they are now; `run.saver` writes them while training goes on.
     """
@@ -370,12 +341,22 @@ def save_checkpoint(run: Run, best: bool = False) -> None:
     weights = replace(classifier.weights_of(whole), tensors=state["model"])
 
     def write() -> None:
-        contents = native.to_bytes(weights)
+        contents, file = native.to_bytes(weights), run.folder / run_files.STATE
+        if first := not file.exists():
+            checkpoint.write_state(file, state)
         for name in (run_files.BEST, run_files.LAST) if best else (run_files.LAST,):
             write_bytes(run.folder / name, contents)
-        checkpoint.write_state(run.folder / run_files.STATE, state)
+        if not first:
+            checkpoint.write_state(file, state)
 
     run.saver(write)
+
+
+def finish_checkpoint(run: Run) -> None:
+    """Write the weights of a run that was killed while it wrote its first checkpoint, whose state stands first."""
+    there = [(run.folder / name).exists() for name in (run_files.STATE, run_files.LAST)]
+    if run.world.of_first(there) == [True, False]:
+        save_checkpoint(run, best=run.position.epochs > 0 and not run.position.since)
 
 
 def keep_best(run: Run, say: Say) -> int | None:
