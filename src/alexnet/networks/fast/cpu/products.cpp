@@ -1,6 +1,6 @@
-// Fully connected layers for few pictures, where to read the weights is most of the work: they are read once, as they lie.
-// Every sum is made of the same partial sums in the same order, whatever the other pictures, their number and the threads
-// are: what a layer makes of a picture does not depend on its company, to the bit.
+// Fully connected layers for few pictures, where to read the weights is most of the work: they are read as they lie,
+// once for 64 pictures. Every sum is made of the same partial sums in the same order, whatever the other pictures,
+// their number and the threads are: what a layer makes of a picture does not depend on its company, to the bit.
 #include <algorithm>
 #include <vector>
 
@@ -58,8 +58,8 @@ static inline float total(Floats sum) {
     return sum[0];
 }
 
-// x float32, inputs of pictures and groups where `far` and `apart` say, w (groups · outputs, inputs), bias (groups · outputs) or none
-// -> y (pictures, groups · outputs); group g of the outputs sees group g of the inputs.
+// x float32, the inputs of a picture's group where `far` and `apart` say; w (groups · outputs, inputs); bias
+// (groups · outputs) or none -> y (pictures, groups · outputs). Group g of the outputs sees group g of the inputs.
 extern "C" void products(const Products* given, const float* x, const float* w, const float* bias, float* y) {
     const Products a = *given;
     const int64_t chunks = (a.outputs + CHUNK - 1) / CHUNK, wide = a.groups * a.outputs;
