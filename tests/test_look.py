@@ -173,7 +173,11 @@ REFUSED = {
     "top without pictures": (["IMAGE", "--what", "top"], "top shows patches of other pictures"),
     "pictures without top": (["IMAGE", "--what", "cam", "--pictures", "IMAGE"], "--pictures is for top"),
     "an index without fig4": (["IMAGE", "--index", "IMAGE"], "--index is for fig4"),
-    "a class there is not": (["IMAGE", "--class", "gren"], "MODEL knows no class 'gren'; did you mean 'green'?"),
+    "a class there is not": (["IMAGE", "--class", "gren"], "knows no class 'gren'; did you mean 'green'? Give a name"),
+    "a class like none": (
+        ["IMAGE", "--class", "zzz"],
+        "knows no class 'zzz'. Give a name, WordNet id or number of one",
+    ),
     "a number that is no class": (["IMAGE", "--class", "3"], "class 3 was asked for"),
     "a layer there is not": (["IMAGE", "--layer", "conv9"], "has no layer 'conv9'"),
     "a folder": (["FOLDER"], "is a folder, and one picture is looked at; give one in it"),

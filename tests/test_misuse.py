@@ -48,7 +48,7 @@ BUILDS = {
     "channels": ({"channels": "3"}, "alexnet32 was asked for channels = '3'; give a whole number"),
     "input text": ({"input": "28"}, "alexnet32 was asked for input = '28'; give a whole number"),
     "input 0": ({"input": 0}, "alexnet32 cannot take input 0: "),
-    "a number for a name": ({"variant": 10}, "there is no variant '10'; did you mean"),
+    "a number for a name": ({"variant": 10}, "there is no variant '10'. The variants are"),
 }
 
 

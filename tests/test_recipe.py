@@ -10,7 +10,9 @@ from importlib import resources
 import pytest
 
 from alexnet.base.errors import AlexNetError
+from alexnet.networks import variants
 from alexnet.networks.variants import VARIANTS
+from alexnet.reproduction import claims
 from alexnet.training import recipe
 from alexnet.training.recipe import Recipe
 
@@ -135,6 +137,23 @@ def test_an_option_that_is_another_name_of_a_key_must_not_contradict_set():
     for key in recipe.OPTIONS:  # what is no number is told as that of --set is
         with pytest.raises(AlexNetError, match=f"recipe key {key} was given 'nan'"):
             recipe.resolve("digits", recipe.with_options([], {key: "nan"}))
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    {
+        "recipe": (recipe.resolve, "there is no recipe 'zzz'. Give"),
+        "key": (lambda name: recipe.resolve("digits", [f"{name}=1"]), "no key 'zzz'. alexnet recipes --keys"),
+        "variant": (variants.variant, "there is no variant 'zzz'. The variants"),
+        "claim": (claims.claim, "there is no claim 'zzz'. The claims"),
+        "sink": (lambda name: recipe.resolve("digits", [f"sinks={name}"]), "none of them. It takes"),
+        "step": (lambda name: recipe.resolve("digits", [f"augment={name}"]), "none of its steps. "),
+    }.values(),
+)
+def test_a_name_like_no_other_is_not_answered_with_a_guess(ask, said):
+    with pytest.raises(AlexNetError) as error:
+        ask("zzz")
+    assert said in str(error.value)
 
 
 def test_unknown_recipes_name_the_nearest(tmp_path):

@@ -58,12 +58,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def nearest_names(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """The known names that are most like one that is not, the nearest first; case counts for nothing."""
+def nearest_names(name: str, known: Iterable[str], count: int = 1, alike: float = 0.0) -> list[str]:
+    """The known names that are most like one that is not, the nearest first; case counts for nothing.
+
+    `alike` is how much they have in common at least, 0 to 1.
+    """
     folded = {one.casefold(): one for one in known}
-    return [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, count, 0.0)]
+    return [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, count, alike)]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question that ends the first half of an error about an unknown name."""
-    return f"did you mean '{nearest_names(name, known)[0]}'?"
+    """What ends the first half of an error about an unknown name: a question, or where no known name is like it, a
+    full stop."""
+    near = nearest_names(name, known, alike=0.5)
+    return f"; did you mean '{near[0]}'?" if near else "."

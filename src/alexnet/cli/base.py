@@ -148,7 +148,7 @@ class Group(click.Group):
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             near = did_you_mean(name, self.list_commands(ctx))
-            ctx.fail(f"there is no command '{name}'; {near} alexnet --help lists them all.")
+            ctx.fail(f"there is no command '{name}'{near} alexnet --help lists them all.")
         return super().resolve_command(ctx, args)
 
 

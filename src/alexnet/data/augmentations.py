@@ -130,7 +130,7 @@ def named(text: str) -> tuple[tuple[str, float], ...]:
         name, _, given = word.partition("=")
         if name not in NAMED:
             raise AlexNetError(
-                f"recipe key augment was given '{name:.60}', which is none of its steps; {did_you_mean(name, NAMED)} "
+                f"recipe key augment was given '{name:.60}', which is none of its steps{did_you_mean(name, NAMED)} "
                 f"It takes {listed()}."
             )
         try:

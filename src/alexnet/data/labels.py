@@ -121,8 +121,9 @@ def read(file: Path) -> list[str]:
         else:
             lines = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
         raise AlexNetError(
-            f"--classes {file} cannot be read ({error!s:.100}); give a file with a name a line, in the order of the "
+            f"--classes {file} cannot be read ({why!s:.100}); give a file with a name a line, in the order of the "
             "model's outputs, or the word imagefolder or numeric."
         ) from None
     if not lines:

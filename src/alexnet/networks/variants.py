@@ -511,7 +511,7 @@ def variant(name: str) -> Variant:
     if name in VARIANTS:
         return VARIANTS[name]
     raise AlexNetError(
-        f"there is no variant '{name:.60}'; {did_you_mean(name, VARIANTS)} The variants are {', '.join(VARIANTS)}."
+        f"there is no variant '{name:.60}'{did_you_mean(name, VARIANTS)} The variants are {', '.join(VARIANTS)}."
     )
 
 

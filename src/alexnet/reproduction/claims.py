@@ -288,6 +288,6 @@ def claim(name: str) -> Claim:
     """The claim of that name; an unknown one is an error that names the nearest."""
     if name not in CLAIMS:
         raise AlexNetError(
-            f"there is no claim '{name}'; {did_you_mean(name, CLAIMS)} The claims are {', '.join(CLAIMS)}."
+            f"there is no claim '{name}'{did_you_mean(name, CLAIMS)} The claims are {', '.join(CLAIMS)}."
         )
     return CLAIMS[name]

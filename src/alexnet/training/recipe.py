@@ -289,7 +289,7 @@ def _read(name: str) -> Recipe:
         except (OSError, ValueError) as error:
             raise AlexNetError(f"the recipe file {name} cannot be read ({error}); give a text file in UTF-8.") from None
     raise AlexNetError(
-        f"there is no recipe '{name}'; {did_you_mean(name, shipped())} Give one of {_listed()} or a TOML file."
+        f"there is no recipe '{name}'{did_you_mean(name, shipped())} Give one of {_listed()} or a TOML file."
     )
 
 
@@ -301,7 +301,7 @@ def _known(key: str) -> Any:
     if key not in _TYPES:
         other = {option.removeprefix("--"): name for name, option in OPTIONS.items()}.get(key.replace("_", "-"), key)
         raise AlexNetError(
-            f"a recipe has no key '{key}'; {did_you_mean(other, _TYPES)} alexnet recipes --keys lists them all."
+            f"a recipe has no key '{key}'{did_you_mean(other, _TYPES)} alexnet recipes --keys lists them all."
         )
     return _TYPES[key]
 

@@ -118,7 +118,7 @@ def named(text: str) -> list[str]:
     for name in names:
         if name not in SINKS:
             raise AlexNetError(
-                f"recipe key sinks was given '{name:.60}', which is none of them; {did_you_mean(name, SINKS)} It takes "
+                f"recipe key sinks was given '{name:.60}', which is none of them{did_you_mean(name, SINKS)} It takes "
                 f"{listed()}."
             )
     return names

@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet.base.device import choose_device
 from alexnet.base.errors import AlexNetError, did_you_mean
-from alexnet.base.text import printable
+from alexnet.base.text import counted, printable
 from alexnet.data import labels
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
@@ -113,7 +113,7 @@ def check_what(what: Sequence[str], known: Sequence[str] = WHAT) -> None:
     for name in what:
         if name not in known:
             raise AlexNetError(
-                f"there is no '{name}' to look at; {did_you_mean(name, known)} It takes {', '.join(known)}."
+                f"there is no '{name}' to look at{did_you_mean(name, known)} It takes {', '.join(known)}."
             )
     if not what:
         raise AlexNetError(f"nothing was named to look at; give any of {', '.join(known)}.")
@@ -128,7 +128,10 @@ def class_of(classifier: Classifier, given: str | int) -> int:
         return known[given]
     if given.isdecimal():
         return heat.check_class(classifier, int(given))
-    raise AlexNetError(f"MODEL knows no class '{given:.60}'; {did_you_mean(given, known)}")
+    raise AlexNetError(
+        f"MODEL knows no class '{given:.60}'{did_you_mean(given, known)} Give a name, WordNet id or number of one of "
+        f"its {counted(len(classifier.classes), 'class')}."
+    )
 
 
 def filters_by_layer(classifier: Classifier) -> dict[str, np.ndarray]:
