@@ -3,9 +3,10 @@
     python benchmarks/transfer.py MODEL OUT DATA ... [--each 10 100 1000] [--test 200]
 
 Of each class of DATA the first so many training pictures are learned from and the first --test test pictures asked.
-Both trainings pass equally many pictures (PASSES), with the recipe `finetune`; from scratch all layers have its full
-rate, and the probe has its recipe. Nothing is chosen by the test pictures: the last weights count. One seed; networks
-are kept in OUT/work, so that it goes on where it was stopped; what runs.jsonl has is not measured again. OUT gets
+Both trainings pass equally many pictures, with the recipe `finetune`: the epochs of PASSES for a set of ten classes,
+and more for fewer classes, so that there are as many pictures. From scratch all layers have the recipe's full rate, and
+the probe has its own recipe. Nothing is chosen by the test pictures: the last weights count. One seed; networks are
+kept in OUT/work, so that it goes on where it was stopped; what runs.jsonl has is kept and not measured again. OUT gets
 runs.jsonl, figure.png and README.md.
 """
 
@@ -30,7 +31,7 @@ from alexnet.training.finetuning import finetune
 from alexnet.training.loop import train
 from alexnet.training.recipe import override, resolve
 
-PASSES = {10: 20, 100: 10, 1000: 1}  # epochs for so many pictures a class
+PASSES = {10: 20, 100: 10, 500: 2, 1000: 1}  # epochs for so many pictures of each of ten classes
 WAYS = {"fine-tuned": "finetune", "probe": "probe", "from scratch": "finetune"}
 
 
@@ -53,7 +54,8 @@ def learned(model: str, data: Data, way: str, each: int, folder: Path, device: s
         return
     recipe = override(resolve(WAYS[way]), {"stop_after": 0, "class_weights": False})
     if way != "probe":
-        recipe = replace(recipe, epochs=PASSES[each], warmup=PASSES[each] / 10)
+        epochs = max(PASSES[each] * 10 // len(data.classes), 1)
+        recipe = replace(recipe, epochs=epochs, warmup=epochs / 10)
     if way == "from scratch":
         variant = alexnet.load(model, "cpu").model.variant.name
         train(data, folder, replace(recipe, rate_below=1.0, variant=variant), resume=True, device=device, say=print)
@@ -131,13 +133,13 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
     parser.add_argument("data", nargs="+")
-    parser.add_argument("--each", type=int, nargs="+", default=list(PASSES), choices=list(PASSES))
+    parser.add_argument("--each", type=int, nargs="+", default=[10, 100, 1000], choices=list(PASSES))
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    file, lines = asked.out / "runs.jsonl", []
-    before = [json.loads(one) for one in file.read_text("utf-8").splitlines()] if file.exists() else []
+    file = asked.out / "runs.jsonl"
+    lines = [json.loads(one) for one in file.read_text("utf-8").splitlines()] if file.exists() else []
     for each in asked.each:
         for place in asked.data:
             if each > np.bincount(find_data(place).split("train").labels).min():
@@ -145,8 +147,9 @@ def main() -> None:
                 continue
             for way in WAYS:
                 made = [asked.model, Path(place).name, way, each]
-                known = [one for one in before if [one[key] for key in ("model", "data", "way", "each")] == made]
-                lines += known or [line(asked.model, place, way, each, asked.out, asked.test, asked.device)]
+                if any([one[key] for key in ("model", "data", "way", "each")] == made for one in lines):
+                    continue
+                lines.append(line(asked.model, place, way, each, asked.out, asked.test, asked.device))
                 print(f"{place}, {each} a class, {way}: {100 * lines[-1]['top1_error']:.1f} %", flush=True)
                 lines.sort(key=lambda one: (one["data"], one["each"], list(WAYS).index(one["way"])))
                 file.write_text("".join(json.dumps(one) + "\n" for one in lines))

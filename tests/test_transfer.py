@@ -21,7 +21,7 @@ def test_each_way_is_measured_once_drawn_and_put_in_a_table(tmp_path, tiny_run, 
     for split, count, first in (("train", 4, 0), ("val", 3, 100)):
         write_folders(tmp_path / "few" / split, count, first=first)
     monkeypatch.setattr(transfer, "PASSES", {2: 1, 100: 1})
-    words = [tiny_run, tmp_path / "out", tmp_path / "few", "--test", 2, "--device", "cpu"]
+    words = [tiny_run, tmp_path / "out", tmp_path / "few", "--each", 2, 100, "--test", 2, "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["transfer.py", *map(str, words)])
     transfer.main()
     lines = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
