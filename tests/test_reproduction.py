@@ -147,6 +147,28 @@ def test_a_finished_network_is_found_when_recipes_get_a_key_and_under_the_name_t
     assert {one.name for one in fields(Recipe)} >= running.UNNAMED
 
 
+@pytest.mark.parametrize("rate", ["0.002", "1e30"])
+def test_what_was_trained_on_as_many_other_pictures_is_not_taken_for_a_network_of_these(
+    alexnet, refused, tmp_path, rate
+):
+    """1e30 makes the loss infinite, which is a result too."""
+    for name, first in (("these", 0), ("others", 30)):
+        write_folders(tmp_path / name / "cifar10" / "train", 3, first=first)
+        write_folders(tmp_path / name / "cifar10" / "val", 2, first=50)
+    words = ["reproduce", "cifar-18", "--seeds", "1", "--out", tmp_path / "r"]
+    words += [*options("epochs=1", f"learning_rate={rate}"), "--data"]
+    status, _, _ = alexnet(*words, tmp_path / "these")
+    said = refused(*words, tmp_path / "others")
+    assert f"was trained on other pictures than those of {tmp_path / 'others' / 'cifar10'}, though on as many" in said
+    (tmp_path / "these").rename(tmp_path / "moved")
+    assert alexnet(*words, tmp_path / "moved")[0] == status
+    (made,) = (tmp_path / "r/work").glob("*/made.json")
+    facts = json.loads(made.read_text())
+    del facts["digest"]  # as of runs that did not say
+    made.write_text(json.dumps(facts))
+    assert alexnet(*words, tmp_path / "others")[0] == status
+
+
 def test_two_processes_share_networks_out(place, tmp_path):
     """The lock is the system's, on the folder: another holder, as another process would be, keeps this one out."""
     fcntl = pytest.importorskip("fcntl")

@@ -120,7 +120,7 @@ def page(facts: dict[str, Any], lines: list[dict[str, Any]], figure: str) -> str
     for line in lines:
         text.append(
             f"| {line['arm']} | `{line['variant']}` | "
-            f"{counted(line['images'], 'picture')}, {counted(line['classes'], 'class')} | "
+            f"{counted(line['images'], 'picture')}, {counted(line['classes'], 'class')}, {line['data']} | "
             f"{line['seed']} | {line['epochs']} | {line['views']} | {100 * line['top1_error']:.2f} | "
             f"{100 * line['top5_error']:.2f} | {line['seconds'] / 60:.0f} |"
         )

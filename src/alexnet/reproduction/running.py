@@ -26,6 +26,7 @@ from alexnet.base.text import counted
 from alexnet.base.version import __version__
 from alexnet.data import labels
 from alexnet.data.dataset import Split, some
+from alexnet.data.held_out import digest
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import log_probabilities, opened
 from alexnet.networks.variants import VARIANTS
@@ -153,14 +154,19 @@ class Study:
             except Diverged as error:
                 sentence = str(error)
                 self.say(sentence)
+                self._note(folder, data)
                 write_bytes(folder / DIVERGED, sentence.encode())
                 return None
             except Interrupted as stop:
                 told = f"stopped and saved in {folder}: give the same command to go on"
                 raise Interrupted(told, stop.status) from None
-            made = {"device": device_name(choose_device(self.device)), "versions": versions(), "commit": commit()}
-            write_bytes(folder / MADE, json.dumps(made).encode())
+            self._note(folder, data)
         return finished
+
+    def _note(self, folder: Path, data: Data) -> None:
+        """Keep what trained it and on what."""
+        made = {"device": device_name(choose_device(self.device)), "versions": versions(), "commit": commit()}
+        write_bytes(folder / MADE, json.dumps(made | {"digest": digest(data)}).encode())
 
 
 @dataclass(frozen=True)
@@ -294,7 +300,8 @@ def _alone(folder: Path) -> Iterator[None]:
 def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
     """Where that network is, or will be: under the name of today, or under the one that names once had.
 
-    A folder whose recipe is another all the same, as after a default was changed, is refused.
+    A folder whose recipe is another all the same, as after a default was changed, is refused, and so is one of as many
+    other pictures of the same classes. (Until 28 November 2026 no folder said what pictures it was of.)
     """
     names = [_name(recipe, data, origin), _former_name(recipe, data, origin)]
     folder = next((work / name for name in names if (work / name / run_files.RECIPE).exists()), work / names[0])
@@ -307,6 +314,12 @@ def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
                     f"{folder} was trained with {key} = {recorded[key]}, now {asked[key]} is meant; move it away, or "
                     "give another --out."
                 )
+    made = folder / MADE
+    if made.exists() and json.loads(made.read_text("utf-8")).get("digest", digest(data)) != digest(data):
+        raise AlexNetError(
+            f"{folder} was trained on other pictures than those of {data.path}, though on as many of the same classes, "
+            "or on the same in another order; move it away, or give another --out."
+        )
     return folder
 
 
