@@ -100,8 +100,7 @@ def test_best_holds_the_weights_of_the_lowest_validation_error(tmp_path, folders
     assert best.top1_error == pytest.approx(min(line["valid_top1_error"] for line in epochs))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("step", [2, 6, 9])
+@pytest.mark.parametrize(("step", "precision"), [(2, "float32"), (6, "float32"), (9, "float32"), (9, "bfloat16")])
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, folders, monkeypatch, precision, step):
     sets = [*TINY, f"precision={precision}", "log_every=4"]
     train(folders, tmp_path / "whole", None, sets)
