@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet import evaluate, export
 from alexnet.base import run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.data.dataset import Data, Split
-from alexnet.data.held_out import HeldOut, as_trained, digest, divided
+from alexnet.data.held_out import HeldOut, as_trained, divided
+from alexnet.data.identity import digest, identity, pictures_digest
 from alexnet.data.layouts.registry import find_data
+from alexnet.data.packs.writing import pack
 from alexnet.engines import loading
+from alexnet.inference.evaluation import opened
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import checkpoint
 from alexnet.training.loop import train
@@ -256,6 +260,44 @@ def test_a_state_of_before_there_was_a_digest_goes_on(small, tmp_path):
     del state["counts"], state["digest"]
     checkpoint.write_state(run / run_files.STATE, state)
     assert train(small / "data", run, sets=["max_steps=2"], resume=True).steps == 2
+
+
+def other_bytes(root: Path) -> None:
+    """The same pictures, or all but, under the same names."""
+    for file in root.rglob("*.png"):
+        Image.open(file).save(file, "JPEG", quality=75)
+
+
+def test_a_resumed_run_says_where_the_same_names_hold_other_bytes(alexnet, small, tmp_path):
+    run, root = shutil.copytree(small / "run", tmp_path / "run"), shutil.copytree(small / "data", tmp_path / "data")
+    other_bytes(root)
+    for data, steps, told in ((small / "data", 2, False), (root, 3, True)):
+        status, out, _ = alexnet("train", data, "--out", run, "--resume", "--set", f"max_steps={steps}")
+        assert status == 0
+        assert ("but not the same bytes in its pictures" in out) == told
+
+
+def test_an_evaluation_is_not_gone_on_with_on_other_pictures_of_the_same_names(small, tmp_path):
+    root = shutil.copytree(small / "data", tmp_path / "data")
+    asked = []
+    for change in (lambda root: None, other_bytes):
+        change(root)
+        with opened([small / "run"], root, "train", device="cpu") as task:
+            asked.append(task.hashes()["DATA"])
+    assert asked[0] != asked[1]
+
+
+def test_what_tells_data_from_others_holds_where_they_are_copied_and_not_where_they_are_encoded_anew(small, tmp_path):
+    found = {"here": small / "data", "copied": shutil.copytree(small / "data", tmp_path / "copied")}
+    found["anew"] = shutil.copytree(small / "data", tmp_path / "anew")
+    other_bytes(found["anew"])
+    for encoding in ("raw", "jpeg"):
+        pack(small / "data", tmp_path / encoding, size=32, encoding=encoding)
+        found[encoding] = tmp_path / encoding
+    data = {name: find_data(place) for name, place in found.items()}
+    assert len({digest(one) for one in data.values()}) == 1
+    assert pictures_digest(data["here"]) == pictures_digest(data["copied"])
+    assert len({identity(one) for one in data.values()}) == 4
 
 
 def test_all_takes_a_labelled_folder_whole_however_few_its_pictures(alexnet, refused, small, tmp_path):

@@ -220,6 +220,17 @@ def test_another_recipe_on_resume_is_refused_by_key_but_free_keys_are_not(tmp_pa
     assert (result.steps, result.epochs) == (6, 1)
 
 
+def test_the_recipes_name_on_resume_changes_nothing_that_was_set_when_the_run_began(tmp_path, folders):
+    run, own, said = tmp_path / "run", [one for one in TINY if not one.startswith("epochs")], []
+    (tmp_path / "own.toml").write_text("variant = 'alexnet32'\nepochs = 7\n")
+    sets = [*own[1:], "epochs=1", "max_steps=1"]
+    train(folders, run, str(tmp_path / "own.toml"), sets)
+    result = train(folders, run, str(tmp_path / "own.toml"), [*own[1:], "max_steps=2"], resume=True, say=said.append)
+    assert result.steps == 2
+    assert resolve(str(run / run_files.RECIPE)).epochs == 1
+    assert "epochs stays 1, as the run has it; --set epochs=7 changes it" in said
+
+
 def test_the_papers_schedule_ends_after_its_third_drop_and_stays_ended(tmp_path, folders):
     run = tmp_path / "run"
     sets = [*TINY, "epochs=30", "learning_rate=1e-9", "patience=1"]  # nothing is learnt: every epoch is a stall

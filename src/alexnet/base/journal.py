@@ -21,6 +21,7 @@ import torch
 from alexnet.base.distributed import World, job, started_again
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import cache_folder, writing
+from alexnet.base.version import __version__
 
 FOLDER = "unfinished"  # in the cache folder
 HEAD = struct.Struct("<QI")  # bytes, their CRC-32
@@ -40,7 +41,7 @@ class Journal:
     def __init__(self, about: dict[str, Any], world: World, resume: bool) -> None:
         self.units, self.mark, self._kept = 0, 0, False
         if world.first:
-            text = json.dumps(about, sort_keys=True)
+            text = json.dumps([__version__, about], sort_keys=True)
             self.path = cache_folder() / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.rounds"
             with writing(self.path):
                 self._open(resume)

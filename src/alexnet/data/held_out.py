@@ -11,8 +11,7 @@ import numpy as np
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data.dataset import Data, Split, joined, lacking
-
-NAMES = 100_000  # of a split, evenly spaced, that tell it from another
+from alexnet.data.identity import digest
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,6 @@ def _by_name(split: Split, rows: np.ndarray) -> np.ndarray:
     """The rows in an order that their names alone decide."""
     names = [split.name(row).encode("utf-8", "surrogateescape") for row in rows.tolist()]
     return rows[sorted(range(len(rows)), key=lambda i: (hashlib.sha256(names[i]).digest(), names[i], i))]
-
-
-def digest(data: Data) -> str:
-    """What tells the pictures trained on and held out from others: classes, labels and names, in order."""
-    total = hashlib.sha256(repr(data.classes).encode())
-    for split in (data.splits[name] for name in ("train", "valid") if name in data.splits):
-        count = len(split)
-        total.update(np.ascontiguousarray(split.labels, "<i8").tobytes())
-        for row in np.unique(np.linspace(0, count - 1, min(count, NAMES)).round().astype(int)).tolist():
-            total.update(split.name(row).encode("utf-8", "surrogateescape") + b"\0")
-        total.update(b"|%d|" % count)
-    return total.hexdigest()
 
 
 def counts(data: Data) -> dict[str, list[int]]:

@@ -189,6 +189,19 @@ def decode(source: Source | Unreadable, channels: int = 3) -> Image.Image:
         raise Unreadable(f"broken picture ({str(error) or type(error).__name__})") from None
 
 
+def as_given(source: Source) -> bytes:
+    """The bytes of a Source as they are, undecoded; why there are none is raised."""
+    if isinstance(source, Unreadable):
+        raise source
+    if isinstance(source, Mapping):
+        source = _of_mapping(source)
+    if isinstance(source, Image.Image) or hasattr(source, "data_ptr") or hasattr(source, "__array__"):
+        array = np.asarray(source)
+        return f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+    with _file(source) as file:
+        return file.read()
+
+
 def whole_contents(file: IO) -> bytes:
     """What is in an open file, from its beginning where it can be rewound, as Pillow has it."""
     try:

@@ -83,9 +83,9 @@ class Sources:
             )
 
     def places(self) -> list[str]:
-        """The files, folders and patterns that were named, wherever they are looked for from."""
+        """The files, folders and patterns that were named, wherever they are looked for from; - is of this folder."""
         named = [os.fspath(one) for one in self.pictures if isinstance(one, str | os.PathLike)] if self._several else []
-        return [one if one == "-" else os.path.abspath(one) for one in named]
+        return [f"- {os.getcwd()}" if one == "-" else os.path.abspath(one) for one in named]
 
 
 def name_of(named: Named) -> str:

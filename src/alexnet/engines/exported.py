@@ -27,6 +27,7 @@ class Absent(nn.Module):
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.__dict__["file"] = file
+        self.__dict__["files"] = [one for one in (file, file.with_suffix(".bin")) if one.exists()]
 
     def forward(self, *given: Any) -> Tensor:
         self._refuse()

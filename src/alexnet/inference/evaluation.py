@@ -22,7 +22,8 @@ from alexnet.base.progress import Progress
 from alexnet.base.text import counted
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import split_word
-from alexnet.data.held_out import HeldOut, as_trained, digest
+from alexnet.data.held_out import HeldOut, as_trained
+from alexnet.data.identity import identity
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import Pictures, batches
 from alexnet.data.pictures import Square
@@ -108,9 +109,8 @@ class Task:
 
     def hashes(self) -> dict[str, str]:
         """What tells its MODEL and its DATA from others."""
-        split, classes = self.pictures[0].split, self.classifiers[0].classes
-        labelled = Data("", "", classes, {"valid": split})
-        return {"MODEL": " ".join(map(fingerprint, self.classifiers)), "DATA": digest(labelled)}
+        labelled = Data("", "", self.classifiers[0].classes, {"valid": self.pictures[0].split})
+        return {"MODEL": " ".join(map(fingerprint, self.classifiers)), "DATA": identity(labelled)}
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from alexnet.base.files import writing
 from alexnet.base.text import counted
 from alexnet.base.turns import same
 from alexnet.data.sources import Named, Sources
+from alexnet.engines.exported import Absent
 from alexnet.inference.features import FeatureBatch, Pool, feature_batches, row_shape
 from alexnet.weights.classifier import Classifier
 
@@ -84,8 +85,9 @@ def gather(
     Of several processes the first alone has the folder; torchrun's restarts go on without `resume`.
     """
     shapes = {name: row_shape(classifier.model, name, pool) for name in layers}
+    places = hashlib.sha256("\0".join(sources.places()).encode("utf-8", "surrogateescape")).hexdigest()
     about = {
-        "model": fingerprint(classifier), "pool": pool, "batch size": batch_size,
+        "model": fingerprint(classifier), "pool": pool, "batch size": batch_size, "places": places,
         "layers": {name: list(shape) for name, shape in shapes.items()},
     }  # fmt: skip
     world, found = world or alone(), Gathered(folder, shapes)
@@ -163,6 +165,10 @@ def _opened(folder: Path, shapes: dict[str, tuple[int, ...]], about: dict, facts
     try:
         was = json.loads((folder / ABOUT).read_text("utf-8"))
         for key, value in about.items():
+            if key == "places" and was[key] != value:
+                raise AlexNetError(
+                    f"--resume: {folder} was begun with pictures from another place; give the same, or delete it."
+                )
             if was[key] != value:
                 raise AlexNetError(
                     f"--resume: {folder} was begun with {key} {was[key]}, not {value}; give the same, or delete it."
@@ -203,9 +209,16 @@ def _after(found: Gathered, named: Iterator[Named]) -> Iterator[Named]:
 
 
 def fingerprint(classifier: Classifier) -> str:
-    """A hash of the weights and of the preprocessing: equal features need both."""
+    """A hash of layers, weights and preprocessing, or of an export's files: equal answers need all of them."""
     digest = hashlib.blake2b(json.dumps(classifier.preprocess.facts()).encode(), digest_size=16)
-    for tensor in (classifier.preprocess.mean, *classifier.model.state_dict().values()):
+    model = classifier.model
+    if isinstance(model, Absent):
+        for file in model.files:
+            with open(file, "rb") as opened:
+                digest.update(hashlib.file_digest(opened, "blake2b").digest())
+        return digest.hexdigest()
+    digest.update(repr((model.channels, model.input, model.variant.layers)).encode())
+    for tensor in (classifier.preprocess.mean, *model.state_dict().values()):
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 

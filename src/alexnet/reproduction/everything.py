@@ -46,6 +46,7 @@ class Everything:
     say: Callable[[str], object] = lambda text: None
     quiet: bool = True
     found: dict[tuple[Any, ...], Data] = field(default_factory=dict)
+    known: dict[tuple[Any, ...], str] = field(default_factory=dict)
     over: threading.Event = field(default_factory=threading.Event)
     made_at: float = field(default_factory=time.monotonic)
 
@@ -54,7 +55,9 @@ class Everything:
         own = not any(arm.recipe == "tiny_imagenet" for arm in claim.arms)
         sets = tuple(one for one in self.sets if not (own and one.startswith("variant=")))
         place = self.place or Path()
-        return Study(claim, place, self.out, seeds, self.quick, sets, self.device, self.say, self.quiet, self.found)
+        return Study(
+            claim, place, self.out, seeds, self.quick, sets, self.device, self.say, self.quiet, self.found, self.known
+        )
 
     def parts(self) -> list[StudyPart]:
         """What there is to do, of the data given or else of whole sets."""
@@ -106,7 +109,8 @@ class Everything:
             return False
         folder, held = results.folder_of(self.out, part.claim.name, self.quick), self._held(part)
         if held and held["seeds"] > part.seeds:
-            self.say(f"{folder} holds {held['seeds']} seeds, by other keys: it stays until there are as many of these")
+            others = f"{held['seeds']} seeds, by other keys or of other data"
+            self.say(f"{folder} holds {others}: it stays until there are as many of these")
             return True
         for one in results.write(study, outcome)["comparisons"]:
             self.say(f"{_named(part)}: {one['name']}: {results.ours(one)}: {one['verdict']}")
@@ -116,10 +120,11 @@ class Everything:
         return results.read(results.folder_of(self.out, part.claim.name, self.quick), part.claim)
 
     def _there(self, part: StudyPart) -> bool:
-        """Whether results hold as many seeds of it, made with the same keys."""
-        held = self._held(part)
-        sets = list(self.study(part.claim, part.seeds).sets)
-        return held is not None and held["sets"] == sets and held["seeds"] >= part.seeds
+        """Whether results hold as many seeds of it, made with the same keys of the same data."""
+        held, study = self._held(part), self.study(part.claim, part.seeds)
+        if held is None or held["sets"] != list(study.sets) or held["seeds"] < part.seeds:
+            return False
+        return self.place is None or held.get("identity") == study.identity()
 
     @contextmanager
     def _deadline(self) -> Iterator[None]:

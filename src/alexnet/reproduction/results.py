@@ -37,7 +37,7 @@ def write(study: Study, outcome: Outcome) -> dict[str, Any]:
     write_bytes(folder / RUNS, "".join(json.dumps(line) + "\n" for line in lines).encode())
     facts: dict[str, Any] = {
         "claim": claim.name, "quick": study.quick, "verdict": outcome.verdict, "seeds": study.seeds,
-        "sets": list(study.sets), "views": claim.views, "notes": outcome.notes,
+        "sets": list(study.sets), "identity": study.identity(), "views": claim.views, "notes": outcome.notes,
         "comparisons": [
             {"name": one.name, "unit": one.unit, "mean": _number(one.interval.mean), "low": _number(one.interval.low),
              "high": _number(one.interval.high), "seeds": one.interval.seeds, "pictures": one.interval.pictures,

@@ -26,7 +26,7 @@ from alexnet.base.text import counted
 from alexnet.base.version import __version__
 from alexnet.data import labels
 from alexnet.data.dataset import Split, some
-from alexnet.data.held_out import digest
+from alexnet.data.identity import identity
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import log_probabilities, opened
 from alexnet.networks.variants import VARIANTS
@@ -77,6 +77,7 @@ class Study:
     say: Callable[[str], object] = lambda text: None
     quiet: bool = True
     found: dict[tuple[Any, ...], Data] = field(default_factory=dict)  # read before; studies may share it
+    known: dict[tuple[Any, ...], str] = field(default_factory=dict)  # their identities
 
     def __post_init__(self) -> None:
         for arm in self.claim.arms:
@@ -85,12 +86,25 @@ class Study:
     def data(self, name: str = "") -> Data:
         """The data of that name, by default the claim's; a part of them in a quick study."""
         name = name or self.claim.data
-        key = (name, *(self.claim.quick[1:] if self.quick else ()))
+        key = self._key(name)
         if key not in self.found:
             whole = self.found.get((name,)) or _known(find_data(located(self.place, name), quiet=self.quiet), name)
             self.found[(name,)] = whole
             self.found[key] = part(whole, *self.claim.quick[1:]) if self.quick else whole
         return self.found[key]
+
+    def _key(self, name: str) -> tuple[Any, ...]:
+        return name, *(self.claim.quick[1:] if self.quick else ())
+
+    def identity(self, name: str = "") -> str:
+        """What tells the data of that name, by default all that the claim needs, from others."""
+        if not name:
+            names = {self.claim.data, *(arm.first for arm in self.claim.arms if arm.first)}
+            return " ".join(self.identity(one) for one in sorted(names))
+        key = self._key(name)
+        if key not in self.known:
+            self.known[key] = identity(self.data(name))
+        return self.known[key]
 
     def recipe(self, arm: Arm, seed: int, rate: float = 0.0) -> Recipe:
         """What an arm trains, from scratch."""
@@ -133,7 +147,7 @@ class Study:
             before = self._train(self.recipe(Arm("first", "tiny_imagenet"), seed), self.data(arm.first), arm, seed, "")
             if before is None:
                 return None
-            origin = before.folder.name
+            origin = f"{before.folder.name} {self.identity(arm.first)}"
             begun = recipe_for(str((before.folder / run_files.LAST).absolute()), recipe)
             recipe = recipes.override(begun, dict(arm.sets))
         return self._train(recipe, data, arm, seed, origin)
@@ -166,7 +180,7 @@ class Study:
     def _note(self, folder: Path, data: Data) -> None:
         """Keep what trained it and on what."""
         made = {"device": device_name(choose_device(self.device)), "versions": versions(), "commit": commit()}
-        write_bytes(folder / MADE, json.dumps(made | {"digest": digest(data)}).encode())
+        write_bytes(folder / MADE, json.dumps(made | {"identity": identity(data)}).encode())
 
 
 @dataclass(frozen=True)
@@ -301,7 +315,7 @@ def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
     """Where that network is, or will be: under the name of today, or under the one that names once had.
 
     A folder whose recipe is another all the same, as after a default was changed, is refused, and so is one of as many
-    other pictures of the same classes. (Until 28 November 2026 no folder said what pictures it was of.)
+    other pictures of the same classes. (Until 28 November 2026 made.json did not say what pictures it was of.)
     """
     names = [_name(recipe, data, origin), _former_name(recipe, data, origin)]
     folder = next((work / name for name in names if (work / name / run_files.RECIPE).exists()), work / names[0])
@@ -315,7 +329,8 @@ def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
                     "give another --out."
                 )
     made = folder / MADE
-    if made.exists() and json.loads(made.read_text("utf-8")).get("digest", digest(data)) != digest(data):
+    was = json.loads(made.read_text("utf-8")).get("identity") if made.exists() else None
+    if was and was != identity(data):
         raise AlexNetError(
             f"{folder} was trained on other pictures than those of {data.path}, though on as many of the same classes, "
             "or on the same in another order; move it away, or give another --out."

@@ -21,7 +21,8 @@ from alexnet.base.run_files import BEST, LAST, NAMES, RECIPE, STATE
 from alexnet.base.text import counted, printable
 from alexnet.base.turns import same
 from alexnet.data.dataset import Data, some
-from alexnet.data.held_out import counts, digest
+from alexnet.data.held_out import counts
+from alexnet.data.identity import digest, pictures_digest
 from alexnet.training import checkpoint
 from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
@@ -136,7 +137,7 @@ def _open(
     state = checkpoint.read_state(folder / STATE) if (folder / STATE).exists() else None
     recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
     if recorded is not None:
-        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets)
+        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets, say)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
         chosen = recipes.override(chosen, recipes.parse_sets(sets))
@@ -150,8 +151,8 @@ def _open(
     return chosen, state
 
 
-def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) -> Recipe:
-    """The recorded recipe with what may change; any other difference is an error that names it."""
+def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str], say: Say) -> Recipe:
+    """The recorded recipe with what may change and was set; any other difference is an error that names it."""
     asked = recorded
     if recipe is not None:
         asked = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
@@ -164,12 +165,19 @@ def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str]) ->
                 f"--resume: the run was started with {key} = {value}, now {key} = {given[key]} was given; leave "
                 "it out, or start another run."
             )
-    free = recipes.FREE_ON_RESUME & (set(values) if recipe is None else set(given))
+    if isinstance(recipe, str):  # what a recipe says of how far and how fast is for runs that it begins
+        for key in sorted(recipes.FREE_ON_RESUME - set(values)):
+            if given[key] != asdict(recorded)[key]:
+                say(f"{key} stays {asdict(recorded)[key]}, as the run has it; --set {key}={given[key]} changes it")
+    free = recipes.FREE_ON_RESUME & (set(given) if isinstance(recipe, Recipe) else set(values))
     return recipes.override(recorded, {key: given[key] for key in free})
 
 
-def check_same_data(state: dict[str, Any], data: Data) -> None:
-    """Refuse other data than the run was started with, and name what differs; old states know fewer of its facts."""
+def check_same_data(state: dict[str, Any], data: Data, say: Say) -> None:
+    """Refuse other data than the run was started with, and name what differs; old states know fewer of its facts.
+
+    The same pictures may be stored otherwise, as in a pack: that is said.
+    """
     classes, images = state["classes"], len(data.split("train"))
     differs = []
     if added := sorted(set(data.classes) - set(classes)):
@@ -192,4 +200,9 @@ def check_same_data(state: dict[str, Any], data: Data) -> None:
             f"--resume: the run was trained on {counted(state['images'], 'picture')} of "
             f"{counted(len(classes), 'class')}, DATA {data.path} has {images:,} of {len(data.classes)}"
             f"{': it ' + ' and '.join(differs) if differs else ''}; give the data that it was started with."
+        )
+    if state.get("contents", "") not in ("", pictures_digest(data)):
+        say(
+            f"{data.path} has the names that the run was started with, but not the same bytes in its pictures: from "
+            "here on it sees them as they are now, with the mean of those before"
         )

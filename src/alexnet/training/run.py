@@ -20,7 +20,8 @@ from alexnet.base.signals import StopRequest
 from alexnet.base.text import counted
 from alexnet.base.turns import same
 from alexnet.data import labels
-from alexnet.data.held_out import counts, digest, divided, recipe_held_out
+from alexnet.data.held_out import counts, divided, recipe_held_out
+from alexnet.data.identity import digest, pictures_digest
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, batch_count, statistics
 from alexnet.data.pictures import Square
@@ -87,7 +88,8 @@ class Run:
     class_weights: Tensor | None = None  # of the loss
     captured: Captured | None = None  # launches a step as a whole, where that can be done
     warned: bool = False  # that the loss is that of guessing
-    digest: str = ""  # of the data
+    digest: str = ""  # of the data's classes, labels and names
+    contents: str = ""  # of some of its pictures
     saver: checkpoint.Saver = field(default_factory=checkpoint.Saver)
 
     @property
@@ -180,8 +182,8 @@ def prepare(
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         division, optimizer, rule, precision, position, plateau,
-        _metrics(folder, recipe, position.step, world, say),
-        rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
+        _metrics(folder, recipe, position.step, world, say), rate=rates.get("last.weight", rates["weight"]),
+        class_weights=weights, digest=digest(found_data), contents=pictures_digest(found_data) if world.first else "",
         captured=whole_step(world.device, rule.forget, say) if alone else None,
     )  # fmt: skip
 
@@ -217,7 +219,7 @@ def _data(folder: Path, recipe: Recipe, state: dict | None, data: str | Path | D
     found = divided(found, recipe_held_out(recipe))
     say(found.summary())
     if state is not None:
-        check_same_data(state, found)
+        check_same_data(state, found, say)
     return found
 
 
@@ -334,7 +336,7 @@ def save_checkpoint(run: Run, best: bool = False) -> None:
         "model": model.state_dict(), "optimizer": rule_state,
         "mean": run.statistics.mean, "colour_std": run.statistics.colour_std, "colour_axes": run.statistics.colour_axes,
         "preprocess": run.preprocess.facts(), "classes": run.data.classes, "images": len(run.pictures),
-        "counts": counts(run.data), "digest": run.digest,
+        "counts": counts(run.data), "digest": run.digest, "contents": run.contents,
         "recipe": recipes.to_toml(run.recipe),
     })  # fmt: skip
     whole = classifier.Classifier(model, run.preprocess, run.data.classes, origin, trained=trained)

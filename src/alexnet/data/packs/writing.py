@@ -30,6 +30,7 @@ from alexnet.base.signals import StopRequest
 from alexnet.base.text import counted
 from alexnet.base.turns import in_turns, same
 from alexnet.data.dataset import Data, Split
+from alexnet.data.identity import identity
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.job import Job, Made, go_on, keep_job
 from alexnet.data.packs.reading import FORMAT, HEADER, STATE, VERSION, checksum
@@ -181,8 +182,8 @@ def _fill(
 
 
 def fingerprint(data: Data) -> str:
-    """Changes when the source does: hash of labels, of names, and of the size and time of up to 10,000 of its files."""
-    digest = hashlib.sha256(json.dumps([data.layout, data.classes]).encode())
+    """Changes when the source does: a hash of labels, names, some pictures, and size and time of 10,000 files."""
+    digest = hashlib.sha256(json.dumps([data.layout, data.classes, identity(data)]).encode())
     files = list(data.files)
     for name, split in data.splits.items():
         digest.update(f"{name} {split.origin} {len(split)}".encode())

@@ -1,0 +1,51 @@
+"""What tells data from other data: classes, labels, names, and the bytes of some pictures."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from alexnet.data.dataset import Data, Split
+from alexnet.data.pictures import Unreadable, as_given
+
+NAMES = 100_000  # of a split, evenly spaced, that tell it from another
+PICTURES = 16  # of a split, evenly spaced, whose bytes tell it from another under the same names
+
+
+def digest(data: Data) -> str:
+    """A hash of classes, labels and names, in order, of the pictures trained on and held out."""
+    total = hashlib.sha256(repr(data.classes).encode())
+    for split in (data.splits[name] for name in ("train", "valid") if name in data.splits):
+        total.update(np.ascontiguousarray(split.labels, "<i8").tobytes())
+        for row in _some(split, NAMES):
+            total.update(split.name(row).encode("utf-8", "surrogateescape") + b"\0")
+        total.update(b"|%d|" % len(split))
+    return total.hexdigest()
+
+
+def pictures_digest(data: Data) -> str:
+    """A hash of the bytes of some pictures of each split, as they are stored."""
+    total = hashlib.sha256()
+    for name, split in sorted(data.splits.items()):
+        total.update(f"|{name}|".encode())
+        for row in _some(split, PICTURES):
+            total.update(hashlib.sha256(_stored(split, row)).digest())
+    return total.hexdigest()
+
+
+def identity(data: Data) -> str:
+    """A hash of both."""
+    return hashlib.sha256(f"{digest(data)} {pictures_digest(data)}".encode()).hexdigest()
+
+
+def _some(split: Split, most: int) -> list[int]:
+    """So many rows, evenly spaced."""
+    return np.unique(np.linspace(0, len(split) - 1, min(len(split), most)).round().astype(int)).tolist()
+
+
+def _stored(split: Split, row: int) -> bytes:
+    try:
+        return as_given(split.read(row))
+    except Unreadable as error:
+        return str(error).encode("utf-8", "surrogateescape")
