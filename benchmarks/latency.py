@@ -39,8 +39,8 @@ WANTED = {
     ("torch", base.BFLOAT16): "this CPU has no bfloat16 instructions",
     ("openvino", base.BFLOAT16): "this CPU has no bfloat16 instructions",
     ("openvino", base.W8_BFLOAT16): "this CPU has no bfloat16 instructions",
-    ("onnx", base.W8): "alexnet[onnx] is not installed",
-    ("openvino", base.W8): "alexnet[openvino] is not installed",
+    ("onnx", base.W8): "the extra onnx is not installed",
+    ("openvino", base.W8): "the extra openvino is not installed",
 }
 
 

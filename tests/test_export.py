@@ -337,7 +337,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, hidden, None)
     command, *rest = arguments
     where = folders / "val" if command == "predict" else tmp_path / "net"
-    assert f"pip install 'alexnet[{extra}]'" in refused(command, tiny_run, where, *rest)
+    assert f"pip install '.[{extra}]'" in refused(command, tiny_run, where, *rest)
     assert not list(tmp_path.iterdir())
 
 

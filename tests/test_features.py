@@ -247,5 +247,5 @@ def test_features_refusals(refused, tiny_run, pictures, tmp_path, monkeypatch):
     message = refused("features", tiny_run, tmp_path / "bad.png", "--output", tmp_path / "f.npy")
     assert "none of 1 picture can be read" in message
     monkeypatch.setitem(sys.modules, "h5py", None)
-    assert "pip install 'alexnet[hdf5]'" in refused(*words, tmp_path / "f.h5")
+    assert "pip install '.[hdf5]'" in refused(*words, tmp_path / "f.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["bad.png"]

@@ -362,7 +362,7 @@ def test_options_of_moving_pictures_on_others_are_refused(refused, tiny_run, cli
 
 def test_without_its_package_one_sentence_names_the_extra(refused, tiny_run, clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    assert "pip install 'alexnet[video]'" in refused("predict", tiny_run, clip)
+    assert "pip install '.[video]'" in refused("predict", tiny_run, clip)
 
 
 def test_a_smoother_follows_its_formula_whatever_the_times():

@@ -280,7 +280,7 @@ def test_photographs_of_iphones_are_read_where_their_extra_is(tmp_path, orientat
 
 def test_a_photograph_of_an_iphone_without_the_extra_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(pictures, "reads_heif", lambda: False)
-    with pytest.raises(Unreadable, match=r"HEIC.*pip install 'alexnet\[heif\]' to read it, or save it as JPEG"):
+    with pytest.raises(Unreadable, match=r"HEIC.*pip install '\.\[heif\]' to read it; or save it as JPEG"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
 
 

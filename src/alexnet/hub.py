@@ -1,4 +1,4 @@
-"""Models of Hugging Face's hub, by the mixin of its own library: `pip install 'alexnet[hub]'`.
+"""Models of Hugging Face's hub, by the mixin of its own library: `pip install '.[hub]'` in a clone of alexnet.
 
 from alexnet.hub import AlexNet
 
@@ -25,7 +25,7 @@ try:
     from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 except ImportError:
     raise AlexNetError(
-        "alexnet.hub needs the package huggingface_hub, which is not installed; pip install 'alexnet[hub]'."
+        "alexnet.hub needs huggingface_hub, which is not installed: in a clone of alexnet, pip install '.[hub]'."
     ) from None
 
 

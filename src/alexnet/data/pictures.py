@@ -315,7 +315,9 @@ def _opened(file: BinaryIO) -> Image.Image:
 def _what(head: bytes) -> str:
     """What a file is that is no picture which Pillow reads, by its first bytes."""
     if head[4:12] in HEIF:
-        how = "broken" if reads_heif() else "pip install 'alexnet[heif]' to read it, or save it as JPEG"
+        how = (
+            "broken" if reads_heif() else "in a clone of alexnet, pip install '.[heif]' to read it; or save it as JPEG"
+        )
         return f"HEIC, as iPhones save photographs; {how}"
     folded = head.lstrip().lower()
     return next((words for start, words in OTHERS.items() if folded.startswith(start.lower())), "not a picture")

@@ -49,7 +49,7 @@ def package(name: str, extra: str, asked: str) -> Any:
             return import_module(name)
     except ImportError as error:
         missing = f"{name}, which is not installed" if find_spec(name.split(".")[0]) is None else f"{name} ({error})"
-        raise AlexNetError(f"{asked} needs {missing}: pip install 'alexnet[{extra}]'.") from None
+        raise AlexNetError(f"{asked} needs {missing}: in a clone of alexnet, pip install '.[{extra}]'.") from None
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def choose_engine(classifier: Classifier, batch_size: int) -> Choice:
     best = min(within, key=lambda key: medians[key])
     engine = engines[best]
     absent = [
-        f"alexnet[{extra}]"
+        extra
         for extra, modules in (("onnx", ("onnxruntime", "onnx")), ("openvino", ("openvino", "nncf")))
         if not has(*modules)
     ]
@@ -62,7 +62,7 @@ def choose_engine(classifier: Classifier, batch_size: int) -> Choice:
         f"{len(pictures)}, torch in float32 {medians[reference]:.1f}; logits differ by {far[best]:.1e} of their spread"
     )
     if absent:
-        words += f"; not wholly installed: {', '.join(absent)}"
+        words += f"; extras that are not wholly installed: {', '.join(absent)}"
     return Choice(engine, best == reference, words)
 
 

@@ -167,7 +167,8 @@ def _h5py():
         import h5py
     except ImportError:
         raise AlexNetError(
-            "a .h5 file needs h5py, which is not installed: pip install 'alexnet[hdf5]', or give a .parquet file."
+            "a .h5 file needs h5py, which is not installed: in a clone of alexnet, pip install '.[hdf5]'; or give a "
+            ".parquet file."
         ) from None
     return h5py
 

@@ -58,7 +58,7 @@ def _kept(folder: Path, name: str, after: int) -> tuple[Path, str | None]:
     return file, file.read_text("utf-8").strip() if after and file.exists() else None
 
 
-@sink("files in RUN/tensorboard, which tensorboard --logdir shows", "tensorboard", "alexnet[tensorboard]")
+@sink("files in RUN/tensorboard, which tensorboard --logdir shows", "tensorboard", "tensorboard")
 class TensorBoard:
     def __init__(self, folder: Path, after: int, recipe: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -139,7 +139,7 @@ def check_sinks(text: str) -> None:
             there = True
         if not there:
             raise AlexNetError(
-                f"sinks={name} needs {one.module}, which is not installed: pip install '{one.install}', or leave it "
+                f"sinks={name} needs {one.module}, which is not installed: pip install {one.install}, or leave it "
                 "out; metrics.jsonl has the same numbers."
             )
 
