@@ -4,7 +4,10 @@ LAST, BEST, STATE, RECIPE = "model.safetensors", "best.safetensors", "state.pt",
 METRICS = "metrics.jsonl"
 
 MEANINGS = {
-    LAST: "the last weights, with mean, preprocessing, class names and origin",
+    LAST: (
+        "the last weights, after `finetune` those of the lowest validation error; with mean, preprocessing, class "
+        "names and origin"
+    ),
     BEST: "those of the epoch with the lowest validation error",
     STATE: "all that `--resume` needs; plain data, which `torch.load(weights_only=True)` reads",
     RECIPE: "every key of the recipe with its value",

@@ -32,7 +32,6 @@ from alexnet.cli.base import (
     recipe_options,
     resume_option,
     shared,
-    which_option,
 )  # fmt: skip
 from alexnet.networks.traffic import WAYS
 
@@ -147,7 +146,10 @@ def info(model: str, way: str | None, processes: int | None, as_json: bool) -> i
 @click.option("--out", required=True, metavar="RUN", help="The run folder to make, or to go on with.")
 @click.option("--recipe", metavar="NAME|FILE.toml", help="What to train and how.  [default: author_2012]")
 @recipe_options
-@which_option
+@click.option(
+    "--weights", type=click.Choice(["best", "last"]),
+    help="With --set weights=RUN: start from its best epoch's weights, or its last.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on exactly where the run in RUN stopped.")
 @json_option
 @device_option
@@ -202,7 +204,7 @@ def _start(recipe: str | None, sets: list[str], weights: str) -> str:
     default="first",
     type=click.Choice(["first", "fraction"]),
     show_default=True,
-    help="Who is right in a tie.",
+    help="Whether tied scores go to the first class or are shared.",
 )
 @click.option("--pictures", metavar="FILE", help="Also write each picture's answers: .csv, .jsonl or .parquet.")
 @click.option("--per-class", metavar="FILE", help="Also write figures of each class: .csv, .jsonl or .parquet.")

@@ -298,6 +298,7 @@ def commands() -> None:
     DATA is a folder of class folders (with or without train/ and val/), flat pictures with a table of labels (.csv),
     ImageNet as downloaded or unpacked, a folder of parquet files, CIFAR's python archives, WebDataset shards, a pack
     made by alexnet pack, or the word digits; alexnet check says which. MODEL is a run folder, a file of weights
-    (.safetensors, .pth, .caffemodel, .onnx, .npy, .mat, a checkpoint of cuda-convnet), or published weights by name;
-    predict, evaluate and compare also take what alexnet export makes (.onnx, .xml).
+    (.safetensors, .pth, .caffemodel, .onnx, .npy, .npz, .mat, a checkpoint of cuda-convnet), a folder of Hugging Face,
+    or published weights by name; predict, evaluate, compare and serve also take what alexnet export makes (.onnx,
+    .xml).
     """

@@ -76,7 +76,9 @@ def moving_options(command: Callable) -> Callable:
 
 OPTIONS = (
     click.option("--every", type=click.IntRange(1), help="Of moving pictures: one frame in so many.  [default: 1]"),
-    click.option("--smooth", type=click.FloatRange(0), metavar="S", help="Over so many seconds.  [default: 0.5]"),
+    click.option(
+        "--smooth", type=click.FloatRange(0), metavar="S", help="Average answers over so many seconds.  [default: 0.5]"
+    ),
     click.option("--annotate", metavar="FILE", help="Also write a film with the classes on it: .mp4, .mkv, .mov."),
     click.option(
         "--realtime/--all-frames",

@@ -134,8 +134,8 @@ def features(
 ) -> int:  # fmt: skip
     """Write what layers make of pictures: fc7 is before its ReLU, relu7 after it; several layers in one pass.
 
-    A row a readable picture, in order. Parquet and HDF5 hold filename and a column or data set a layer; .npy and
-    .safetensors have the names, one a line, in FILE.filenames.txt beside them.
+    A row a readable picture, in order. Parquet and HDF5 hold filename and a column or data set a layer; the
+    names of F.npy and F.safetensors are in F.filenames.txt beside it, one a line.
     """
     from alexnet.base.distributed import process_group
     from alexnet.data.sources import Sources

@@ -28,7 +28,7 @@ PORT = 8012
 @click.option("--pictures", metavar="FOLDER", help="Where to look for what excites a map most.")
 @click.option("--data", metavar="DATA", help="What a run's network is evaluated on, to show its mistakes.")
 @click.option(
-    "--token", envvar="ALEXNET_TOKEN", metavar="WORD", help="What who asks must send.  [or in $ALEXNET_TOKEN]"
+    "--token", envvar="ALEXNET_TOKEN", metavar="WORD", help="The word that requests must carry.  [or in $ALEXNET_TOKEN]"
 )
 @click.option("--urls", multiple=True, metavar="ADDRESS", help="Below which pictures may be fetched; repeatable.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Pictures computed at once.")

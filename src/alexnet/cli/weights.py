@@ -69,7 +69,7 @@ def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str)
 @click.option("--format", "format", required=True, type=click.Choice(["onnx", "openvino", "pt2"]))
 @click.option("--weights", type=click.Choice(["fp16", "w8", "int8"]), help="Smaller weights.  [default: float32]")
 @click.option("--data", metavar="DATA", help="Measure the change of error on it; int8 is calibrated on it.")
-@click.option("--split", default="valid", show_default=True, help="Of DATA, to measure on: train, valid or all.")
+@click.option("--split", default="valid", show_default=True, help="Of DATA, to measure on: train, valid, test or all.")
 @model_options("model")
 @json_option
 @shared

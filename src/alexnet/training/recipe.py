@@ -93,15 +93,21 @@ class Recipe:
     )  # fmt: skip
     warmup: float = _key(0.0, "epochs of linear warm-up")
     schedule_epochs: float = _key(
-        95.0, "the epochs for which the next five are written; `epochs` stretches them", above=True
+        95.0,
+        "epochs for which drops, bias_drops, conv1_*, colour_noise_off are set; `epochs` stretches them",
+        above=True,
     )
-    drops: tuple[float, ...] = _key((22.0, 49.0, 81.0), "epochs at which weights' rates drop (code)")
+    drops: tuple[float, ...] = _key((22.0, 49.0, 81.0), "epochs at which weights' rates drop (code; schedule steps)")
     drop_factor: float = _key(0.1, "what a drop multiplies weights' rates by", high=1)
-    bias_drops: tuple[float, ...] = _key((22.0,), "epochs at which biases' rates are divided by 10 (code)")
-    conv1_slow: float = _key(66.0, "epoch at which conv1's weights are slowed by 10 more (code); 0: never")
-    conv1_frozen: float = _key(73.0, "epoch from which conv1 is not updated (code); 0: never")
+    bias_drops: tuple[float, ...] = _key(
+        (22.0,), "epochs at which biases' rates are divided by 10 (code; schedule steps)"
+    )
+    conv1_slow: float = _key(
+        66.0, "epoch at which conv1's weights are slowed by 10 more (code; schedule steps); 0: never"
+    )
+    conv1_frozen: float = _key(73.0, "epoch from which conv1 is not updated (code; schedule steps); 0: never")
     colour_noise_off: float = _key(66.0, "epoch from which there is no colour noise (code); 0: never off")
-    patience: int = _key(5, "epochs without a better validation error that make a plateau", low=1)
+    patience: int = _key(5, "epochs without a better validation error that make a plateau (schedule plateau)", low=1)
 
     activation: str = _key("relu", "of every layer that has one (§3.1)", "relu", "tanh", layers=True)
     ties: str = _key(
