@@ -341,3 +341,33 @@ def test_a_file_that_others_may_write_is_not_loaded(anew, tmp_path, capfd):
     assert len(forms()) == 3
     assert "fast layers compiled" in capfd.readouterr().err
     assert file.read_bytes() != b"not ours"
+
+
+@needs_compiler
+@pytest.mark.parametrize("left", [b"", b"\x7fELF and no more"], ids=["empty", "cut short"])
+def test_a_kept_file_that_cannot_be_loaded_is_compiled_once_anew(anew, tmp_path, capfd, monkeypatch, left):
+    cxx = copying(tmp_path / "copies")
+    anew(cxx)
+    assert fast.choose(torch.device("cpu")) == "layers: fast, as C++ compiled by copies 1.0"
+    (good,) = (tmp_path / "fast").iterdir()
+    file = tmp_path / "elsewhere" / "fast" / good.name  # a path that was loaded is not looked at again
+    file.parent.mkdir(parents=True)
+    file.write_bytes(left)
+    file.chmod(0o700)
+    capfd.readouterr()
+    anew(cxx)
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "elsewhere"))
+    assert len(forms()) == 3
+    assert capfd.readouterr().err.count("fast layers compiled") == 1
+    assert file.read_bytes() == Path(REAL()[0]._name).read_bytes()
+
+
+def test_what_a_compiler_makes_and_the_system_cannot_load_leaves_layers_plain(anew, tmp_path, capfd):
+    cxx = script(tmp_path / "other", 'while test "$1" != -o; do shift; done; echo "no library" > "$2"')
+    for _ in range(2):  # the second finds the first one's file
+        anew(cxx)
+        assert forms() == []
+        said, last = capfd.readouterr().err.strip().splitlines()
+        assert said.startswith("fast layers compiled")
+        assert last.startswith("layers run in their plain form, ")
+        assert f"what {cxx} made cannot be loaded" in last

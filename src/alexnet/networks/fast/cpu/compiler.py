@@ -1,5 +1,5 @@
 """The C++ forms, compiled on first use by the machine's own compiler and kept in the cache under a hash of all that
-decides the result: sources, flags, compiler and processor."""
+decides the result: sources, flags, compiler, processor and C library."""
 
 from __future__ import annotations
 
@@ -41,14 +41,18 @@ def library() -> tuple[ctypes.CDLL | None, str]:
         files = sorted(resources.files(__package__).iterdir(), key=lambda file: file.name)
         sources = {file.name: file.read_bytes() for file in files if file.name.endswith((".cpp", ".h"))}
         digest = hashlib.sha256()
-        words = (version, *command, *FLAGS, *ROUNDING, _processor(), *sources)
+        words = (version, *command, *FLAGS, *ROUNDING, _processor(), *platform.libc_ver(), *sources)
         for part in (*(word.encode() for word in words), *sources.values()):
             digest.update(part + b"\0")
         folder = cache_folder() / "fast"
         file = folder / f"{digest.hexdigest()[:24]}.so"
-        if not _trusted(file):
+        kept = _opened(file) if _trusted(file) else None
+        if not isinstance(kept, ctypes.CDLL):  # not there, or damaged, or made for other libraries than this system's
             _compile(command, sources, folder, file, version)
-        return ctypes.CDLL(str(file)), f"as C++ compiled by {version}"
+            kept = _opened(file)
+        if isinstance(kept, OSError):
+            raise _Unable(f"what {command[0]} made cannot be loaded ({kept!s:.200})")
+        return kept, f"as C++ compiled by {version}"
     except _Unable as why:
         if is_first():
             print(f"layers run in their plain form, at about half the speed: {why}", file=sys.stderr, flush=True)
@@ -102,6 +106,14 @@ def _trusted(file: Path) -> bool:
     return all(fact.st_uid == os.getuid() and not fact.st_mode & 0o022 for fact in facts)
 
 
+def _opened(file: Path) -> ctypes.CDLL | OSError:
+    """The compiled forms in a file, or why it cannot be loaded."""
+    try:
+        return ctypes.CDLL(str(file))
+    except OSError as error:
+        return error
+
+
 def _compile(command: list[str], sources: dict[str, bytes], folder: Path, file: Path, version: str) -> None:
     began = time.monotonic()
     try:
@@ -114,6 +126,8 @@ def _compile(command: list[str], sources: dict[str, bytes], folder: Path, file: 
             made = Path(room) / "made.so"
             _output([*command, *FLAGS, *ROUNDING, *units, "-o", str(made)])
             made.chmod(0o700)
+            with open(made, "rb") as whole:
+                os.fsync(whole.fileno())
             os.replace(made, file)  # several processes may do this at once: each leaves a whole file
     except OSError as error:
         raise _Unable(f"{folder} cannot be written ({error.strerror})") from None
