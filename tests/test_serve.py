@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +19,7 @@ from PIL import Image
 
 import alexnet as package
 from alexnet.engines.loading import attach
-from alexnet.inference.similarity import similar
+from alexnet.inference.similarity import build_index, similar
 from alexnet.serving.batching import Batcher
 from alexnet.serving.fetching import allowed
 from alexnet.serving.limits import Limits
@@ -76,6 +77,18 @@ def test_features_and_neighbours_are_those_of_the_commands(service, models, tiny
     (expected,) = similar(index, [picture], 4, "cosine", tiny_run)
     assert [one["file"] for one in near] == [Path(one.file).name for one in expected.neighbours]
     assert [one["distance"] for one in near] == pytest.approx([one.distance for one in expected.neighbours], rel=1e-6)
+
+
+def test_an_index_made_anew_while_it_is_served_changes_no_answer(tiny_run, folders, tmp_path):
+    pictures, asked = sorted(map(str, (folders / "train").rglob("*.png"))), (folders / "val/red/100.png").read_bytes()
+    build_index(tiny_run, pictures, tmp_path / "index")
+    with client(opened([str(tiny_run)], [str(tmp_path / "index")])) as served:
+        before = served.post("/similar", content=asked).json()
+        shutil.rmtree(tmp_path / "index")
+        build_index(tiny_run, pictures[::-1], tmp_path / "index")
+        assert served.post("/similar", content=asked).json() == before
+        shown = served.get("/page/indexed", params={"row": before["results"][0]["neighbours"][0]["row"]})
+    assert shown.headers["cache-control"] == "no-cache"  # of a service that starts again the row is another's
 
 
 def test_bytes_and_forms_with_several_files_are_taken_and_what_is_broken_is_named(service):

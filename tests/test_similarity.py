@@ -102,6 +102,14 @@ def test_the_sheet_shows_the_query_at_the_left_and_the_nearest_beside_it(index, 
         assert np.abs(middle - COLOURS[colour]).max() < 15, name
 
 
+def test_an_open_index_keeps_its_rows_where_another_takes_its_place(index, tiny_run, tmp_path):
+    query, opened = str(tmp_path / "photos" / "red" / "1.png"), similarity.open_index(index)
+    (before,) = similarity.similar(opened, query, 3)
+    shutil.rmtree(index)
+    similarity.build_index(tiny_run, sorted(map(str, (tmp_path / "photos").glob("*/[0-3].png")), reverse=True), index)
+    assert list(similarity.similar(opened, query, 3)) == [before]
+
+
 def test_index_and_similar_refusals(alexnet, refused, index, tiny_run, folders, tmp_path):
     picture = folders / "val" / "red" / "100.png"
     assert "INDEX" in refused("index", tiny_run, picture, index)

@@ -70,9 +70,13 @@ class Gathered:
 
     def parts(self, layer: str) -> Iterator[np.ndarray]:
         """The rows of a layer, some at a time."""
-        whole = self.array(layer)
-        step = max(1, COPY // max(1, whole[:1].nbytes))
-        return (whole[first : first + step] for first in range(0, len(whole), step))
+        return some_at_a_time(self.array(layer))
+
+
+def some_at_a_time(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows in parts of COPY bytes at most."""
+    step = max(1, COPY // max(1, rows[:1].nbytes))
+    return (rows[first : first + step] for first in range(0, len(rows), step))
 
 
 def gather(

@@ -26,7 +26,7 @@ from alexnet.base.files import check_new, writing
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
 from alexnet.engines.loading import load_classifier
-from alexnet.inference.feature_folder import ABOUT, COPY, Gathered, fingerprint, gather
+from alexnet.inference.feature_folder import ABOUT, COPY, Gathered, fingerprint, gather, some_at_a_time
 from alexnet.inference.features import check_layers, feature_batches
 from alexnet.networks.model import check_float32
 from alexnet.weights.classifier import Classifier
@@ -64,11 +64,20 @@ class Index:
     found: Gathered
 
     def __len__(self) -> int:
-        return len(self.found.array(self.layer))
+        return len(self.rows)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Opened once, as the names are read once: an index made anew in the same folder has other rows."""
+        return self.found.array(self.layer)
 
     @cached_property
     def filenames(self) -> list[str]:
         return list(self.found.filenames())
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """The rows, some at a time."""
+        return some_at_a_time(self.rows)
 
 
 def build_index(
@@ -111,9 +120,10 @@ def open_index(path: str | Path) -> Index:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         layer = about["layer"]
         found = Gathered(folder, {layer: tuple(about["layers"][layer])})
-        if len(found.array(layer)) != sum(1 for _ in found.filenames()):
+        index = Index(folder, about["path"], about["model"], layer, about["images"], found)
+        if len(index.rows) != len(index.filenames):
             raise ValueError("features and names differ in number")
-        return Index(folder, about["path"], about["model"], layer, about["images"], found)
+        return index
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not os.path.lexists(path):
             raise AlexNetError(f"INDEX {path} does not exist; give a folder that alexnet index has made.") from None
@@ -167,7 +177,7 @@ def _similar(
         # A file may stand in the index several times.
         more = max((own.get(place, 0) for name in batch.names for place in _places(name)), default=0)
         asked = min(count + more, len(index.filenames))
-        distances, rows = nearest_rows(queries, index.found.parts(layer), asked, distance)
+        distances, rows = nearest_rows(queries, index.parts(), asked, distance)
         answers = zip(distances.tolist(), rows.tolist(), strict=True)
         for name, error in zip(batch.names, batch.errors, strict=True):
             if error is None:

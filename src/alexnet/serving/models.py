@@ -74,7 +74,7 @@ class Served:
         def compute(squares: Sequence[np.ndarray]) -> list[list[tuple[int, float]]]:
             queries = torch.from_numpy(np.stack([one[index.layer] for one in features(squares)])).flatten(1)
             asked = min(most, len(index.filenames))
-            distances, rows = nearest_rows(queries, index.found.parts(index.layer), asked, distance)
+            distances, rows = nearest_rows(queries, index.parts(), asked, distance)
             return [list(zip(*one, strict=True)) for one in zip(rows.tolist(), distances.tolist(), strict=True)]
 
         return compute

@@ -150,7 +150,7 @@ class Page:
                 raise AlexNetError("this picture of the index is no longer where it was.")
             return drawing.png(_small(decode(found[names[row]]), 200))
 
-        return Response(await self.slow(drawn), media_type="image/png", headers={"cache-control": "max-age=3600"})
+        return Response(await self.slow(drawn), media_type="image/png", headers={"cache-control": "no-cache"})
 
     async def example(self, request: Request) -> Response:
         """A picture that ships."""
