@@ -46,6 +46,7 @@ def test_a_mean_is_taken_from_beside_the_file_or_named_or_said(tmp_path, thin, c
     assert "no mean beside it, so Caffe's channel means are used" in caplog.text
     np.save(tmp_path / "ilsvrc_2012_mean.npy", np.full((3, 256, 256), 3.0))
     assert formats.read(file).preprocess.mean.unique().tolist() == [3.0]
+    assert "net.caffemodel: ilsvrc_2012_mean.npy, which lies beside it, is taken for its mean" in caplog.text
     caffe_file.write_mean(tmp_path / "mean.binaryproto", np.full((3, 256, 256), 4.0, np.float32))
     with pytest.raises(AlexNetError, match="several means beside it"):
         formats.read(file)
@@ -53,6 +54,21 @@ def test_a_mean_is_taken_from_beside_the_file_or_named_or_said(tmp_path, thin, c
     caffe_file.write_mean(tmp_path / "mean.binaryproto", np.zeros((3, 32, 32), np.float32))
     with pytest.raises(AlexNetError, match=r"has the shape \(3, 32, 32\); the network takes \(3, 256, 256\)"):
         formats.read(file, Hints(mean=str(tmp_path / "mean.binaryproto")))
+
+
+@pytest.mark.parametrize(("other", "taken"), [("mine.caffemodel", False), ("mine.onnx", False), ("mine.txt", True)])
+def test_a_mean_that_is_called_after_another_model_beside_it_is_that_models(tmp_path, thin, caplog, other, taken):
+    arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
+    file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
+    caffe_file.write_mean(tmp_path / "mine_mean.binaryproto", np.full((3, 256, 256), 3.0, np.float32))
+    (tmp_path / other).touch()
+    usual = pytest.approx([122.679, 116.669, 104.007])
+    assert formats.read(file).preprocess.mean.mean((1, 2)).tolist() == ([3.0] * 3 if taken else usual)
+    assert ("no mean beside it (mine_mean.binaryproto: another model's)" in caplog.text) != taken
+    caffe_file.write_mean(tmp_path / "net_mean.binaryproto", np.full((3, 256, 256), 4.0, np.float32))
+    caplog.clear()
+    assert formats.read(file).preprocess.mean.unique().tolist() == [4.0]
+    assert "taken for" not in caplog.text
 
 
 @pytest.mark.parametrize(

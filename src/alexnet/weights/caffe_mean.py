@@ -17,6 +17,8 @@ from alexnet.weights import protobuf as pb
 from alexnet.weights.base import note
 from alexnet.weights.caffe_transform import Transform
 
+ENDINGS = (".binaryproto", ".npy")
+MODELS = (".caffemodel", ".npy", ".onnx")  # whose mean is a file of its own
 MEAN_BGR = (104.007, 116.669, 122.679)  # channel averages of Caffe's mean image (docs/facts.md 10)
 
 
@@ -31,7 +33,7 @@ def find_mean(
     file: Path, given: str | None, channels: int, stored: int, input: int, transform: Transform | None = None
 ) -> Tensor:
     """The mean image as RGB: `given`, or the net's own, or a file beside it, or Caffe's channel means."""
-    beside = [file.with_name(f"{file.stem}_mean{suffix}") for suffix in (".binaryproto", ".npy")]
+    beside = [file.with_name(f"{file.stem}_mean{suffix}") for suffix in ENDINGS]
     if given and not Path(given).exists():
         return given_mean(given, channels, stored, input)
     found = [Path(given)] if given else [path for path in beside if path.exists()]
@@ -47,14 +49,17 @@ def find_mean(
                 )
             note(f"{file.name}: the net itself says its mean, {', '.join(f'{x:g}' for x in values)}, and scale")
             return reversed_channels(torch.tensor(values * (channels // len(values))).reshape(channels, 1, 1), axis=0)
-    if not found:
-        found = sorted(x for x in file.parent.glob("*mean*") if x.suffix in (".binaryproto", ".npy"))
+    guessed, lying = not found, sorted(x for x in file.parent.glob("*mean*") if x.suffix in ENDINGS)
+    others = [x for x in lying if _of_another(x)]
+    found = found or [x for x in lying if x not in others]
     if len(found) > 1:
         raise AlexNetError(
             f"MODEL {file} has several means beside it ({', '.join(x.name for x in found)}); name one with --mean, or "
             f"call it {beside[0].name}."
         )
     if found:
+        if guessed:
+            note(f"{file.name}: {found[0].name}, which lies beside it, is taken for its mean (--mean gives another)")
         return reversed_channels(read_mean(found[0], channels, stored, input), axis=0)
     if transform is not None and not transform.mean_file:
         note(f"{file.name}: the net itself says that it was trained without a mean (--mean gives another)")
@@ -65,8 +70,15 @@ def find_mean(
             f"a file or {counted(channels, 'number')} ({','.join('0' * channels)} if it was trained without one)."
         )
     lost = f" ({transform.mean_file} is what it was trained with)" if transform and transform.mean_file else ""
+    lost += f" ({', '.join(x.name for x in others)}: another model's)" if others else ""
     note(f"{file.name}: no mean beside it{lost}, so Caffe's channel means are used: B, G, R = {MEAN_BGR}")
     return reversed_channels(torch.tensor(MEAN_BGR).reshape(3, 1, 1), axis=0)
+
+
+def _of_another(mean: Path) -> bool:
+    """Whether a mean is called after another model, which lies beside it."""
+    stem = mean.stem.removesuffix("_mean")
+    return stem != mean.stem and any(mean.with_name(stem + suffix).exists() for suffix in MODELS)
 
 
 def given_mean(given: str | Path, channels: int, stored: int, input: int = 0) -> Tensor:
