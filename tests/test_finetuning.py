@@ -62,7 +62,7 @@ def test_finetune_learns_new_classes_and_writes_a_report(alexnet, tiny_run, two,
     assert recipes.from_toml((run / "recipe.toml").read_text(), "").weights == str(tiny_run)
     assert json.loads(alexnet("evaluate", run, two, "--json")[1])["top1_error"] == facts["top1_error"] == 0.0
     text = (run / report.NAME).read_text()
-    assert f"alexnet finetune {tiny_run} {two} --out {run} --recipe finetune --set epochs=3" in text
+    assert f"alexnet finetune {tiny_run} {two} --out {run} --set epochs=3" in text
     assert "0.00 % error" in text
 
 
@@ -118,7 +118,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(alexnet, tiny_run, two, tmp_p
     again = ["finetune", tiny_run, two, "--out", tmp_path / "cut", "--resume"]
     other = shutil.copytree(tiny_run, tmp_path / "other")
     assert "was started from MODEL" in refused("finetune", other, two, "--out", tmp_path / "cut", "--resume")
+    other = {"finetune": "probe", "probe": "finetune"}[recipe]
+    assert "the run was started with" in refused(*words, "--out", tmp_path / "cut", "--resume", "--recipe", other)
     assert alexnet(*again, "--set", "max_steps=0")[0] == 0
+    assert f"--out {tmp_path / 'cut'} --set max_steps=0 --resume</pre>" in (tmp_path / "cut" / report.NAME).read_text()
+    assert alexnet(*words, "--out", tmp_path / "cut", "--resume")[0] == 0
     for name, x in state(tmp_path / "whole").items():
         assert torch.equal(x, state(tmp_path / "cut")[name]), name
 

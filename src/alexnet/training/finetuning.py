@@ -30,7 +30,7 @@ def finetune(
     model: str | Path,
     data: str | Path | Data,
     out: str | Path,
-    recipe: str | Recipe = "finetune",
+    recipe: str | Recipe | None = None,
     sets: Iterable[str] = (),
     resume: bool = False,
     device: str = "auto",
@@ -40,8 +40,9 @@ def finetune(
 ) -> Trained:
     """Train MODEL on to DATA's classes into the run folder `out`; gives what `train` gives, and report.html there.
 
-    `recipe` is finetune (all layers, lower rates below), probe (the last layer, on features computed once) or any
-    other; variant, sizes, channels and dropout are MODEL's. `command` is what the report says made it.
+    `recipe` is finetune (all layers, lower rates below; the default), probe (the last layer, on features computed
+    once) or any other; variant, sizes, channels and dropout are MODEL's. A run that goes on keeps its own, and another
+    is refused. `command` is what the report says made it.
     """
     from alexnet.training import report
     from alexnet.training.loop import train
@@ -51,14 +52,15 @@ def finetune(
     file = Path(out) / run_files.RECIPE
     place = hints.absolute(model)
     chosen: Recipe | None = None
-    if resume and file.exists():
+    goes_on = resume and file.exists()
+    if goes_on:
         recorded = recipes.from_toml(file.read_text("utf-8"), str(file)).weights
         if recorded != place:
             raise AlexNetError(
                 f"--resume: the run was started from MODEL {recorded or '(none)'}, now {place} was given; give that."
             )
-    else:
-        chosen = recipe_for(place, recipe)
+    if recipe is not None or not goes_on:
+        chosen = recipe_for(place, "finetune" if recipe is None else recipe)
         asked = recipes.parse_sets(sets)
         if asked.get("adapt") and asked.get("input") and "stored" not in asked:  # as much of the picture as before
             chosen = recipes.override(chosen, {"stored": round(asked["input"] * chosen.stored / chosen.input)})
