@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from safetensors.torch import load_file
 import alexnet
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
-from alexnet.weights.classifier import Classifier
+from alexnet.weights import huggingface
+from alexnet.weights.classifier import Classifier, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,23 @@ def test_the_folder_is_what_hugging_faces_and_timms_users_expect(tmp_path, one):
     assert config["pretrained_cfg"]["mean"] == pytest.approx((one.preprocess.mean.mean((1, 2)) / 255).tolist())
     tensors = load_file(tmp_path / "net" / "model.safetensors")
     alexnet.build("alexnet32", classes=3).load_state_dict(tensors)  # strictly
+
+
+def test_a_folder_that_cannot_be_written_over_whole_keeps_its_weights_and_their_description(tmp_path, one, monkeypatch):
+    one.save(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    synced: list[int] = []
+
+    def fsync(number: int) -> None:
+        synced.append(number)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    other = replace(one, classes=["d", "e", "f"])
+    with pytest.raises(AlexNetError, match="No space left"):
+        huggingface.write(weights_of(other), tmp_path, replace=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_the_hubs_mixin_saves_and_loads_a_whole_model(tmp_path, one, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import check_new, write_bytes
+from alexnet.base.files import check_new, write_all
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights import native
@@ -56,8 +56,8 @@ def write(weights: Weights, folder: Path, replace: bool = False) -> list[Path]:
         "label_names": weights.classes,
         "pretrained_cfg": pretrained_cfg(variant, len(weights.classes), preprocess),
     }
-    native.write(weights, file)
-    write_bytes(config, json.dumps(facts, indent=2).encode())
+    contents, described = native.to_bytes(weights), json.dumps(facts, indent=2).encode()
+    write_all({file: lambda out: out.write(contents), config: lambda out: out.write(described)})
     return [file, config]
 
 
