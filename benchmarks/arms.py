@@ -5,27 +5,27 @@
 
 All ways have the same seeds, so the same initial weights and order of pictures; the last weights count, one view.
 Errors are of whole pictures without dropout, on the training pictures too: where both are high, a way underfits.
-Networks are kept in OUT, so that it goes on where it was stopped; OUT/arms.md is written anew after each.
+Networks are kept in OUT by their settings, so that it goes on where it was stopped, and other DATA is refused there;
+OUT/arms.md is written anew after each.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from alexnet.base import metrics
 from alexnet.base.device import choose_device, device_name
-from alexnet.base.run_files import METRICS
 from alexnet.data.layouts.registry import find_data
 from alexnet.inference.evaluation import evaluate
 from alexnet.reproduction.intervals import paired
 from alexnet.reproduction.running import commit, hits, versions
 from alexnet.training.loop import train
-from alexnet.training.recipe import resolve
+from alexnet.training.recipe import resolve, to_toml
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def compare(arms: Sequence[Arm], recipe: str, sets: Sequence[str], seeds: int, o
     fitted: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for seed in range(seeds):
         for arm in arms:
-            data, folder = find_data(arm.data, quiet=True), out / f"{arm.name.replace(' ', '-')}-{seed}"
-            if not any(line["kind"] == "final" for line in metrics.read(folder / METRICS)):
-                chosen = resolve(recipe, [*sets, *arm.sets, f"seed={seed}"])
-                train(data, folder, chosen, resume=True, device=device, say=print)
+            data, chosen = find_data(arm.data, quiet=True), resolve(recipe, [*sets, *arm.sets, f"seed={seed}"])
+            settings = hashlib.sha256(to_toml(chosen).encode()).hexdigest()[:10]
+            folder = out / f"{arm.name.replace(' ', '-')}-{settings}-{seed}"
+            train(data, folder, chosen, resume=True, device=device, say=print)  # of a finished one it compares the data
             right[arm.name].append(hits([folder], data, 1, device)[0])
             fitted[arm.name].append(evaluate(folder, data, "train", device=device).top1_error)
             text = table(arms, right, fitted) + f"\nrecipe {recipe}, {' '.join(sets)}; {made(device)}.\n"

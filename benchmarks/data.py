@@ -121,6 +121,8 @@ def inputs(data: Path, folder: Path, count: int) -> None:
     split = find_data(data).split("train")
     source = np.random.default_rng(2012)
     sizes = []
+    for name in ("full", "small"):  # pictures of before would be packed and read with these
+        shutil.rmtree(folder / name, ignore_errors=True)
     for number in range(count):
         mosaic = Image.new("RGB", (512, 384))
         for place, row in enumerate(source.integers(0, len(split), 12).tolist()):

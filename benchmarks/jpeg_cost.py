@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from arms import Arm, compare
 from PIL import Image
+
+from alexnet.data.held_out import digest
+from alexnet.data.layouts.registry import find_data
 
 SHIFT, QUALITY = 5, 75
 
@@ -34,14 +39,18 @@ def again(encoded: bytes) -> bytes:
 
 
 def encode(source: Path, target: Path) -> None:
-    """Write each parquet file of `source` to `target` with its pictures encoded once more."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Write each parquet file of `source` to `target`, a new folder, with its pictures encoded once more."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
     for file in sorted(source.rglob("*.parquet")):
         table = pq.read_table(file)
         rows = [{**row, "bytes": again(row["bytes"])} for row in table["image"].to_pylist()]
         field = table.schema.field("image")
         at = table.schema.get_field_index("image")
-        pq.write_table(table.set_column(at, field, pa.array(rows, type=field.type)), target / file.name)
+        place = part / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.set_column(at, field, pa.array(rows, type=field.type)), place)
+    os.replace(part, target)
 
 
 def main() -> None:
@@ -52,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
-    twice = asked.out / "twice"
+    twice = asked.out / f"twice-{digest(find_data(asked.data))[:10]}"
     if not twice.exists():
         encode(asked.data, twice)
     arms = (Arm("as they are", asked.data), Arm("encoded once more", twice))

@@ -43,9 +43,10 @@ def main() -> None:
     parser.add_argument("--variant", default="alexnet32")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = {key: value for key, value in vars(arguments).items() if key not in ("data", "folder", "seeds")}
-    folder = settled(arguments.folder, wanted)
+    wanted = {key: value for key, value in vars(arguments).items() if key not in ("folder", "seeds")}
+    wanted["data"] = str(Path(arguments.data).resolve())
     facts = {"python": platform.python_version(), "torch": version("torch"), "pillow": version("pillow"), **wanted}
+    folder = settled(arguments.folder, facts)
     print(json.dumps(facts), flush=True)
     packs = make_packs(arguments, folder)
     print(f"PSNR of jpeg against raw: {psnr(packs['raw'], packs['jpeg']):.2f} dB", flush=True)
@@ -57,11 +58,13 @@ def main() -> None:
 
 
 def settled(folder: Path, wanted: dict) -> Path:
-    """The folder, which serves one choice of settings only."""
+    """The folder, which serves one choice of settings, data and versions only."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.json"
     if file.exists() and json.loads(file.read_text()) != wanted:
-        raise SystemExit(f"{folder} holds runs with {file.read_text()}; give the same settings or another folder")
+        raise SystemExit(
+            f"{folder} holds runs with {file.read_text()}; give the same settings, data and versions, or another folder"
+        )
     file.write_text(json.dumps(wanted))
     return folder
 

@@ -6,8 +6,8 @@ Of each class of DATA the first so many training pictures are learned from and t
 Both trainings pass equally many pictures, with the recipe `finetune`: the epochs of PASSES for a set of ten classes,
 and more for fewer classes, so that there are as many pictures. From scratch all layers have the recipe's full rate, and
 the probe has its own recipe. Nothing is chosen by the test pictures: the last weights count. One seed; networks are
-kept in OUT/work, so that it goes on where it was stopped; what runs.jsonl has is kept and not measured again. OUT gets
-runs.jsonl, figure.png and README.md.
+kept in OUT/work, so that it goes on where it was stopped; what runs.jsonl has of the same MODEL, data and test pictures
+is kept and not measured again. OUT gets runs.jsonl, figure.png and README.md.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import alexnet
 from alexnet.base import metrics
 from alexnet.base.device import choose_device, device_name
 from alexnet.base.run_files import METRICS
+from alexnet.data.held_out import digest
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import evaluate
 from alexnet.reproduction.running import commit, versions
@@ -32,6 +33,7 @@ from alexnet.training.loop import train
 from alexnet.training.recipe import override, resolve
 
 PASSES = {10: 20, 100: 10, 500: 2, 1000: 1}  # epochs for so many pictures of each of ten classes
+KEYS = ("model", "data", "way", "each")
 WAYS = {"fine-tuned": "finetune", "probe": "probe", "from scratch": "finetune"}
 
 
@@ -49,9 +51,7 @@ def part(data: Data, split: str, each: int) -> Data:
 
 
 def learned(model: str, data: Data, way: str, each: int, folder: Path, device: str) -> None:
-    """Train in `folder`, unless it was done."""
-    if any(line["kind"] == "final" for line in metrics.read(folder / METRICS)):
-        return
+    """Train in `folder`, or go on; a finished run of another recipe, MODEL or data is refused there too."""
     recipe = override(resolve(WAYS[way]), {"stop_after": 0, "class_weights": False})
     if way != "probe":
         epochs = max(PASSES[each] * 10 // len(data.classes), 1)
@@ -66,15 +66,24 @@ def learned(model: str, data: Data, way: str, each: int, folder: Path, device: s
 def line(model: str, place: str, way: str, each: int, out: Path, tested: int, device: str) -> dict:
     """What came of one way with so many pictures a class."""
     data = find_data(place)
-    folder = out / "work" / f"{Path(place).name}-{each}-{way.replace(' ', '-')}"
+    folder = out / "work" / f"{Path(model).name}-{Path(place).name}-{each}-{way.replace(' ', '-')}"
     learned(model, part(data, "train", each), way, each, folder, device)
     result = evaluate(folder, part(data, "valid", tested), device=device)
     epochs = [one for one in metrics.read(folder / METRICS) if one["kind"] == "epoch"]
     return {
-        "model": model, "data": Path(place).name, "way": way, "each": each, "epochs": len(epochs), "seed": 0,
+        "model": model, "data": Path(place).name, "digest": digest(data), "way": way, "each": each,
+        "epochs": len(epochs), "seed": 0,
         "test_pictures": result.images, "top1_error": result.top1_error,
         "device": device_name(choose_device(device)), "versions": versions(), "commit": commit(),
     }  # fmt: skip
+
+
+def measured(one: dict, made: list, data: Data, tested: int) -> bool:
+    """Whether a line is of these: model, name of the data, way and pictures a class, and of the same test pictures."""
+    if [one[key] for key in KEYS] != made:
+        return False
+    now, asked = digest(data), len(part(data, "valid", tested).split("valid"))
+    return one.get("digest", now) == now and one["test_pictures"] == asked  # older lines have no digest
 
 
 def half(one: dict) -> float:
@@ -137,19 +146,23 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
+    if len({Path(place).name for place in asked.data}) < len(asked.data):
+        parser.error("two DATA have one name, by which OUT knows them; rename one")
     asked.out.mkdir(parents=True, exist_ok=True)
     file = asked.out / "runs.jsonl"
     lines = [json.loads(one) for one in file.read_text("utf-8").splitlines()] if file.exists() else []
     for each in asked.each:
         for place in asked.data:
-            if each > np.bincount(find_data(place).split("train").labels).min():
+            data = find_data(place)
+            if each > np.bincount(data.split("train").labels).min():
                 print(f"{place} has not {each} pictures of every class: left out")
                 continue
             for way in WAYS:
                 made = [asked.model, Path(place).name, way, each]
-                if any([one[key] for key in ("model", "data", "way", "each")] == made for one in lines):
+                if any(measured(one, made, data, asked.test) for one in lines):
                     continue
-                lines.append(line(asked.model, place, way, each, asked.out, asked.test, asked.device))
+                new = line(asked.model, place, way, each, asked.out, asked.test, asked.device)
+                lines = [*(one for one in lines if [one[key] for key in KEYS] != made), new]
                 print(f"{place}, {each} a class, {way}: {100 * lines[-1]['top1_error']:.1f} %", flush=True)
                 lines.sort(key=lambda one: (one["data"], one["each"], list(WAYS).index(one["way"])))
                 file.write_text("".join(json.dumps(one) + "\n" for one in lines))

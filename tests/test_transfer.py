@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from alexnet.base.errors import AlexNetError
+from alexnet.training import loop
 from conftest import write_folders
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -30,5 +33,16 @@ def test_each_way_is_measured_once_drawn_and_put_in_a_table(tmp_path, tiny_run, 
     table = (tmp_path / "out" / "README.md").read_text()
     assert all(f"| few | 2 | {way} |" in table for way in transfer.WAYS)
     assert (tmp_path / "out" / "figure.png").stat().st_size > 5000
-    monkeypatch.setattr(transfer, "line", lambda *given: pytest.fail("measured again"))
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "line", lambda *given: pytest.fail("measured again"))
+        transfer.main()
+    (tmp_path / "out" / "runs.jsonl").unlink()
+    monkeypatch.setattr(loop, "_step", lambda *given: pytest.fail("trained again"))
     transfer.main()
+    again = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert [one["top1_error"] for one in again] == [one["top1_error"] for one in lines]
+    (tmp_path / "elsewhere").mkdir()
+    words[0] = shutil.copytree(tiny_run, tmp_path / "elsewhere" / tiny_run.name)
+    monkeypatch.setattr(sys, "argv", ["transfer.py", *map(str, words)])
+    with pytest.raises(AlexNetError, match="was started from MODEL"):
+        transfer.main()
