@@ -24,7 +24,7 @@ import alexnet
 from alexnet.base import metrics
 from alexnet.base.device import choose_device, device_name
 from alexnet.base.run_files import METRICS
-from alexnet.data.held_out import digest
+from alexnet.data.identity import identity
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import evaluate
 from alexnet.reproduction.running import commit, versions
@@ -71,7 +71,7 @@ def line(model: str, place: str, way: str, each: int, out: Path, tested: int, de
     result = evaluate(folder, part(data, "valid", tested), device=device)
     epochs = [one for one in metrics.read(folder / METRICS) if one["kind"] == "epoch"]
     return {
-        "model": model, "data": Path(place).name, "digest": digest(data), "way": way, "each": each,
+        "model": model, "data": Path(place).name, "identity": identity(data), "way": way, "each": each,
         "epochs": len(epochs), "seed": 0,
         "test_pictures": result.images, "top1_error": result.top1_error,
         "device": device_name(choose_device(device)), "versions": versions(), "commit": commit(),
@@ -82,8 +82,8 @@ def measured(one: dict, made: list, data: Data, tested: int) -> bool:
     """Whether a line is of these: model, name of the data, way and pictures a class, and of the same test pictures."""
     if [one[key] for key in KEYS] != made:
         return False
-    now, asked = digest(data), len(part(data, "valid", tested).split("valid"))
-    return one.get("digest", now) == now and one["test_pictures"] == asked  # older lines have no digest
+    now, asked = identity(data), len(part(data, "valid", tested).split("valid"))
+    return one.get("identity", now) == now and one["test_pictures"] == asked  # older lines have none
 
 
 def half(one: dict) -> float:

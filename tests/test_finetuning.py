@@ -122,7 +122,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(alexnet, tiny_run, two, tmp_p
     assert "the run was started with" in refused(*words, "--out", tmp_path / "cut", "--resume", "--recipe", other)
     assert alexnet(*again, "--set", "max_steps=0")[0] == 0
     assert f"--out {tmp_path / 'cut'} --set max_steps=0 --resume</pre>" in (tmp_path / "cut" / report.NAME).read_text()
-    assert alexnet(*words, "--out", tmp_path / "cut", "--resume")[0] == 0
+    without = [f"--set={one}" for one in (*SETS, "stop_after=0", "seed=4") if not one.startswith("epochs")]
+    status, out, _ = alexnet(*again, "--recipe", recipe, *without)
+    assert (status, "epochs stays" in out) == (0, True)
+    runs = [recipes.from_toml((tmp_path / name / "recipe.toml").read_text(), "") for name in ("whole", "cut")]
+    assert runs[0].epochs == runs[1].epochs
     for name, x in state(tmp_path / "whole").items():
         assert torch.equal(x, state(tmp_path / "cut")[name]), name
 

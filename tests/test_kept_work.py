@@ -80,7 +80,7 @@ def test_what_transfer_has_measured_is_of_the_same_model_data_and_test_pictures(
     assert [one["test_pictures"] for one in lines()] == [3, 3, 3]
     others = transferred("models/b", data, "--test", 1)
     assert len(set(first + others)) == len(lines()) == 6
-    kept = [{key: value for key, value in one.items() if key != "digest"} for one in lines()]  # as lines were once
+    kept = [{key: value for key, value in one.items() if key != "identity"} for one in lines()]  # as lines were once
     (tmp_path / "out" / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in kept))
     assert transferred("models/b", data, "--test", 1) == []
     assert transferred("models/a", data, "--test", 3) == first

@@ -46,6 +46,7 @@ def finetune(
     """
     from alexnet.training import report
     from alexnet.training.loop import train
+    from alexnet.training.restarts import as_begun
 
     found = data if isinstance(data, Data) else find_data(data)
     check_classes(found)
@@ -54,16 +55,17 @@ def finetune(
     chosen: Recipe | None = None
     goes_on = resume and file.exists()
     if goes_on:
-        recorded = recipes.from_toml(file.read_text("utf-8"), str(file)).weights
-        if recorded != place:
-            raise AlexNetError(
-                f"--resume: the run was started from MODEL {recorded or '(none)'}, now {place} was given; give that."
-            )
+        recorded = recipes.from_toml(file.read_text("utf-8"), str(file))
+        if recorded.weights != place:
+            began = recorded.weights or "(none)"
+            raise AlexNetError(f"--resume: the run was started from MODEL {began}, now {place} was given; give that.")
     if recipe is not None or not goes_on:
         chosen = recipe_for(place, "finetune" if recipe is None else recipe)
         asked = recipes.parse_sets(sets)
         if asked.get("adapt") and asked.get("input") and "stored" not in asked:  # as much of the picture as before
             chosen = recipes.override(chosen, {"stored": round(asked["input"] * chosen.stored / chosen.input)})
+        if goes_on and not isinstance(recipe, Recipe):
+            chosen = as_begun(recorded, chosen, asked, say)
     result = train(found, out, chosen, sets, resume, device, say, quiet)
     if is_first():
         say(f"{report.write(Path(out), found, device, command)}: curves, confusion matrix and the worst mistakes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from platform import node
@@ -153,10 +153,10 @@ def _open(
 
 def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str], say: Say) -> Recipe:
     """The recorded recipe with what may change and was set; any other difference is an error that names it."""
-    asked = recorded
-    if recipe is not None:
-        asked = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
     values = recipes.parse_sets(sets)
+    asked = recorded if recipe is None else recipe
+    if isinstance(asked, str):
+        asked = as_begun(recorded, recipes.resolve(asked), values, say)
     asked = recipes.override(asked, values)
     given = asdict(asked)
     for key, value in asdict(recorded).items():
@@ -165,12 +165,19 @@ def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str], sa
                 f"--resume: the run was started with {key} = {value}, now {key} = {given[key]} was given; leave "
                 "it out, or start another run."
             )
-    if isinstance(recipe, str):  # what a recipe says of how far and how fast is for runs that it begins
-        for key in sorted(recipes.FREE_ON_RESUME - set(values)):
-            if given[key] != asdict(recorded)[key]:
-                say(f"{key} stays {asdict(recorded)[key]}, as the run has it; --set {key}={given[key]} changes it")
-    free = recipes.FREE_ON_RESUME & (set(given) if isinstance(recipe, Recipe) else set(values))
-    return recipes.override(recorded, {key: given[key] for key in free})
+    return recipes.override(recorded, {key: given[key] for key in recipes.FREE_ON_RESUME})
+
+
+def as_begun(recorded: Recipe, named: Recipe, values: Mapping[str, Any], say: Say) -> Recipe:
+    """A recipe that was named for a run that goes on, with how far and how fast it goes as the run has it.
+
+    Of these keys those that are among the `values` that were set stay; what is kept otherwise than named is said.
+    """
+    kept = {key: getattr(recorded, key) for key in sorted(recipes.FREE_ON_RESUME - values.keys())}
+    for key, value in kept.items():
+        if value != getattr(named, key):
+            say(f"{key} stays {value}, as the run has it; --set {key}={getattr(named, key)} changes it")
+    return recipes.override(named, kept)
 
 
 def check_same_data(state: dict[str, Any], data: Data, say: Say) -> None:
