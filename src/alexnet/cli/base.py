@@ -169,7 +169,7 @@ def _spread(words: list[str]) -> list[str]:
             place += 1
         elif not word.startswith("--set="):
             continue
-        while place < until and (more := re.match(r"([\w-]+)=", words[place])):
+        while place < until and (more := re.match(r"(\w[\w-]*)=", words[place])):
             if more[1] not in recipes.KEYS and os.path.exists(words[place]):
                 break
             given += ["--set", words[place]]
