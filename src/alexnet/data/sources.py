@@ -83,9 +83,15 @@ class Sources:
             )
 
     def places(self) -> list[str]:
-        """The files, folders and patterns that were named, wherever they are looked for from; - is of this folder."""
-        named = [os.fspath(one) for one in self.pictures if isinstance(one, str | os.PathLike)] if self._several else []
-        return [f"- {os.getcwd()}" if one == "-" else os.path.abspath(one) for one in named]
+        """The files, folders and patterns that were named, wherever they are looked for from."""
+        return [one if one == "-" else os.path.abspath(one) for one in self._named()]
+
+    def folder(self) -> str:
+        """The current folder, where it decides which pictures are meant; else nothing."""
+        return "" if all(map(os.path.isabs, self._named())) else os.getcwd()
+
+    def _named(self) -> list[str]:
+        return [os.fspath(one) for one in self.pictures if isinstance(one, str | os.PathLike)] if self._several else []
 
 
 def name_of(named: Named) -> str:

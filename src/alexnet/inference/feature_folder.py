@@ -89,9 +89,8 @@ def gather(
     Of several processes the first alone has the folder; torchrun's restarts go on without `resume`.
     """
     shapes = {name: row_shape(classifier.model, name, pool) for name in layers}
-    places = hashlib.sha256("\0".join(sources.places()).encode("utf-8", "surrogateescape")).hexdigest()
     about = {
-        "model": fingerprint(classifier), "pool": pool, "batch size": batch_size, "places": places,
+        "model": fingerprint(classifier), "pool": pool, "batch size": batch_size, "current folder": sources.folder(),
         "layers": {name: list(shape) for name, shape in shapes.items()},
     }  # fmt: skip
     world, found = world or alone(), Gathered(folder, shapes)
@@ -169,10 +168,6 @@ def _opened(folder: Path, shapes: dict[str, tuple[int, ...]], about: dict, facts
     try:
         was = json.loads((folder / ABOUT).read_text("utf-8"))
         for key, value in about.items():
-            if key == "places" and was[key] != value:
-                raise AlexNetError(
-                    f"--resume: {folder} was begun with pictures from another place; give the same, or delete it."
-                )
             if was[key] != value:
                 raise AlexNetError(
                     f"--resume: {folder} was begun with {key} {was[key]}, not {value}; give the same, or delete it."

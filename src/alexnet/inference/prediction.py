@@ -129,8 +129,8 @@ def stream(
         same(world, MODEL=fingerprint(classifier))
     journal = None
     if not called and kept(world, resume):
-        asked = [fingerprint(classifier), topk, batch_size, views, engine, str(world.device), sources.places()]
-        journal = Journal({"predict": asked}, world, resume)
+        asked = [fingerprint(classifier), topk, batch_size, views, engine, str(world.device)]
+        journal = Journal({"predict": [*asked, sources.folder(), sources.places()]}, world, resume)
     return _stream(classifier, sources, topk, batch_size, views, workers, quiet, world, journal)
 
 
