@@ -298,6 +298,11 @@ def test_what_tells_data_from_others_holds_where_they_are_copied_and_not_where_t
     assert len({digest(one) for one in data.values()}) == 1
     assert pictures_digest(data["here"]) == pictures_digest(data["copied"])
     assert len({identity(one) for one in data.values()}) == 4
+    for number, file in enumerate(sorted(found["copied"].rglob("*.png"))):
+        file.rename(file.with_name(f"{number:03}.png"))  # in the order that they had
+    renamed = find_data(found["copied"])
+    assert identity(renamed) != identity(data["here"])
+    assert identity(renamed, names=False) == identity(data["here"], names=False)
 
 
 def test_all_takes_a_labelled_folder_whole_however_few_its_pictures(alexnet, refused, small, tmp_path):

@@ -103,7 +103,7 @@ class Study:
             return " ".join(self.identity(one) for one in sorted(names))
         key = self._key(name)
         if key not in self.known:
-            self.known[key] = identity(self.data(name))
+            self.known[key] = identity(self.data(name), names=False)
         return self.known[key]
 
     def recipe(self, arm: Arm, seed: int, rate: float = 0.0) -> Recipe:
@@ -180,7 +180,7 @@ class Study:
     def _note(self, folder: Path, data: Data) -> None:
         """Keep what trained it and on what."""
         made = {"device": device_name(choose_device(self.device)), "versions": versions(), "commit": commit()}
-        write_bytes(folder / MADE, json.dumps(made | {"identity": identity(data)}).encode())
+        write_bytes(folder / MADE, json.dumps(made | {"identity": identity(data, names=False)}).encode())
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
                 )
     made = folder / MADE
     was = json.loads(made.read_text("utf-8")).get("identity") if made.exists() else None
-    if was and was != identity(data):
+    if was and was != identity(data, names=False):
         raise AlexNetError(
             f"{folder} was trained on other pictures than those of {data.path}, though on as many of the same classes, "
             "or on the same in another order; move it away, or give another --out."
