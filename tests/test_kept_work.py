@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import find_data
 from alexnet.training import loop
-from conftest import COLOURS, TINY, coloured, encoded, write_folders, write_parquet
+from conftest import TINY, coloured, write_folders
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -89,38 +88,6 @@ def test_what_transfer_has_measured_is_of_the_same_model_data_and_test_pictures(
     assert len(lines()) == 6
     with pytest.raises(SystemExit):
         transferred("models/a", data, write_folders(tmp_path / "x" / "few", 4), "--test", 3)
-
-
-def test_pictures_are_encoded_once_more_whole_or_not_at_all_and_keep_their_places(benchmark, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import jpeg_cost
-
-    rows = [(encoded(coloured(name, n)), n) for n, name in enumerate(sorted(COLOURS))]
-    for place in ("train", "valid"):
-        (tmp_path / "data" / place).mkdir(parents=True)
-        write_parquet(tmp_path / "data" / place / "0.parquet", rows, None)
-    again, seen = jpeg_cost.again, []
-
-    def stopped(picture: bytes) -> bytes:
-        seen.append(picture)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-        return again(picture)
-
-    monkeypatch.setattr(jpeg_cost, "again", stopped)
-    trained: list[Path] = []
-    monkeypatch.setattr(jpeg_cost, "compare", lambda arms, *given: trained.append(arms[1].data))
-    with pytest.raises(KeyboardInterrupt):
-        benchmark("jpeg_cost", tmp_path / "data", tmp_path / "out")
-    benchmark("jpeg_cost", tmp_path / "data", tmp_path / "out")
-    benchmark("jpeg_cost", tmp_path / "data", tmp_path / "out")
-    assert len(seen) == 5 + 6
-    for place in ("train", "valid"):
-        table = pq.read_table(trained[0] / place / "0.parquet")
-        assert [one["bytes"] for one in table["image"].to_pylist()] == [again(picture) for picture, _ in rows]
-    write_parquet(tmp_path / "data" / "train" / "0.parquet", [*rows, rows[0]], None)
-    benchmark("jpeg_cost", tmp_path / "data", tmp_path / "out")
-    assert trained[0] == trained[1] != trained[2]
 
 
 def test_packs_of_two_qualities_are_kept_for_one_data_set_and_one_version(benchmark, tmp_path, monkeypatch):

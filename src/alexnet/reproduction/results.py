@@ -83,8 +83,9 @@ def meaning(claim: Claim, facts: dict[str, Any]) -> str:
     if claim.kind == "stated":
         if not claim.stated:
             return "It means: the error to know, as the paper's figure is of other data."
-        if facts["verdict"] == "opposite":
-            return "It means: the stated error is missed, by more than chance and its rounding explain."
+        missed = facts["verdict"] == "opposite"
+        how = "is missed, by more than" if missed else "is met, within what"
+        return f"It means: the stated error {how} chance and its rounding explain."
     told = MEANINGS[facts["verdict"]]
     if any(one["mean"] is not None and one["low"] is not None and one["high"] is None for one in facts["comparisons"]):
         told += ", as far as a bound from below can say"
