@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet.base import run_files
-from alexnet.reproduction import everything, planning, results, running
+from alexnet.reproduction import everything, measures, planning, results, running
 from alexnet.reproduction.claims import CLAIMS
 from alexnet.reproduction.everything import Everything
 from two_claims import SETS, two_claims
@@ -151,7 +151,7 @@ def test_what_another_process_is_at_work_on_is_left_to_it(place, tmp_path, monke
 
     work = Everything(place, tmp_path, seeds=1, sets=SETS, device="cpu")
     study = work.study(CLAIMS["dropout"], 1)
-    folder = running._folder(tmp_path / "work", study.recipe(study.claim.arms[0], 0), study.data(), "")
+    folder = running._folder(tmp_path / "work", study.recipe(study.claim.arms[0], 0), study.data(), "", str)
     folder.mkdir(parents=True)
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -184,6 +184,23 @@ def test_a_result_of_more_seeds_stays_until_there_are_as_many(place, tmp_path, t
     for file in (other := Path(shutil.copytree(place, tmp_path / "other"))).rglob("*.png"):
         Image.open(file).save(file, "JPEG", quality=75)  # other bytes under the same names
     assert len(replace(again, place=other, found={}, known={}).left()) == 2
+
+
+@pytest.mark.parametrize("fails", ["figure", "page"])
+def test_a_result_whose_figure_or_page_cannot_be_made_leaves_the_one_before(place, tmp_path, monkeypatch, fails):
+    study = running.Study(CLAIMS["headline"], place, tmp_path, 1, sets=SETS)
+    outcome = measures.measure_claim(study)
+    results.write(study, outcome)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "headline").iterdir()}
+
+    def broken(*_):
+        raise RuntimeError("no font")
+
+    at, name = (results.figures, "save_figure") if fails == "figure" else (results, "page")
+    monkeypatch.setattr(at, name, broken)
+    with pytest.raises(RuntimeError, match="no font"):
+        results.write(study, replace(outcome, notes=["another"]))
+    assert {file.name: file.read_bytes() for file in (tmp_path / "headline").iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -137,13 +137,13 @@ def test_a_finished_network_is_found_when_recipes_get_a_key_and_under_the_name_t
         assert running._name(replace(recipe, stop_error=0.5), data, "") != name
         assert running._name(recipe, data, "what came before") != name
         work = tmp_path / recipe.variant
-        assert running._folder(work, recipe, data, "").name == name
+        assert running._folder(work, recipe, data, "", str).name == name
         (work / former).mkdir(parents=True)
         (work / former / "recipe.toml").write_text(to_toml(recipe))
-        assert running._folder(work, recipe, data, "").name == former
+        assert running._folder(work, recipe, data, "", str).name == former
         (work / former / "recipe.toml").write_text(to_toml(replace(recipe, momentum=0.8)))
         with pytest.raises(AlexNetError, match=r"was trained with momentum = 0\.8, now 0\.9 is meant; move it away"):
-            running._folder(work, recipe, data, "")
+            running._folder(work, recipe, data, "", str)
     assert {one.name for one in fields(Recipe)} >= running.UNNAMED
 
 
@@ -164,7 +164,9 @@ def test_what_was_trained_on_as_many_other_pictures_is_not_taken_for_a_network_o
     said = refused(*words, tmp_path / "others")
     assert f"was trained on other pictures than those of {tmp_path / 'others' / 'cifar10'}, though on as many" in said
     (tmp_path / "these").rename(tmp_path / "moved")
-    assert alexnet(*words, tmp_path / "moved")[0] == status
+    again = alexnet(*words, tmp_path / "moved")
+    assert again[0] == status
+    assert ("its loss became infinite on cpu, 1 thread; to train it anew, delete" in again[1]) == (rate == "1e30")
     (made,) = (tmp_path / "r/work").glob("*/made.json")
     facts = json.loads(made.read_text())
     del facts["identity"]  # as of runs that did not say
@@ -177,7 +179,7 @@ def test_two_processes_share_networks_out(place, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     study = running.Study(CLAIMS["dropout"], place, tmp_path, 1, sets=(VARIANT, *SETS))
     arm = study.claim.arms[0]
-    folder = running._folder(tmp_path / "work", study.recipe(arm, 0), study.data(), "")
+    folder = running._folder(tmp_path / "work", study.recipe(arm, 0), study.data(), "", str)
     with running._alone(folder), pytest.raises(running.Busy, match="another process is training"):
         study.trained(arm, 0)
     handle = os.open(folder, os.O_RDONLY)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from alexnet.base.files import write_whole
 from alexnet.inference.inside.drawing import filter_sheet
 from alexnet.reproduction.measures import Outcome
 from alexnet.reproduction.running import Finished
@@ -18,8 +16,8 @@ if TYPE_CHECKING:
 LINES = ("-", "--", "-.", ":")
 
 
-def save_figure(outcome: Outcome, title: str, path: Path) -> None:
-    """Write the claim's figure as .png."""
+def save_figure(outcome: Outcome, title: str, file: IO[bytes]) -> None:
+    """Write the claim's figure as PNG."""
     from matplotlib.figure import Figure
 
     if "filters" in outcome.extra:
@@ -32,7 +30,7 @@ def save_figure(outcome: Outcome, title: str, path: Path) -> None:
         _curves(left, outcome)
         _intervals(right, outcome)
     figure.suptitle(title, fontsize=10)
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130, facecolor="white"))
+    figure.savefig(file, format="png", dpi=130, facecolor="white")
 
 
 def _curves(axes: Axes, outcome: Outcome) -> None:

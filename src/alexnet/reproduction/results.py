@@ -6,13 +6,13 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_bytes, write_whole
+from alexnet.base.files import write_all, write_bytes
 from alexnet.base.text import counted
 from alexnet.reproduction import figures, overview
 from alexnet.reproduction.claims import CLAIMS, Claim
@@ -34,7 +34,6 @@ def write(study: Study, outcome: Outcome) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     views = sorted({1, claim.views})
     lines = [one.line(v) for several in outcome.runs.values() for one in several for v in views]
-    write_bytes(folder / RUNS, "".join(json.dumps(line) + "\n" for line in lines).encode())
     facts: dict[str, Any] = {
         "claim": claim.name, "quick": study.quick, "verdict": outcome.verdict, "seeds": study.seeds,
         "sets": list(study.sets), "identity": study.identity(), "views": claim.views, "notes": outcome.notes,
@@ -45,11 +44,15 @@ def write(study: Study, outcome: Outcome) -> dict[str, Any]:
             for one in outcome.comparisons
         ],
     }  # fmt: skip
-    write_bytes(folder / RESULT, (json.dumps(facts, indent=1) + "\n").encode())
     title = f"{claim.name} ({claim.section}): {outcome.verdict}" + (", quick" if study.quick else "")
-    figures.save_figure(outcome, title, folder / FIGURE)
-    text = page(facts, lines, FIGURE)
-    write_bytes(folder / PAGE, text.encode())
+    write_all(
+        {
+            folder / RUNS: _put("".join(json.dumps(line) + "\n" for line in lines)),
+            folder / FIGURE: functools.partial(figures.save_figure, outcome, title),
+            folder / PAGE: _put(page(facts, lines, FIGURE)),
+            folder / RESULT: _put(json.dumps(facts, indent=1) + "\n"),
+        }
+    )
     return facts
 
 
@@ -192,8 +195,7 @@ def report(out: Path, file: Path) -> int:
         anchor = f"{claim.name} ({claim.section}){', quick' if quick else ''}"
         rows.append(f"| {anchor} | {claim.paper} | {said} | {'quick: ' if quick else ''}{facts['verdict']} |")
         shown.append((claim, facts))
-        own = page(facts, lines, FIGURE)
-        write_whole(folder / PAGE, functools.partial(_put, own))
+        write_bytes(folder / PAGE, page(facts, lines, FIGURE).encode())
         parts.append(page(facts, lines, os.path.relpath(folder / FIGURE, file.parent)))
     if not rows:
         raise AlexNetError(f"--out {out} holds no results; run alexnet reproduce NAME --data DIR first.")
@@ -204,8 +206,8 @@ def report(out: Path, file: Path) -> int:
     return len(rows)
 
 
-def _put(text: str, file: IO[bytes]) -> None:
-    file.write(text.encode())
+def _put(text: str) -> Callable[[IO[bytes]], object]:
+    return lambda file: file.write(text.encode())
 
 
 HEAD = """# The paper's claims, put to the test

@@ -140,20 +140,22 @@ class Study:
 
         `most` ends it after so many epochs, for arms whose rate of learning does not depend on how many there are.
         """
-        recipe, data, origin = self.recipe(arm, seed, rate), self.data(), ""
+        recipe, origin = self.recipe(arm, seed, rate), ""
+        self.data()  # whether they are the claim's is seen before what comes first is trained on others
         if most < recipe.epochs:
             recipe = replace(recipe, epochs=max(1, math.ceil(most)))
         if arm.first:
-            before = self._train(self.recipe(Arm("first", "tiny_imagenet"), seed), self.data(arm.first), arm, seed, "")
+            before = self._train(self.recipe(Arm("first", "tiny_imagenet"), seed), arm.first, arm, seed, "")
             if before is None:
                 return None
             origin = f"{before.folder.name} {self.identity(arm.first)}"
             begun = recipe_for(str((before.folder / run_files.LAST).absolute()), recipe)
             recipe = recipes.override(begun, dict(arm.sets))
-        return self._train(recipe, data, arm, seed, origin)
+        return self._train(recipe, self.claim.data, arm, seed, origin)
 
-    def _train(self, recipe: Recipe, data: Data, arm: Arm, seed: int, origin: str) -> Finished | None:
-        folder = _folder(self.out / WORK, recipe, data, origin)
+    def _train(self, recipe: Recipe, name: str, arm: Arm, seed: int, origin: str) -> Finished | None:
+        data = self.data(name)
+        folder = _folder(self.out / WORK, recipe, data, origin, lambda: self.identity(name))
         finished = Finished(self.claim, arm, seed, recipe, data, folder, self.quick, self.device)
         if finished.whole:
             return finished
@@ -161,6 +163,8 @@ class Study:
             if finished.whole:  # by another process, just now
                 return finished
             if (folder / DIVERGED).exists():
+                where = json.loads((folder / MADE).read_text("utf-8"))["device"]
+                self.say(f"{folder}: its loss became infinite on {where}; to train it anew, delete that folder")
                 return None
             self.say(f"\n{self.claim.name}: {arm.name}, seed {seed}, in {folder}")
             try:
@@ -168,19 +172,19 @@ class Study:
             except Diverged as error:
                 sentence = str(error)
                 self.say(sentence)
-                self._note(folder, data)
+                self._note(folder, name)
                 write_bytes(folder / DIVERGED, sentence.encode())
                 return None
             except Interrupted as stop:
                 told = f"stopped and saved in {folder}: give the same command to go on"
                 raise Interrupted(told, stop.status) from None
-            self._note(folder, data)
+            self._note(folder, name)
         return finished
 
-    def _note(self, folder: Path, data: Data) -> None:
+    def _note(self, folder: Path, name: str) -> None:
         """Keep what trained it and on what."""
         made = {"device": device_name(choose_device(self.device)), "versions": versions(), "commit": commit()}
-        write_bytes(folder / MADE, json.dumps(made | {"identity": identity(data, names=False)}).encode())
+        write_bytes(folder / MADE, json.dumps(made | {"identity": self.identity(name)}).encode())
 
 
 @dataclass(frozen=True)
@@ -311,11 +315,12 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
+def _folder(work: Path, recipe: Recipe, data: Data, origin: str, known: Callable[[], str]) -> Path:
     """Where that network is, or will be: under the name of today, or under the one that names once had.
 
     A folder whose recipe is another all the same, as after a default was changed, is refused, and so is one of as many
-    other pictures of the same classes. (Until 28 November 2026 made.json did not say what pictures it was of.)
+    other pictures of the same classes; `known` gives the identity of these. (Until 28 November 2026 made.json did not
+    say what pictures it was of.)
     """
     names = [_name(recipe, data, origin), _former_name(recipe, data, origin)]
     folder = next((work / name for name in names if (work / name / run_files.RECIPE).exists()), work / names[0])
@@ -330,7 +335,7 @@ def _folder(work: Path, recipe: Recipe, data: Data, origin: str) -> Path:
                 )
     made = folder / MADE
     was = json.loads(made.read_text("utf-8")).get("identity") if made.exists() else None
-    if was and was != identity(data, names=False):
+    if was and was != known():
         raise AlexNetError(
             f"{folder} was trained on other pictures than those of {data.path}, though on as many of the same classes, "
             "or on the same in another order; move it away, or give another --out."
