@@ -20,6 +20,7 @@ FILMS = dict.fromkeys(annotating.SUFFIXES)
 OUTPUTS = {
     # the words before the file, the endings that it may have, and the option (none: an argument)
     "predict's table": (["predict", "RUN", "PICTURE"], tables.WRITERS, "--output"),
+    "a film's table": (["predict", "RUN", "clip.mp4"], tables.WRITERS, "--output"),
     "predict's film": (["predict", "RUN", "clip.mp4"], FILMS, "--annotate"),
     "features": (["features", "RUN", "PICTURE"], feature_files.FORMATS, "--output"),
     "a contact sheet": (["similar", "none", "PICTURE"], contact_sheet.FORMATS, "--output"),

@@ -96,12 +96,15 @@ def predict(
     views: int, batch_size: int, output: Output,
 ) -> int:  # fmt: skip
     """Classify the frames of moving pictures; the exit status."""
+    from alexnet.base import tables
     from alexnet.base.device import choose_device
     from alexnet.base.files import check_new
     from alexnet.base.signals import EXIT_STATUS, StopRequest
     from alexnet.engines.loading import device_for, load_classifier
     from alexnet.inference.moving import annotating, answering, reading
 
+    if table is not None:
+        check_new("--output", Path(table), tables.WRITERS)
     if moving.annotate is not None:
         check_new("--annotate", Path(moving.annotate), annotating.SUFFIXES)
         if len(images) > 1:
