@@ -105,6 +105,7 @@ def given(alexnet, monkeypatch):
     [
         "train DATA --out RUN --set epochs=3 seed=7",
         "train DATA --out RUN --set epochs=3 --set seed=7",
+        "train DATA --out RUN --set epochs=3 seed=7 --set epochs=03",
         "train --set epochs=3 seed=7 DATA --out RUN",
         "train --set=epochs=3 seed=7 --out RUN DATA",
         "train DATA --set epochs=3 seed=7 --out=RUN",
@@ -141,6 +142,9 @@ def test_settings_that_contradict_each_other_or_mean_nothing_are_refused(refused
     assert "--lr was given 0.1 and --set learning_rate=0.2" in refused(
         *words, "--lr", "0.1", "--set", "learning_rate=.2"
     )
+    for sets in (["--set", "drops=3", "seed=1", "drops=5,6"], ["--set", "drops=3", "--set=drops=5,6"]):
+        for command in (words, ("finetune", "MODEL", *words[1:]), ("bench",), ("reproduce",)):
+            assert "--set drops was given twice, 3 and 5,6; give it once." in refused(*command, *sets)
     assert "no key 'epoch'; did you mean 'epochs'" in refused(*words, "--set", "seed=1", "epoch=3")
     assert "epochs was given 'many'; it takes a whole number" in refused(*words, "--epochs", "many")
     assert "unexpected extra argument (more)" in refused(*words, "--set", "seed=1", "more")

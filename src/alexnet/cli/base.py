@@ -249,11 +249,16 @@ def weights_option(command: Callable) -> Callable:
     return which_option(call)
 
 
+def _once(context: click.Context, option: click.Parameter, sets: tuple[str, ...]) -> tuple[str, ...]:
+    recipes.parse_sets(filter(None, sets), once=True)  # an empty one is told with all other empty words
+    return sets
+
+
 which_option = click.option(
     "--weights", type=click.Choice(["best", "last"]), help="Of a run folder: those of its best epoch, or the last."
 )
 set_option = click.option(
-    "--set", "sets", multiple=True, metavar="key=value ...",
+    "--set", "sets", multiple=True, metavar="key=value ...", callback=_once,
     help="Change keys of the recipe; alexnet recipes --keys lists them.",
 )  # fmt: skip
 device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")

@@ -226,14 +226,18 @@ def resolve(name: str = "author_2012", sets: Iterable[str] = ()) -> Recipe:
     return override(_read(name), parse_sets(sets))
 
 
-def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
-    """`key=value` strings as typed values."""
-    values = {}
+def parse_sets(sets: Iterable[str], once: bool = False) -> dict[str, Any]:
+    """`key=value` strings as typed values; the last of a key counts, unless each is to be given `once`."""
+    values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     for item in sets:
-        key, equals, text = item.partition("=")
+        key, equals, text = (part.strip() for part in item.partition("="))
         if not equals:
             raise AlexNetError(f"--set was given '{item}'; it takes key=value, for example --set epochs=10.")
-        values[key.strip()] = _typed(key.strip(), text.strip())
+        value = _typed(key, text)
+        if once and values.get(key, value) != value:
+            raise AlexNetError(f"--set {key} was given twice, {texts[key]} and {text}; give it once.")
+        values[key], texts[key] = value, text
     return values
 
 
