@@ -219,6 +219,16 @@ def test_every_field_of_a_packs_header_may_be_anything(encoding):
     tried()
 
 
+def restated(root: Path, name: str, contents: bytes) -> None:
+    """Another file in a pack, with a header that says so."""
+    header = json.loads((root / HEADER).read_bytes())
+    header.pop("sha256")
+    for entry in header["files"]:
+        if entry["name"] == name:
+            entry |= {"bytes": len(contents), "sha256": hashlib.sha256(contents).hexdigest()}
+    write(root, {name: contents, HEADER: json.dumps({**header, "sha256": checksum(header)}).encode()})
+
+
 NPY = {"labels": "train-labels.npy", "mean": "mean.npy", "ends": "train-ends.npy"}
 
 
@@ -230,13 +240,8 @@ NPY = {"labels": "train-labels.npy", "mean": "mean.npy", "ends": "train-ends.npy
 def test_a_packs_arrays_may_be_any(tmp_path, name, array):
     buffer = io.BytesIO()
     np.save(buffer, array)
-    header = json.loads(good("jpeg pack")[HEADER])
-    header.pop("sha256")
-    for entry in header["files"]:
-        if entry["name"] == NPY[name]:
-            entry |= {"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-    whole = json.dumps({**header, "sha256": checksum(header)}).encode()
-    write(tmp_path, good("jpeg pack") | {HEADER: whole, NPY[name]: buffer.getvalue()})
+    write(tmp_path, good("jpeg pack"))
+    restated(tmp_path, NPY[name], buffer.getvalue())
     used(tmp_path)
 
 
@@ -245,7 +250,7 @@ def test_an_array_that_claims_gigabytes_takes_none(tmp_path):
     text = repr({"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
     header = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"
     whole = (tmp_path / "train-labels.npy").read_bytes()
-    (tmp_path / "train-labels.npy").write_bytes((header + whole[len(header) :])[: len(whole)])
+    restated(tmp_path, "train-labels.npy", (header + whole[len(header) :])[: len(whole)])
     with pytest.raises(AlexNetError, match=r"train-labels.npy cannot be read \(its length is another\)"):
         find_data(tmp_path)
 

@@ -168,6 +168,20 @@ def test_files_that_are_short_missing_or_from_the_future_are_refused_at_open(cop
     assert "does not fit together" in refusal(find_data, copy)
 
 
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_files_of_another_pack_of_as_many_pictures_are_refused_at_open(packs, tmp_path, encoding):
+    files = contents(packs[encoding])
+    for name in files:
+        if name == HEADER or name[-9:-4].isdigit():  # pictures are too many to be read through at each opening
+            continue
+        other = bytearray(files[name])
+        other[-2] ^= 1  # as long, and still an array or names
+        for each, whole in files.items():
+            (tmp_path / each).write_bytes(other if each == name else whole)
+        assert f"{name} is not that of this pack" in refusal(find_data, tmp_path)
+    find_data(packs[encoding])
+
+
 @pytest.mark.parametrize("place", [20, 70, 128, 5000, -1])
 def test_a_changed_byte_anywhere_is_found(copy, place):
     assert [fault for _, fault in verify(copy) if fault] == []

@@ -46,7 +46,8 @@ def is_pack(root: Path) -> bool:
 
 
 def open_pack(root: Path) -> Data:
-    """The splits of a pack; a file that is missing or of another length than the header says is refused."""
+    """The splits of a pack; a file that is missing or of another length than the header says is refused, and all but
+    the pictures by their checksums, too."""
     header = read_header(root)
     try:
         return _opened(root, header)
@@ -57,6 +58,7 @@ def open_pack(root: Path) -> Data:
 def _opened(root: Path, header: dict[str, Any]) -> Data:
     for entry in header["files"]:
         check_length(root, entry)
+    _check_sums(root, header)
     classes, side = header["classes"], header["side"]
     if type(side) is not int or not 1 <= side <= LARGEST or header["encoding"] not in ("raw", "jpeg"):
         raise ValueError(f"pictures of {side} x {side}, {header['encoding']}")
@@ -125,6 +127,15 @@ def check_length(root: Path, entry: dict[str, Any]) -> None:
         raise AlexNetError(
             f"{path} has {size:,} bytes, its pack says {entry['bytes']:,}; copy it again or make the pack again."
         )
+
+
+def _check_sums(root: Path, header: dict[str, Any]) -> None:
+    """Refuse labels, names, ends and a mean that are not this pack's, as lengths are the same in packs of as many
+    pictures; files of pictures are left to `verify`."""
+    pictures = {f"{name}-{n:05}.npy" for name, facts in header["splits"].items() for n in range(len(facts["shards"]))}
+    for _, fault in verify(root, [entry for entry in header["files"] if entry["name"] not in pictures]):
+        if fault:
+            raise AlexNetError(f"{root / Path(fault['file']).name} is not that of this pack ({fault['error']}).")
 
 
 def verify(root: Path, entries: Iterable[dict[str, Any]] | None = None) -> Iterator[tuple[int, dict[str, str] | None]]:
