@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from alexnet.base.errors import AlexNetError
 from alexnet.serving.limits import Limits, Refused
+
+MOST_WRAPPINGS = 4  # times that a path may be quoted
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -31,19 +34,30 @@ def check_allowed(urls: Sequence[str]) -> None:
 
 
 def allowed(url: str, urls: Sequence[str]) -> bool:
-    """Whether an address lies below one of these: the same scheme, host and port, and a path that begins so."""
+    """Whether an address lies below one of these: the same scheme, host and port, and the same path or one below it."""
     try:
         asked = urlsplit(url)
         place = (asked.scheme, asked.hostname, asked.port)
-        path = asked.path or "/"
-        if ".." in path.replace("%2e", ".").replace("%2E", ".").split("/") or asked.username is not None or "\\" in url:
+        if _leads_up(asked.path) or asked.username is not None or "\\" in url:
             return False
         return any(
-            place == (one.scheme, one.hostname, one.port) and path.startswith(one.path or "/")
+            place == (one.scheme, one.hostname, one.port)
+            and (asked.path == one.path or (asked.path or "/").startswith(one.path.rstrip("/") + "/"))
             for one in map(urlsplit, urls)
         )
     except ValueError:
         return False
+
+
+def _leads_up(path: str) -> bool:
+    """Whether any server may read `..` between the path's parts, however it is written."""
+    for _ in range(MOST_WRAPPINGS):
+        if ".." in re.split(r"[/\\;]", path):
+            return True
+        path, wrapped = unquote(path), path
+        if path == wrapped:
+            return False
+    return True
 
 
 async def fetch(url: str, urls: Sequence[str], limits: Limits) -> bytes:
