@@ -91,6 +91,15 @@ def test_an_index_made_anew_while_it_is_served_changes_no_answer(tiny_run, folde
     assert shown.headers["cache-control"] == "no-cache"  # of a service that starts again the row is another's
 
 
+@pytest.mark.parametrize("names", [("1", "0"), ("a", "0", "1"), ("a", "b"), ("2", "1", "x"), ("01", "1")])
+def test_every_model_is_picked_by_its_name_and_by_its_number_where_no_other_is_called_so(names):
+    served = Models([Served(name, None) for name in names])
+    assert tuple(served.pick(name).name for name in names) == names
+    for number, name in enumerate(names):
+        assert served.pick(str(number)).name == (str(number) if str(number) in names else name)
+    assert served.pick(None).name == served.pick("").name == names[0]
+
+
 def test_bytes_and_forms_with_several_files_are_taken_and_what_is_broken_is_named(service):
     first, second = pictures(2)
     form = [("file", ("a.png", first)), ("file", ("b.txt", b"no picture")), ("other", ("c.jpg", second))]

@@ -90,7 +90,7 @@ class Served:
 
 
 class Models:
-    """All that are served, by name or by number from 0."""
+    """All that are served, by name, else by number from 0."""
 
     def __init__(self, served: Sequence[Served]) -> None:
         self.all = list(served)
@@ -99,9 +99,10 @@ class Models:
         """The one of that name or number; without either the first."""
         if not asked:
             return self.all[0]
-        for number, one in enumerate(self.all):
-            if asked in (one.name, str(number)):
-                return one
+        numbered = {str(number): one for number, one in enumerate(self.all)}
+        named = {one.name: one for one in self.all}  # before numbers: a run's folder may be called 1
+        if asked in (known := numbered | named):
+            return known[asked]
         raise Refused(404, f"no model is called '{asked:.80}'; there are {', '.join(one.name for one in self.all)}.")
 
 

@@ -49,9 +49,10 @@ async function refresh() {
   }
   $("status").textContent = "Working …";
   panel.setAttribute("aria-busy", "true");
+  const facts = state.about.models[state.model];
   const context = {
-    ...state, signal, panel, fail,
-    facts: state.about.models[state.model],
+    ...state, signal, panel, fail, facts,
+    model: facts.name, // a number may be another model's name
     say: (text) => { if (!signal.aborted) $("status").textContent = text; },
   };
   try {

@@ -8,17 +8,17 @@ export const needsPicture = true;
 const kept = { other: null };
 
 export async function draw({ panel, model, picture, about, signal, say, fail }) {
-  const others = about.models.map((one, number) => [one, number]).filter(([, number]) => number !== model);
+  const others = about.models.map((one) => one.name).filter((name) => name !== model);
   if (!others.length) {
     panel.replaceChildren(h("p", {}, "Start the server with two models to compare them:"),
       h("pre", {}, "alexnet serve MODEL OTHER"));
     say("");
     return;
   }
-  if (!others.some(([, number]) => number === kept.other)) kept.other = others[0][1];
+  if (!others.includes(kept.other)) kept.other = others[0];
   const shown = h("div", { id: "compared" });
-  const choose = h("select", { onchange: () => { kept.other = Number(choose.value); update(); } },
-    others.map(([one, number]) => h("option", { value: number, selected: number === kept.other }, one.name)));
+  const choose = h("select", { onchange: () => { kept.other = choose.value; update(); } },
+    others.map((name) => h("option", { value: name, selected: name === kept.other }, name)));
   const update = async () => {
     say("Working …");
     try {
