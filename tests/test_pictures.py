@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -90,19 +91,48 @@ def test_a_transparent_palette_is_laid_on_white():
     assert (got.getpixel((4, 4)), got.getpixel((27, 4))) == ((255, 255, 255), (200, 100, 50))
 
 
-@pytest.mark.parametrize(
-    ("orientation", "undo"),
-    [
-        (2, Image.Transpose.FLIP_LEFT_RIGHT),
-        (3, Image.Transpose.ROTATE_180),
-        (6, Image.Transpose.ROTATE_90),
-        (8, Image.Transpose.ROTATE_270),
-    ],
-)
-def test_rotated_by_exif_comes_out_upright(orientation, undo):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    near(decode(encoded(corners().transpose(undo), "JPEG", exif=exif, quality=95)), corners())
+def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Tags with their type, count and value of 4 bytes, in order, as EXIF in a file has them (TIFF 6.0)."""
+    rows = b"".join(struct.pack("<HHI4s", *one) for one in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4)
+
+
+ODD = {
+    "nothing else": [],
+    "a unit as text": [(296, 2, 2, b"2")],
+    "a resolution as text": [(282, 2, 4, b"abc")],
+    "a program's name as a number": [(305, 3, 1, b"\1")],
+    "GPS as text": [(34853, 2, 4, b"abc")],
+    "further EXIF beyond the end": [(34665, 4, 1, b"\xff\xff\xff\x7f")],
+    "a type that there is not": [(296, 99, 1, b"2")],
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_by_exif_comes_out_upright_whatever_else_is_in_it(orientation, odd):
+    first_row, first_column = [
+        ("top", "left"), ("top", "right"), ("bottom", "right"), ("bottom", "left"),
+        ("left", "top"), ("right", "top"), ("right", "bottom"), ("left", "bottom"),
+    ][orientation - 1]  # fmt: skip
+    # EXIF says where the file's first row and first column are on the picture.
+    pixels = np.asarray(corners())
+    if first_row in ("left", "right"):
+        pixels = pixels.transpose(1, 0, 2)
+    pixels = pixels[::-1] if first_row in ("bottom", "right") else pixels
+    pixels = pixels[:, ::-1] if first_column in ("bottom", "right") else pixels
+    contents = exif((274, 3, 1, struct.pack("<H", orientation)), *ODD[odd])
+    for format in ("JPEG", "PNG", "WEBP"):
+        got = decode(encoded(Image.fromarray(pixels), format, exif=contents, quality=95))
+        near(got, corners(), 20)
+        near(decode(got), corners(), 20)
+
+
+@pytest.mark.parametrize("contents", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\x7f", exif((274, 2, 2, b"6"))])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as pictures.py has it
+def test_exif_that_says_no_turn_leaves_the_picture_as_it_is(format, contents):
+    near(decode(encoded(corners(), format, exif=contents, quality=95)), corners(), 20)
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -285,7 +315,6 @@ def test_a_photograph_of_an_iphone_without_the_extra_says_how_to_get_it(monkeypa
 
 
 def test_a_picture_too_large_for_memory_is_refused_before_it_is_decoded():
-    import struct
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:

@@ -15,7 +15,7 @@ from functools import cache
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import SQUARES
@@ -36,6 +36,12 @@ Source: TypeAlias = (
 
 LONGEST = 64  # times its short side: longer pictures are cut before they are resized
 BITS, PHOTOMETRIC, WHITE_IS_ZERO, EXTRA_SAMPLES = 258, 262, 0, 338  # of TIFF
+ORIENTATION = 274  # of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 HEIF = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 OTHERS = {  # what people's pictures turn out to be, by how they begin
     b"II*\0": "a broken TIFF, or one of a kind that Pillow does not read; save it with 8 bits",
@@ -332,7 +338,7 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
     tags = getattr(picture, "tag_v2", {})
     inverted, bits = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO, tags.get(BITS, (16,))[0]
     unnamed = picture.mode == "RGBA" and bool(tags) and EXTRA_SAMPLES not in tags
-    picture = ImageOps.exif_transpose(picture)
+    picture = _turned(picture)
     if unnamed:
         _say_unnamed()
         picture = picture.convert("RGB")
@@ -346,6 +352,22 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
         picture = Image.alpha_composite(white, picture)
     mode = "L" if channels == 1 else "RGB"
     return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """A copy, turned as its EXIF says, which it then no longer says.
+
+    ImageOps.exif_transpose writes all other EXIF anew, which fails where a value is of another kind than its tag's.
+    """
+    said = None
+    with suppress(Exception):  # EXIF that cannot be read is no fault of the pixels
+        said = picture.getexif().get(ORIENTATION)
+    if said not in TURNS:
+        return picture.copy()
+    turned = picture.transpose(TURNS[said])
+    for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        turned.info.pop(key, None)
+    return turned
 
 
 @cache  # once is enough
