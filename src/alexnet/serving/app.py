@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +68,7 @@ def application(models: Models, settings: Settings) -> Application:
         async with batcher:
             yield
         page.close()
+        service.close()
 
     async def metrics(request: Request) -> Response:
         """Counts and times, as Prometheus reads them."""
@@ -86,7 +85,7 @@ def application(models: Models, settings: Settings) -> Application:
     assert set(FACTS) <= set(told)
     routes: list[Any] = [_route(path, call, "POST") for path, call in asked.items()]
     routes += [_route(path, call, "GET") for path, call in told.items()]
-    routes += [_route(path, partial(_file, name), "GET") for path, name in PAGES.items()]
+    routes += [_route(path, _shown((STATIC / name).read_bytes()), "GET") for path, name in PAGES.items()]
     routes += [_route(path, call, method) for path, (method, call) in page.addresses().items()]
     routes.append(Mount("/static", StaticFiles(directory=STATIC)))
     paths = [route.path for route in routes]
@@ -105,9 +104,11 @@ def _route(path: str, call: Callable[..., Any], method: str) -> Route:
     return Route(path, endpoint, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 
 
-async def _file(name: str, request: Request) -> Response:
-    content = await asyncio.to_thread((STATIC / name).read_bytes)
-    return Response(content, media_type="text/html", headers={"cache-control": "no-cache"})
+def _shown(content: bytes) -> Callable[..., Any]:
+    async def endpoint(request: Request) -> Response:
+        return Response(content, media_type="text/html", headers={"cache-control": "no-cache"})
+
+    return endpoint
 
 
 async def _nothing(*_: Any) -> None:

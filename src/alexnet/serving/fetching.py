@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
-import urllib.error
-import urllib.request
+import socket
+import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from alexnet.base.errors import AlexNetError
 from alexnet.serving.limits import Limits, Refused
@@ -16,11 +21,31 @@ from alexnet.serving.limits import Limits, Refused
 MOST_WRAPPINGS = 4  # times that a path may be quoted
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Another address is another question."""
+class Timed(io.RawIOBase):
+    """What a socket gives until a moment of the monotonic clock; then TimeoutError, however little comes at a time."""
 
-    def redirect_request(self, *given: Any) -> None:
-        return None
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self.sock, self.until, self.file = sock, until, sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self.sock.settimeout(max(1e-3, self.until - time.monotonic()))
+        return self.file.readinto(buffer)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+class Answer(HTTPResponse):
+    """An answer whose first and last byte come before a moment."""
+
+    def __init__(self, sock: socket.socket, *given: Any, until: float, **named: Any) -> None:
+        super().__init__(sock, *given, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(Timed(sock, until))
 
 
 def check_allowed(urls: Sequence[str]) -> None:
@@ -60,30 +85,38 @@ def _leads_up(path: str) -> bool:
     return True
 
 
-async def fetch(url: str, urls: Sequence[str], limits: Limits) -> bytes:
-    """The bytes at an address, within the limits of size and time."""
+async def fetch(url: str, urls: Sequence[str], limits: Limits, threads: Executor) -> bytes:
+    """The bytes at an address, within the limits of size and time; none of the threads is held for longer."""
     if not urls:
         raise Refused(403, "pictures by address are off here; send the picture, or start the server with --urls.")
     if not allowed(url, urls):
         raise Refused(403, "this address is none that the server may fetch from; send the picture itself.")
+    until = time.monotonic() + limits.seconds
     try:
         async with asyncio.timeout(limits.seconds):
-            return await asyncio.to_thread(_read, url, limits)
+            return await asyncio.get_running_loop().run_in_executor(threads, _read, url, until, limits.upload)
     except TimeoutError:
         raise Refused(504, f"the address gave no picture within {limits.seconds:g} s; send it itself.") from None
 
 
-def _read(url: str, limits: Limits) -> bytes:
-    opener = urllib.request.build_opener(NoRedirect, urllib.request.ProxyHandler({}))
+def _read(url: str, until: float, most: int) -> bytes:
+    """Ask what was checked, by no proxy; another address, to which it may point, is another question."""
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     try:
-        with opener.open(url, timeout=limits.seconds) as response:
-            found = response.read(limits.upload + 1)
-    except urllib.error.HTTPError as error:
-        raise Refused(502, f"the address answered {error.code}; send the picture itself.") from None
+        host = parts.hostname or ""
+        with closing(kind(host, parts.port, timeout=max(1e-3, until - time.monotonic()))) as connection:
+            connection.response_class = partial(Answer, until=until)  # type: ignore[assignment]
+            path = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+            connection.request("GET", path, headers={"User-Agent": "alexnet", "Connection": "close"})
+            with connection.getresponse() as response:
+                if not 200 <= response.status < 300:
+                    raise Refused(502, f"the address answered {response.status}; send the picture itself.")
+                found = response.read(most + 1)
     except TimeoutError:
         raise
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         raise Refused(502, "the address cannot be read; send the picture itself.") from None
-    if len(found) > limits.upload:
-        raise Refused(413, f"what is at the address is over {limits.upload:,} bytes, the most that is taken.")
+    if len(found) > most:
+        raise Refused(413, f"what is at the address is over {most:,} bytes, the most that is taken.")
     return found

@@ -29,6 +29,7 @@ from alexnet.serving.limits import Limits, Refused, Room, body, check_pixels
 from alexnet.serving.models import Models, Served
 from alexnet.serving.openapi import QUESTIONS
 
+FETCHERS = 16  # addresses that are asked at once
 MOST_PARTS = 64  # pictures of one request
 MOST_VALUES = 1_000_000  # features in one answer, which are 20 MB of JSON
 
@@ -52,6 +53,12 @@ class Service:
     def __post_init__(self) -> None:
         self.room = Room(self.limits)
         self.decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self.fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+
+    def close(self) -> None:
+        """End its threads."""
+        for threads in (self.decoders, self.fetchers):
+            threads.shutdown(cancel_futures=True)
 
     # -- endpoints ---------------------------------------------------------------------------------------------
 
@@ -166,7 +173,7 @@ class Service:
         else:
             found, url = [("picture 0", sent)], None
         if url is not None:
-            found.append((url, await fetching.fetch(url, self.urls, self.limits)))
+            found.append((url, await fetching.fetch(url, self.urls, self.limits, self.fetchers)))
         if not found:
             raise Refused(422, "the request has no picture; send its bytes, or a form with files.")
         return found
