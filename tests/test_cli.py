@@ -152,6 +152,49 @@ def test_settings_that_contradict_each_other_or_mean_nothing_are_refused(refused
     assert "--epochs" in refused(*words, "--epoch", "3")
 
 
+LOOK = "look MODEL a.png --out DIR --what "
+HEAT = "cam or occlusion or gradient or where"
+IDLE = {
+    # a command and the option that nothing in it would use: what is said of it
+    "evaluate MODEL DATA --weights 0.5,0.5 --weights .1,.9": "--weights was given 0.5,0.5 and .1,.9, and one of them",
+    "evaluate MODEL DATA --weights best --weights last": "--weights was given best and last, and one of them counts",
+    "evaluate A B DATA --fit-weights --weights 1,2": "leave --weights out.",
+    "evaluate MODEL DATA --fit-weights": "--fit-weights finds the weights of two MODELs or more",
+    **{
+        f"evaluate MODEL DATA --split all {option} 1": f"{option} holds pictures of DATA out, and --split all takes all"
+        for option in ("--valid", "--folds", "--fold")
+    },
+    "evaluate MODEL DATA --split test --fold 2": "fold was given 2 without a number of folds",
+    "export MODEL net --format onnx --split nonsense": "--split is for --data, which was not asked for; add it, or",
+    "pack DATA PACK --quality 50": "--quality is for --encoding jpeg, which was not asked for; add it, or leave",
+    f"{LOOK}fig3 --layer conv99": "--layer is for maps or top, which was not asked for; add it to --what, or leave",
+    f"{LOOK}fig3 --class none": f"--class is for {HEAT}, which was not asked for",
+    f"{LOOK}views --layer conv1": "--layer is for maps or top, which",
+    f"{LOOK}views --class 1": f"--class is for {HEAT}, which",
+    f"{LOOK}maps,filters,top --pictures DIR --class 1": f"--class is for {HEAT}, which",
+    f"{LOOK}cam,fig4 --layer conv1": "--layer is for maps or top, which",
+    f"{LOOK}maps --pictures DIR": "--pictures is for top, which was not asked for; add it to --what, or leave",
+    f"{LOOK}fig3 --index INDEX": "--index is for fig4, which was not asked for; add it to --what, or leave",
+    "predict MODEL clip.mp4 --resume": "--resume is for pictures, and clip.mp4 is moving pictures; leave it out.",
+    "predict MODEL . --every 1 --resume": "--resume is for pictures, and . is moving pictures; leave it out.",
+    "predict MODEL camera:0 --workers 2": "--workers is for pictures, and camera:0 is moving pictures; leave it out.",
+    "predict MODEL clip.mp4 --rate 3": "--rate is for folders of frames, and clip.mp4 has a rate of its own; leave",
+    **{
+        f"predict MODEL a.png {option}": f"{option.split()[0]} is for moving pictures, and a.png is none; leave it out."
+        for option in ("--every 2", "--smooth 1", "--annotate a.mp4", "--realtime", "--rate 3")
+    },
+    "info --parallel towers --processes 3": "--processes was given 3; two towers take two: leave it out.",
+    "train DATA --out RUN --weights best": "--weights best chooses among the weights of a run to start from",
+}
+
+
+@pytest.mark.parametrize("words", IDLE)
+def test_an_option_that_nothing_would_use_is_refused_before_any_work(refused, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert IDLE[words] in refused(*words.split())
+    assert not list(tmp_path.iterdir())
+
+
 # -- info -------------------------------------------------------------------------------------------------------
 
 

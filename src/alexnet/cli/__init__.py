@@ -230,10 +230,14 @@ def evaluate(
     from alexnet.inference.evaluation import evaluate as run_evaluation
 
     output = Output(as_json)
-    weights = next((text for text in chosen if text not in ("best", "last")), None)
-    for which in chosen:
-        if which in ("best", "last"):
-            models = tuple(loading.chosen(model, which) for model in models)
+    named = [text for text in chosen if text in ("best", "last")]
+    numbers = [text for text in chosen if text not in named]
+    for several in (named, numbers):
+        if len(several) > 1:
+            raise AlexNetError(f"--weights was given {several[0]} and {several[1]}, and one of them counts; give that.")
+    for which in named:
+        models = tuple(loading.chosen(model, which) for model in models)
+    weights = numbers[0] if numbers else None
     shares = None if weights is None else _numbers(weights)
     if fit_weights:
         from alexnet.inference.confusion import check_outputs

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -196,6 +196,13 @@ def by_one_process(what: str) -> None:
         raise AlexNetError(f"{what} by one process; start the command without torchrun.")
 
 
+def refuse_unused(given: Mapping[str, object], use: str, to: str = "") -> None:
+    """Refuse options that were `given` a value where nothing would use it: their `use` was not asked for."""
+    for option, value in given.items():
+        if value:
+            raise AlexNetError(f"{option} is for {use}, which was not asked for; add it{to}, or leave {option} out.")
+
+
 def shared(command: Callable) -> Callable:
     """The options that every command has."""
     return click.version_option(__version__, prog_name="alexnet", message="%(prog)s %(version)s")(command)
@@ -216,13 +223,18 @@ def recipe_options(command: Callable) -> Callable:
 
 
 def held_out_options(command: Callable) -> Callable:
-    """--valid, --folds and --fold, which the command gets as `held`: None where none of them was given."""
+    """--valid, --folds and --fold of a command with --split, which gets them as `held`: None where none was given."""
     names = ("valid", "folds", "fold")
 
     @functools.wraps(command)
     def call(**given: Any) -> Any:
         sets = [f"{name}={text}" for name in names if (text := given.pop(name)) is not None]
         held = None
+        if sets and given["split"] == "all":
+            option = recipes.OPTIONS[sets[0].partition("=")[0]]
+            raise AlexNetError(
+                f"{option} holds pictures of DATA out, and --split all takes all; leave one of them out."
+            )
         if sets:
             from alexnet.data.held_out import recipe_held_out
 

@@ -10,7 +10,16 @@ import click
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.text import counted, printable
-from alexnet.cli.base import Output, commands, device_option, json_option, model_options, shared, weights_option
+from alexnet.cli.base import (
+    Output,
+    commands,
+    device_option,
+    json_option,
+    model_options,
+    refuse_unused,
+    shared,
+    weights_option,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from alexnet.weights.classifier import Classifier
@@ -52,7 +61,13 @@ def look(
     chosen = [word.strip() for word in what.split(",")] if what else [*looking.USUAL, *["top"] * bool(pictures)]
     looking.check_what(chosen, (*looking.WHAT, *FIGURES))
     inside = [name for name in chosen if name not in FIGURES]
-    _check(inside, chosen, images, pictures, index)
+    _check(inside, chosen, images, pictures)
+    for option, (given, names) in {
+        "--pictures": (pictures, ["top"]), "--index": (index, ["fig4"]), "--layer": (layers, ["maps", "top"]),
+        "--class": (of, ["cam", "occlusion", "gradient", "where"]),
+    }.items():  # fmt: skip
+        if not set(names) & set(chosen):
+            refuse_unused({option: given}, " or ".join(names), " to --what")
     folder = page.new_folder(out)
     classifier = load_classifier(model, choose_device(device))
     files, facts, failed = [], {}, []
@@ -69,10 +84,8 @@ def look(
     return status
 
 
-def _check(
-    inside: list[str], chosen: list[str], images: tuple[str, ...], pictures: str | None, index: str | None
-) -> None:
-    """Refuse what lacks something, and what would be left unused."""
+def _check(inside: list[str], chosen: list[str], images: tuple[str, ...], pictures: str | None) -> None:
+    """Refuse what lacks something."""
     if inside and len(images) != 1:
         raise AlexNetError(
             f"{', '.join(inside)} were asked of {len(images)} IMAGEs; give one (fig3 needs none, fig4 takes several)."
@@ -81,11 +94,6 @@ def _check(
         raise AlexNetError("fig4 shows pictures and their classes; give one IMAGE or more.")
     if "top" in inside and pictures is None:
         raise AlexNetError("top shows patches of other pictures; name them with --pictures FOLDER.")
-    for option, given, name in (("--pictures", pictures, "top"), ("--index", index, "fig4")):
-        if given is not None and name not in chosen:
-            raise AlexNetError(
-                f"{option} is for {name}, which was not asked for; add it to --what, or leave {option} out."
-            )
 
 
 def _figures(

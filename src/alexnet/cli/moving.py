@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +47,20 @@ class Moving:
         return [f"--{name}" for name, value in vars(self).items() if value is not None]
 
 
-def asked(images: Sequence[str], moving: Moving) -> bool:
-    """Whether IMAGES are moving pictures: all of them or none; folders are, where an option says so."""
+def asked(images: Sequence[str], moving: Moving, still_alone: Mapping[str, object]) -> bool:
+    """Whether IMAGES are moving pictures: all of them or none; folders are, where an option says so.
+
+    Options of the one kind are refused with the other; `still_alone` are those that moving pictures have no use for.
+    """
     from alexnet.inference.moving import reading
 
     kinds = [reading.is_moving(name) or (bool(moving.given) and Path(name).is_dir()) for name in images]
     if all(kinds):
+        for option, value in still_alone.items():
+            if value:
+                raise AlexNetError(f"{option} is for pictures, and {images[0]} is moving pictures; leave it out.")
+        if moving.rate is not None and not any(map(os.path.isdir, images)):
+            raise AlexNetError(f"--rate is for folders of frames, and {images[0]} has a rate of its own; leave it out.")
         return True
     still = images[kinds.index(False)]
     if any(kinds):

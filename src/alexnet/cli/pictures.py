@@ -72,7 +72,7 @@ def predict(
     from alexnet.inference import prediction
 
     output = Output(as_json)
-    if films.asked(images, moving):
+    if films.asked(images, moving, {"--resume": resume, "--workers": workers}):
         by_one_process("moving pictures are classified")
         return films.predict(model, device, engine, images, moving, topk, table, int(views), batch_size, output)
     failed: list[dict[str, str]] = []

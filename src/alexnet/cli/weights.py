@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from alexnet.cli.base import Output, commands, device_option, json_option, model_options, shared
+from alexnet.cli.base import Output, commands, device_option, json_option, model_options, refuse_unused, shared
 
 
 def _formats(context: click.Context, option: click.Parameter, asked: bool) -> None:
@@ -69,11 +69,13 @@ def compare(a: str, b: str, images: tuple[str, ...], as_json: bool, device: str)
 @click.option("--format", "format", required=True, type=click.Choice(["onnx", "openvino", "pt2"]))
 @click.option("--weights", type=click.Choice(["fp16", "w8", "int8"]), help="Smaller weights.  [default: float32]")
 @click.option("--data", metavar="DATA", help="Measure the change of error on it; int8 is calibrated on it.")
-@click.option("--split", default="valid", show_default=True, help="Of DATA, to measure on: train, valid, test or all.")
+@click.option("--split", help="Of --data, to measure on: train, valid, test or all.  [default: valid]")
 @model_options("model")
 @json_option
 @shared
-def export(model: str, out: str, format: str, weights: str | None, data: str | None, split: str, as_json: bool) -> int:
+def export(
+    model: str, out: str, format: str, weights: str | None, data: str | None, split: str | None, as_json: bool
+) -> int:
     """Write MODEL with its preprocessing for another program; print size, speed and what it changes.
 
     OUT is a new .onnx, .xml (with a .bin beside it) or .pt2. It takes uint8 pictures (batch, stored, stored, colours)
@@ -83,8 +85,10 @@ def export(model: str, out: str, format: str, weights: str | None, data: str | N
     from alexnet.inference.exporting import export as run_export
     from alexnet.inference.exporting import export_table
 
+    if data is None:
+        refuse_unused({"--split": split}, "--data")
     output = Output(as_json)
-    result = run_export(model, out, format, weights, data, split, output.say, quiet=False)
+    result = run_export(model, out, format, weights, data, split or "valid", output.say, quiet=False)
     output.say(export_table(result))
     output.end(result.facts())
     return 0
