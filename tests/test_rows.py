@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from alexnet.base.errors import AlexNetError, Misused
 from alexnet.inference import features
 from alexnet.networks import fast
 from alexnet.networks.fast.cpu import compiler, rows
@@ -73,6 +74,64 @@ def test_a_row_of_a_compiled_product_is_that_of_float64_and_the_same_bits_in_any
             for some in (slice(0, 1), slice(70, 71), slice(3, 5), slice(2, 5), slice(1, 70), slice(5, 71)):
                 assert torch.equal(form(x[some]), whole[some])
             torch.set_num_threads(1)
+
+
+# What a changed network gives to layers with a row a picture: the change, and what the layer says of it.
+MISFITS = {
+    "more inputs than weights": (lambda m: setattr(m, "pool5", nn.AdaptiveMaxPool2d(5)), "cannot be multiplied"),
+    "fewer inputs than weights": (lambda m: setattr(m, "pool5", nn.AdaptiveMaxPool2d(1)), "cannot be multiplied"),
+    "a layer for other inputs": (lambda m: setattr(m, "fc6", nn.Linear(999, 24)), "cannot be multiplied"),
+    "a weight for other inputs": (lambda m: setattr(m.fc7, "weight", nn.Parameter(torch.ones(24, 9))), "multiplied"),
+    "a bias for other outputs": (lambda m: setattr(m.fc7, "bias", nn.Parameter(torch.ones(9))), "must match"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", MISFITS)
+@pytest.mark.parametrize("name", ["alexnet2012", "alexnet64"])
+def test_layers_that_do_not_fit_together_say_so_as_torch_does(name, change):
+    model = net(name)
+    MISFITS[change][0](model)
+    with pytest.raises(RuntimeError, match=MISFITS[change][1]):
+        features.outputs(model, pictures(model, 3), ["fc8"])
+
+
+@pytest.mark.parametrize("larger", [-1, 1, 2])
+def test_a_locally_connected_layer_refuses_maps_of_another_size_in_either_form(larger):
+    layer = LocalConv2d(4, 3, 3, 1, 1, (6, 6)).eval()
+    nn.init.normal_(layer.weight)
+    x = torch.randn(3, 4, 6 + larger, 6)
+    for form in (layer, rows.RowsAlike(["local"], [layer])):
+        with torch.no_grad(), pytest.raises(Misused, match=f"6 x 6 windows .* maps of {6 + larger} x 6, which have"):
+            form(x)
+
+
+class Halved(torch.Tensor):
+    """Weights that mean half of what is stored, as those of quantised networks mean other than they store."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is not nn.functional.linear:
+            return super().__torch_function__(function, types, args, kwargs)
+        return function(*(one.as_subclass(torch.Tensor) / 2 if type(one) is cls else one for one in args))
+
+
+@pytest.mark.parametrize("name", ["alexnet2012", "alexnet2012_apart", "alexnet64"])
+def test_weights_of_a_subclass_are_multiplied_as_their_own_type_says(name):
+    model, wanted = net(name), net(name)
+    with torch.no_grad():
+        wanted.fc8.weight /= 2
+    model.fc8.weight = nn.Parameter(model.fc8.weight.detach().as_subclass(Halved))
+    x = pictures(model, 3)
+    np.testing.assert_allclose(*(features.outputs(m, x, ["fc8"])["fc8"] for m in (model, wanted)), rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "given", [torch.ones(3, device="meta"), torch.ones(3).as_subclass(Halved)], ids=["meta", "own"]
+)
+def test_a_compiled_form_reads_no_memory_but_a_plain_tensors(given):
+    with pytest.raises(AlexNetError, match=r"compiled products was given a \w+ on \w+; it reads plain tensors"):
+        compiler.call("products", rows._Products(), given)
 
 
 def test_rows_are_alike_where_that_is_asked_for_alone():

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from alexnet.base.errors import Misused
+
 
 class Layer(nn.Module):
     """A layer that torch.fx sees as one node, as it does torch.nn's: it may depend on types and on the mode."""
@@ -198,8 +200,23 @@ class LocalConv2d(Layer):
         self.weight = nn.Parameter(torch.empty(filters, *sides, channels, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(filters, *sides))
 
+    def windows(self, x: Tensor) -> tuple[int, int]:
+        """How many windows maps like x have, in height and width."""
+        beyond = 2 * self.pad - self.kernel
+        return 1 + (x.shape[2] + beyond) // self.stride, 1 + (x.shape[3] + beyond) // self.stride
+
+    def _check(self, x: Tensor) -> None:
+        if in_plain_operators() or (there := self.windows(x)) == self.sides:
+            return
+        raise Misused(
+            f"a locally connected layer with weights for {self.sides[0]} x {self.sides[1]} windows was given maps of "
+            f"{x.shape[2]} x {x.shape[3]}, which have {there[0]} x {there[1]}; give maps of the size it was made for."
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         (height, width), stride, pad = self.sides, self.stride, self.pad
+        if not torch.jit.is_scripting():
+            self._check(x)
         padded = F.pad(x, (pad, pad, pad, pad)).permute(2, 3, 0, 1)  # (H, W, N, C): a position's pictures are a matrix
         taps = []
         for dy in range(self.kernel):

@@ -18,9 +18,10 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from alexnet.base.errors import AlexNetError
 from alexnet.base.files import cache_folder
 from alexnet.base.speaking import is_first
 
@@ -146,8 +147,19 @@ def takes(x: Tensor) -> bool:
     )
 
 
+def readable(x: Tensor) -> bool:
+    """Whether the values of x lie where its address says: it is dense, on the CPU, and of no subclass."""
+    return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.layout == torch.strided
+
+
 def call(name: str, what: ctypes.Structure, *tensors: Tensor) -> None:
     """Run a compiled form; tensors go as pointers to their first element, empty ones as null."""
     compiled, _ = library()
+    for one in tensors:
+        if not readable(one):
+            raise AlexNetError(
+                f"the compiled {name} was given a {type(one).__name__} on {one.device}; it reads plain tensors on the "
+                "CPU alone: run this within alexnet.fast.plain()."
+            )
     pointers = [ctypes.c_void_p(tensor.data_ptr() if tensor.numel() else None) for tensor in tensors]
     getattr(compiled, name)(ctypes.byref(what), *pointers)

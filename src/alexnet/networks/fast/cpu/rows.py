@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.networks.fast.cpu.compiler import call, library
+from alexnet.networks.fast.cpu.compiler import call, library, readable
 from alexnet.networks.layers import GroupedLinear, LocalConv2d, laid_out_as
 
 SIXTEEN = 16
@@ -67,10 +67,26 @@ class _Products(ctypes.Structure):
 
 
 def _suits(layer: nn.Module, x: Tensor) -> bool:
-    given = [x, *layer.parameters()]
-    plain = all(one.dtype == torch.float32 and one.device.type == "cpu" for one in given)
-    dims = 4 if isinstance(layer, LocalConv2d) else 2
-    return x.dim() == dims and plain and not torch.is_autocast_enabled("cpu") and library()[0] is not None
+    """Whether the compiled product may be given these: it takes all sizes from the input and looks at no others."""
+    fully = cast(nn.Linear, layer)
+    given = [one for one in (x, fully.weight, fully.bias) if one is not None]
+    plain = all(readable(one) and one.dtype == torch.float32 for one in given)
+    return plain and _fits(layer, x) and not torch.is_autocast_enabled("cpu") and library()[0] is not None
+
+
+def _fits(layer: nn.Module, x: Tensor) -> bool:
+    """Whether input, weights and biases are of sizes that belong together; where they are not, the layer says so."""
+    if isinstance(layer, LocalConv2d):
+        sizes = tuple(layer.weight.shape[1:]) == (*layer.sides, *x.shape[1:2], layer.kernel, layer.kernel)
+        return x.dim() == 4 and layer.windows(x) == layer.sides and sizes and layer.bias.shape == layer.weight.shape[:3]
+    weight, bias = cast(nn.Linear, layer).weight, cast(nn.Linear, layer).bias
+    groups = _groups(layer)
+    sizes = weight.dim() == 2 and x.shape[1:] == (groups * weight.shape[1],) and len(weight) % groups == 0
+    return sizes and (bias is None or bias.shape == weight.shape[:1])
+
+
+def _groups(layer: nn.Module) -> int:
+    return layer.groups if isinstance(layer, GroupedLinear) else 1
 
 
 def _compiled(layer: nn.Module, x: Tensor) -> Tensor:
@@ -80,8 +96,7 @@ def _compiled(layer: nn.Module, x: Tensor) -> Tensor:
         y = _product(windows, weight.reshape(bias.numel(), -1), bias)
         return laid_out_as(y.view(len(x), *layer.sides, -1).permute(0, 3, 1, 2), x)
     fully = cast(nn.Linear, layer)
-    groups = layer.groups if isinstance(layer, GroupedLinear) else 1
-    return _product(x.contiguous().unflatten(1, (groups, -1)).transpose(0, 1), fully.weight, fully.bias)
+    return _product(x.contiguous().unflatten(1, (_groups(layer), -1)).transpose(0, 1), fully.weight, fully.bias)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -90,7 +105,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     groups, pictures, inputs = x.shape
     y = x.new_empty(pictures, len(weight))
     what = _Products(pictures, groups, inputs, len(weight) // groups, x.stride(1), x.stride(0), torch.get_num_threads())
-    added = torch.empty(0) if bias is None else bias.contiguous()
+    added = x.new_empty(0) if bias is None else bias.contiguous()
     call("products", what, x, weight.contiguous(), added, y)
     return y
 
