@@ -12,7 +12,7 @@ from conftest import coloured
 def write(root, tables, pictures):
     for file, text in tables.items():
         (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_text(text)
+        (root / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     for number, file in enumerate(pictures):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         coloured("red", number).save(root / file)
@@ -39,6 +39,11 @@ def rows(names, head, by=","):
 
 SHAPES = {
     "beside the pictures": ({"labels.csv": rows(IDS, "filename,label")}, IDS, ""),
+    "with spaces": ({"labels.csv": rows(IDS, "filename , label", ", ")}, IDS, ""),
+    "with spaces in quotes": ({"labels.csv": rows(IDS, '"filename", "label"', ', ')}, IDS, ""),
+    "in UTF-16": ({"labels.csv": rows(IDS, "filename,label").encode("utf-16")}, IDS, ""),
+    "in UTF-16 without a mark": ({"labels.csv": rows(IDS, "filename,label").encode("utf-16-le")}, IDS, ""),
+    "of an old Mac": ({"labels.csv": rows(IDS, "filename,label").replace("\n", "\r")}, IDS, ""),
     "of Excel, with a mark and semicolons": ({"labels.csv": "\ufeff" + rows(IDS, "image;kind", ";")}, IDS, ""),
     "by tabs": ({"labels.tsv": rows(IDS, "file\tclass", "\t")}, IDS, ""),
     "pictures in a folder": ({"labels.csv": rows(IDS, "image,label")}, [f"images/{x}" for x in IDS], "images/"),
@@ -86,6 +91,39 @@ def test_a_tables_name_its_folder_or_the_paths_in_it_say_the_split(tmp_path):
     assert any("does not name 1 picture" in note and "other.png" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("column", ["split", "Set", "subset", "partition", "fold"])
+@pytest.mark.parametrize("words", [("train", "test"), ("training", "Validation"), ("TRAIN", "dev")])
+def test_a_column_of_splits_decides_before_names(tmp_path, column, words):
+    said = dict(zip(IDS, [words[0], words[0], words[1], words[1]], strict=True))
+    lines = [f"{name},{label},{said[name]}" for name, label in zip(IDS, LABELS, strict=True)]
+    write(tmp_path, {"train.csv": "\n".join([f"file,label,{column}", *lines])}, IDS)
+    data = find_data(tmp_path)
+    assert listed(data) == {"train": {"a.png": "cat", "b.png": "dog"}, "valid": {"c.png": "cat", "d.png": "dog"}}
+    assert len(data.split(words[1])) == 2
+
+
+def test_a_column_that_says_no_split_is_said_and_not_used(tmp_path):
+    lines = [f"{name},{label},{n}" for n, (name, label) in enumerate(zip(IDS, LABELS, strict=True))]
+    write(tmp_path, {"labels.csv": "\n".join(["file,label,fold", *lines])}, IDS)
+    data = find_data(tmp_path)
+    assert len(data.whole) == 4
+    assert "has a column fold that says no split (0, 1, 2, 3); it is not used" in data.summary()
+
+
+def test_classes_that_are_one_number_keep_one_order(tmp_path):
+    names = ["1", "00001", "2", "001", "x", "01", "0001"]  # a set of words has another order in each process
+    lines = "".join(f"{n}.png,{name}\n" for n, name in enumerate(names))
+    write(tmp_path, {"a.csv": f"file,label\n{lines}"}, ["0.png"])
+    assert find_data(tmp_path, whole=True).classes == ["x", "00001", "0001", "001", "01", "1", "2"]
+
+
+def test_a_table_of_no_use_beside_one_of_labels_is_said(tmp_path):
+    write(tmp_path, {"labels.csv": rows(IDS, "file,label"), "old.csv": "file,label\nnone.png,cat\n"}, IDS)
+    data = find_data(tmp_path)
+    assert len(data.whole) == 4
+    assert "old.csv has the columns file and label, and its first picture (none.png) is not there; it" in data.summary()
+
+
 @pytest.mark.parametrize(
     ("tables", "fault"),
     [
@@ -98,7 +136,25 @@ def test_a_tables_name_its_folder_or_the_paths_in_it_say_the_split(tmp_path):
         ({"fold1.csv": "filename,class\na.png,cat\nb.png,dog\n"}, "does not say whether to train"),
         ({"a.csv": "filename,age,weight\na.png,1,2\nb.png,3,4\n"}, "call its columns filename and label"),
         ({"a.csv": "a.png,cat\nb.png,dog\n"}, "call its columns filename and label"),
-        ({"a.csv": "filename,class\nnowhere.png,cat\n"}, "call its columns filename and label"),
+        (
+            {"a.csv": "filename,class\nnowhere.png,cat\n"},
+            "a.csv has the columns filename and class, and its first picture (nowhere.png) is not there; put",
+        ),
+        ({"a.csv": "filename,class\n"}, "and its first pictures are not there"),
+        (
+            {"a.csv": "filename,class\na.png,café\n".encode("latin-1")},
+            "is no text in UTF-8 ('utf-8' codec can't",
+        ),
+        ({"a.csv": "filename,class,split\na.png,cat,train\na.png,cat,test\n"}, "several rows, as train and as test"),
+        (
+            {"a.csv": "filename,class,split\na.png,cat,train\nb.png,dog,other\n"},
+            "says the split of some rows and 'other' of others (the first is row 2); write train, val or test",
+        ),
+        ({"a.csv": rows(IDS, "filename,path")}, "call its columns filename and label"),
+        ({"test.csv": rows(IDS, "filename,kind")}, "call its columns filename and label"),
+        ({"a.csv": "filename,width\na.png,100\nb.png,101\nc.png,101\nd.png,102\n"}, "call its columns filename and"),
+        ({"a.csv": "filename,ratio\na.png,0.5\nb.png,1\nc.png,0.5\nd.png,1\n"}, "call its columns filename and"),
+        ({"a.csv": "filename,caption\na.png,a cat\nb.png,a dog\n"}, "call its columns filename and label"),
     ],
 )
 def test_a_table_that_says_no_class_for_certain_is_refused(tmp_path, tables, fault):

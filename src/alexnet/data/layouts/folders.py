@@ -27,7 +27,9 @@ SUFFIXES = {
 }  # fmt: skip
 PLAIN = {"images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "jpg", "jpeg", "png"}
 DEEPEST = 8  # folders, each alone in the one above it, that are looked through for train/ and val/
+TABLES = {".csv", ".tsv", ".parquet", ".tar"}  # what may say classes too, and is not asked beside class folders
 LOOKED_AT = 200  # entries of a folder that tell what it holds
+FEW = 4  # of those that are folders, which are looked into
 # What people hold that is not read, by the end of its name, and the way to what is.
 FOREIGN = {
     (".zip", ".rar", ".7z", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz"): "unpack it, then give the folder",
@@ -59,6 +61,7 @@ def class_folders(root: Path, tell: Tell = refuse) -> Data:
             tell(Fault(above.pop(kind), what, "sort them into folders as in train/, or take it away"))
         elif kind == "test":
             tell(Note(above.pop(kind), "has no class folders, so nothing says what it shows", "it is not used"))
+    tell_of_tables(root, tell)
     found = {}
     for kind, folder in above.items():
         origin = f"{folder.relative_to(root).as_posix()}/"
@@ -156,6 +159,28 @@ def glance(folder: Path, count: int) -> list[Path]:
             return sorted(folder / one.name for one in islice(found, count) if not one.name.startswith("."))
     except OSError:
         return []
+
+
+def holds_pictures(folder: Path, depth: int = 2) -> bool:
+    """Whether a folder's first entries are called pictures, or its first folders hold some."""
+    entries = glance(folder, LOOKED_AT)
+    if any(one.suffix.lower() in SUFFIXES for one in entries):
+        return True
+    return depth > 0 and any(holds_pictures(one, depth - 1) for one in entries[:FEW] if one.is_dir())
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether two or more folders with pictures stand in a folder, or in those of its splits."""
+    above = split_folders(root, lambda fault: None)
+    if above is None:
+        for _ in range(DEEPEST):
+            root = inner[0] if len(inner := subfolders(root)) == 1 else root
+        above = {"": root}
+    return any(len(list(islice(_classes(folder), 2))) == 2 for folder in above.values())
+
+
+def _classes(folder: Path) -> Iterator[Path]:
+    return (one for one in subfolders(folder) if one.name.lower() not in PLAIN and holds_pictures(one))
 
 
 class Walk:
@@ -301,10 +326,20 @@ def _tell_of_rest(
     if loose and has_classes:
         what = f"has {counted(len(loose), 'picture')} beside its class folders ({some(loose)})"
         tell(Note(root, what, "they are not used, as nothing says what they show"))
+    if has_classes:
+        tell_of_tables(root, tell)
     if others:
         listed = some([str(p.relative_to(root)) for p in others])
         what = f"has {counted(len(others), 'file')} other than pictures ({listed})"
         tell(Note(root, what, "they are passed over"))
+
+
+def tell_of_tables(root: Path, tell: Tell, used: Collection[str] = ()) -> None:
+    """Say which files beside folders of pictures could say classes too, and do not."""
+    tables = [one.name for one in visible(root) if one.suffix.lower() in TABLES and one.is_file()]
+    if tables := [name for name in tables if name not in used]:
+        what = f"has {counted(len(tables), 'file')} beside its folders of pictures ({some(tables)})"
+        tell(Note(root, what, "they are not used, as the folders say the classes"))
 
 
 NO_CLASSES = "give folders of pictures, one a class"

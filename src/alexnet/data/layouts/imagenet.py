@@ -21,12 +21,13 @@ from alexnet.data.dataset import Data, Split, some, split_word
 from alexnet.data.faults import Fault, Tell, decoded, refuse
 from alexnet.data.layouts import tars
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.folders import files_below, folder_split, subfolders, visible
+from alexnet.data.layouts.folders import files_below, folder_split, subfolders, tell_of_tables, visible
 
 TRAIN_TAR, VALID_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 VALID_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 WORDNET = re.compile(r"n\d{8}")
 KAGGLE, SOLUTION, MAPPING = Path("ILSVRC/Data/CLS-LOC"), "LOC_val_solution.csv", "LOC_synset_mapping.txt"
+OTHERS = ("LOC_sample_submission.csv", "LOC_train_solution.csv")  # Kaggle's other tables, which say nothing more
 ANNOTATIONS, IMAGES = "val_annotations.txt", "images"  # in Tiny ImageNet's val/
 T = TypeVar("T")
 
@@ -95,6 +96,7 @@ def flat(root: Path, tell: Tell = refuse) -> Data:
     ids = _by_name([path.name for path in paths], folder, tell)
     labelled = _labelled(paths, ids, classes, folder, tell)
     splits["valid"] = _files(f"{folder.name}/, flat, labelled by name", folder, *labelled)
+    tell_of_tables(root, tell)
     words = "ImageNet with a flat validation folder" if train else "ImageNet's validation pictures, flat"
     return Data(str(root), words, classes, splits)
 
@@ -119,6 +121,7 @@ def kaggle(root: Path, tell: Tell = refuse) -> Data:
         else:
             ids, how = _by_name([path.name for path in paths], folder, tell), "labelled by name"
         splits["valid"] = _files(f"val/, {how}", folder, *_labelled(paths, ids, classes, folder, tell))
+    tell_of_tables(root, tell, [SOLUTION, *OTHERS])
     return Data(str(root), "ImageNet as on Kaggle", human(classes, _words(root / MAPPING, " ")), splits)
 
 
@@ -171,6 +174,7 @@ def tiny(root: Path, tell: Tell = refuse) -> Data:
     paths = [folder / Path(row[0]).name for row in rows]
     labelled = _labelled(paths, [row[1] for row in rows], classes, root / "val", tell)
     valid = _files(f"val/, {ANNOTATIONS}", folder, *labelled)
+    tell_of_tables(root, tell)
     names = human(classes, _words(root / "words.txt", "\t"))
     return Data(str(root), "Tiny ImageNet", names, {"train": train, "valid": valid}, square="squash")
 

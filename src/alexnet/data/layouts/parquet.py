@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,14 @@ import numpy as np
 from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.text import counted
 from alexnet.data import labels
-from alexnet.data.dataset import Data, Split, arranged, by_split, called, class_difference, some, split_word
+from alexnet.data.dataset import Data, Split, arranged, by_split, called, class_difference, some
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.folders import glance, subfolders, visible
+from alexnet.data.layouts.parquet_columns import LABELS, features, image_column, label_column
+from alexnet.data.layouts.parquet_files import are_parquet, is_answers, is_parquet, parquet_files
 from alexnet.data.layouts.parquet_rows import Rows, Table, opened
 from alexnet.data.pictures import Unreadable
 
-IMAGES = ("image", "img", "images", "picture", "photo", "pixel_values", "jpg", "jpeg", "png", "image_path", "path",
-          "file_name", "filename", "file", "filepath")  # fmt: skip
-LABELS = (
-    "label",
-    "labels",
-    "fine_label",
-    "class",
-    "class_id",
-    "class_label",
-    "label_id",
-    "cls",
-    "target",
-    "category",
-    "y",
-)
-DEEPEST = 3  # folders below DATA in which parquet files are looked for
-LOOKED_AT = 16  # entries of a folder that tell whether it holds parquet files
 MOST_CLASSES, MOST_TOLD = 1_000_000, 100
 
 
@@ -66,87 +49,7 @@ def parquet(root: Path, tell: Tell = refuse) -> Data:
     return Data(str(root), "parquet", classes, splits, files, named=named)
 
 
-def is_parquet(root: Path) -> bool:
-    """Whether this is a parquet file, or a folder of some."""
-    told: list[Fault] = []
-    return bool(parquet_files(root, told.append)) or bool(told)
-
-
-def parquet_files(root: Path, tell: Tell = refuse) -> list[Path]:
-    """The file, those in a folder, or those in the folders below it that are there for splits or alone."""
-    if root.is_file():
-        return [root] if root.suffix.lower() == ".parquet" else []
-    return _below(root, tell, DEEPEST) if root.is_dir() else []
-
-
-def _below(folder: Path, tell: Tell, depth: int) -> list[Path]:
-    if found := [one for one in visible(folder) if one.suffix.lower() == ".parquet" and one.is_file()]:
-        return found
-    inner = [one for one in subfolders(folder) if _holds(one, depth - 1)] if depth else []
-    if (folder / "data") in inner:
-        inner = [folder / "data"]
-    if len(inner) > 1 and not all(split_word(one.name) for one in inner):
-        what = f"has several sets of parquet files ({some([one.name for one in inner])})"
-        tell(Fault(folder, what, f"give one of them, {inner[0]}"))
-        return []
-    return [file for one in inner for file in _below(one, tell, depth - 1)]
-
-
-def _holds(folder: Path, depth: int) -> bool:
-    """Whether a folder's first entries are parquet files, or its first folders hold some."""
-    entries = glance(folder, LOOKED_AT)
-    if any(one.suffix.lower() == ".parquet" for one in entries):
-        return True
-    return depth > 0 and any(_holds(one, depth - 1) for one in entries if one.is_dir())
-
-
 # -- what a file holds --------------------------------------------------------------------------------------------
-
-
-def image_column(schema: Any) -> str | None:
-    """The column that holds pictures: by its type, and by its name where several could."""
-    import pyarrow as pa
-
-    def is_binary(type: Any) -> bool:
-        type = type.value_type if pa.types.is_dictionary(type) else type
-        return pa.types.is_binary(type) or pa.types.is_large_binary(type)
-
-    def is_numbers(type: Any) -> bool:
-        while pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type):
-            type = type.value_type
-        return pa.types.is_integer(type)
-
-    def holds(type: Any) -> bool:
-        if pa.types.is_list(type) or pa.types.is_large_list(type):
-            return holds(type.value_type)
-        if pa.types.is_struct(type):
-            return type.get_field_index("bytes") >= 0 and is_binary(type.field("bytes").type)
-        return is_binary(type)
-
-    def is_path(type: Any) -> bool:
-        return pa.types.is_string(type) or pa.types.is_large_string(type)
-
-    able = [field.name for field in schema if holds(field.type)]
-    # Others only by their name: most texts and lists of numbers are something else.
-    perhaps = [one.name for one in schema if is_path(one.type) or (is_numbers(one.type) and one.type.num_fields)]
-    named = [name for known in IMAGES for name in able + perhaps if name.lower() == known]
-    return (named or able or [None])[0]
-
-
-def _label_column(schema: Any, image: str) -> str | None:
-    features = _features(schema)
-    typed = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
-    named = [name for known in LABELS for name in schema.names if name.lower() == known and name != image]
-    return named[0] if named else typed[0] if len(typed) == 1 else None
-
-
-def _features(schema: Any) -> dict[str, dict]:
-    """Hugging Face's description of the columns, as far as it can be made out."""
-    try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}
-    return {name: one for name, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
 
 
 def _tables(files: Sequence[Path], tell: Tell) -> list[Table]:
@@ -166,8 +69,10 @@ def _table(file: Path, tell: Tell) -> Table:
 
     parquet = opened(file)
     schema = parquet.schema_arrow
+    if is_answers(schema):
+        raise Fault(file, "holds a network's answers (rank, probability) and no labels", "take it out of DATA")
     image = image_column(schema)
-    label = _label_column(schema, image or "")
+    label = label_column(schema, image or "")
     if image is None or label is None:
         what = f"has the columns {some(schema.names)}"
         needed = "a column of pictures (bytes, or a struct of bytes and path)" if image is None else "a column 'label'"
@@ -189,7 +94,7 @@ def _table(file: Path, tell: Tell) -> Table:
         raise Fault(
             file, f"has {counted(len(found), 'label')} for {counted(parquet.metadata.num_rows, 'row')}", "copy it again"
         )
-    stated = _features(schema).get(label, {}).get("names")
+    stated = features(schema).get(label, {}).get("names")
     if pa.types.is_boolean(kind) and not isinstance(stated, list):
         stated = ["False", "True"]
     own = (
@@ -312,4 +217,7 @@ def _check_numbers(splits: dict[str, Split], root: Path, tell: Tell) -> None:
         tell(Note(root, what, "number them from 0, or name them, if that is not so"))
 
 
-LAYOUT = Layout(20, "a folder of parquet files with the columns image and label", is_parquet, parquet)
+LAYOUTS = (
+    Layout(20, "a folder of parquet files with the columns image and label", is_parquet, parquet),
+    Layout(85, "", are_parquet, parquet),
+)

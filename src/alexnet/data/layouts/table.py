@@ -18,13 +18,14 @@ import numpy as np
 from alexnet.base.text import counted
 from alexnet.data.dataset import Data, Split, arranged, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
-from alexnet.data.layouts import parquet
+from alexnet.data.layouts import split_column
 from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.folders import SUFFIXES, split_folders, subfolders, visible
+from alexnet.data.layouts.parquet_columns import ANSWERS, IMAGES, LABELS
 
 ENDINGS = (".csv", ".tsv")
 DELIMITERS = ",;\t"
-FILES = (*parquet.IMAGES, "image_id", "image_name", "img_name", "img_path", "id", "name")
+FILES = (*IMAGES, "image_id", "image_name", "img_name", "img_path", "id", "name")
 MOST = 1 << 30  # bytes of a table: some thirty million rows
 DEEPEST = 3  # folders, each alone in the one above it, that are looked through for a table
 LEFT_TO_GUESS = "submission"  # in the name of a table whose labels are made up, as competitions give one to fill in
@@ -38,6 +39,7 @@ class LabelledFiles:
     file: Path
     rows: list[tuple[str, str]]  # a picture's name and its class
     columns: tuple[str, str]
+    others: dict[str, list[str]]  # columns that may say the split, with each row's value; of labels, without any
     folder: Path
     suffix: str
 
@@ -50,20 +52,30 @@ class LabelledFiles:
 
 
 def labelled_by_table(root: Path, tell: Tell = refuse) -> Data:
-    """Splits are those of the tables' names, of their folders or, where these say none, of the pictures' paths."""
+    """Splits are those of a column that says them, else of the tables' names, of their folders or, where these say
+    none, of the pictures' paths."""
     found: dict[str, list[tuple[LabelledFiles, str, str]]] = {}
-    tables = list(_tables(root))
+    told, tables = list[Fault](), list[LabelledFiles]()
+    for one in _tables(root):
+        tables.append(one) if isinstance(one, LabelledFiles) else told.append(one)
+    for fault in told:
+        tell(Note(fault.file, fault.what, "it is not used") if tables else fault)
+    origins: dict[str, str] = {}
     for table in tables:
         _tell_of(table, tell)
-        own = _split_of(table.file, root)
-        classes: dict[str, str] = {}
-        for name, label in table.rows:
-            if classes.setdefault(name, label) != label:
-                what = f"has {name} in several rows, as {classes[name]} and as {label}"
-                tell(Fault(table.file, what, "give one row and one class a picture"))
+        own, stated = _split_of(table.file, root), _stated(table, tell)
+        seen: dict[str, tuple[str, str | None]] = {}
+        for row, (name, label) in enumerate(table.rows):
+            kind = stated[row] if stated else own or _word(name) or "train"
+            if (first := seen.setdefault(name, (label, kind))) != (label, kind):
+                two = (first[0], label) if first[0] != label else (first[1], kind)
+                what = f"has {name} in several rows, as {two[0]} and as {two[1]}"
+                tell(Fault(table.file, what, "give one row, one class and one split a picture"))
                 break
-        for name, label in classes.items():
-            found.setdefault(own or _word(name) or "train", []).append((table, name, label))
+        for name, (label, kind) in seen.items():
+            if kind is not None:
+                found.setdefault(kind, []).append((table, name, label))
+                origins.setdefault(kind, f", {WORDS[kind]}" if stated else "")
     for kind in ("fold", "several"):
         if rows := found.pop(kind, []):
             what = f"does not say whether to train on its pictures (such as {rows[0][1]})"
@@ -72,30 +84,39 @@ def labelled_by_table(root: Path, tell: Tell = refuse) -> Data:
         if len(names := {table.file: None for table, _, _ in rows}) > 1:
             what = f"has several tables for {kind} ({some([str(one.relative_to(_above(root))) for one in names])})"
             tell(Fault(root, what, "put them together, or take all but one away"))
-    labels = {label for rows in found.values() for _, _, label in rows}
-    classes_found = sorted(labels, key=lambda one: (int(one), "") if one.isdecimal() else (-1, one))
-    place = {name: number for number, name in enumerate(classes_found)}
+    classes = sorted({label for rows in found.values() for _, _, label in rows}, key=_number_first)
+    place = {name: number for number, name in enumerate(classes)}
     splits = {
-        kind: _split(rows, place, root) for kind, rows in arranged({k: found[k] for k in ORDER if k in found}).items()
+        split: _split(found[kind], place, root, origins[kind])
+        for split, kind in arranged({kind: kind for kind in WORDS if kind in found}).items()
     }
-    return Data(str(root), "pictures with a table of labels", classes_found, splits, [one.file for one in tables])
+    return Data(str(root), "pictures with a table of labels", classes, splits, [one.file for one in tables])
 
 
-ORDER = ("train", "valid", "test")
+WORDS = {"train": "train", "valid": "val", "test": "test"}  # in order, as a column would say them
 
 
-def _split(rows: list[tuple[LabelledFiles, str, str]], place: dict[str, int], root: Path) -> Split:
+def _number_first(label: str) -> tuple[int, str]:
+    """Numbers are sorted as such, 1 and 01 too."""
+    return (int(label) if label.isdecimal() and len(label) < 20 else -1, label)
+
+
+def _stated(table: LabelledFiles, tell: Tell) -> list[str | None] | None:
+    """The split of each row by the first column that says one."""
+    found = (split_column.kinds(table.file, name, values, tell) for name, values in table.others.items() if values)
+    return next(filter(None, found), None)
+
+
+def _split(rows: list[tuple[LabelledFiles, str, str]], place: dict[str, int], root: Path, said: str) -> Split:
     numbers = np.array([place[label] for _, _, label in rows], np.int64)
-    origin = rows[0][0].file.relative_to(_above(root)).as_posix()
+    origin = rows[0][0].file.relative_to(_above(root)).as_posix() + said
     return Split(origin, numbers, lambda i: rows[i][0].picture(rows[i][1]), lambda i: rows[i][1])
 
 
 def _tell_of(table: LabelledFiles, tell: Tell) -> None:
     """Say what of a table, or beside it, is not used."""
-    name, label = table.columns
-    others = [one for one in _header(table.file) if one.lower() in parquet.LABELS and one not in (name, label)]
-    if others:
-        what = f"has other columns of labels beside {label} ({some(others)})"
+    if others := [name for name, values in table.others.items() if not values]:
+        what = f"has other columns of labels beside {table.columns[1]} ({some(others)})"
         tell(Note(table.file, what, "they are not used"))
     if empty := [number for number, row in enumerate(table.rows, 2) if not all(row)]:
         what = f"has {counted(len(empty), 'row')} without a picture or without a class (the first is line {empty[0]})"
@@ -109,6 +130,11 @@ def _tell_of(table: LabelledFiles, tell: Tell) -> None:
 
 def is_labelled_by_table(root: Path) -> bool:
     """Whether this is such a table, or a folder with some and without class folders."""
+    return any(isinstance(one, LabelledFiles) for one in _tables(root))
+
+
+def is_wrongly_labelled(root: Path) -> bool:
+    """Whether there is a table of labels that cannot be used, which is asked when little else is left."""
     return next(_tables(root), None) is not None
 
 
@@ -130,8 +156,9 @@ def _word(name: str) -> str | None:
 # -- finding ------------------------------------------------------------------------------------------------------
 
 
-def _tables(root: Path, depth: int = DEEPEST) -> Iterator[LabelledFiles]:
-    """The tables of a folder and of its splits' folders whose first picture is found; none beside class folders."""
+def _tables(root: Path, depth: int = DEEPEST) -> Iterator[LabelledFiles | Fault]:
+    """The tables of labels of a folder and of its splits' folders, or why one is of no use; none beside class
+    folders."""
     if root.is_file():
         if root.suffix.lower() in ENDINGS and (table := _table(root)):
             yield table
@@ -154,31 +181,70 @@ def _files(folder: Path) -> list[Path]:
     return [one for one in visible(folder) if one.suffix.lower() in ENDINGS and one.is_file()]
 
 
-def _table(file: Path) -> LabelledFiles | None:
-    """The table, where it has a column of pictures, of which the first is there, and one of labels."""
+def _table(file: Path) -> LabelledFiles | Fault | None:
+    """The table, where it has a column of pictures, of which the first is there, and one of labels; a fault where it
+    has their names and is of no use."""
     try:
-        if file.stat().st_size > MOST:
-            return None
-        text = decoded(file.read_bytes())
-        head = _header(file)
-        named = [one for known in FILES for one in head if one.lower() == known]
-        known = [one for known in parquet.LABELS for one in head if one.lower() == known and one not in named[:1]]
-        if not named or not (known or len(head) == 2):
-            return None
-        name, label = named[0], known[0] if known else next(one for one in head if one != named[0])
-        lines = csv.DictReader(io.StringIO(text), delimiter=_delimiter(text))
-        rows = [((row[name] or "").strip().replace("\\", "/"), (row[label] or "").strip()) for row in lines]
-    except (OSError, ValueError, csv.Error, StopIteration):
+        contents = file.read_bytes() if file.stat().st_size <= MOST else b""
+    except OSError:
         return None
-    if not rows or (where := _where(file, rows[0][0])) is None:
+    fault = None
+    try:
+        text = decoded(contents)
+    except ValueError as error:
+        text, fault = contents.decode("latin-1"), Fault(file, f"is no text in UTF-8 ({error})", "save it as UTF-8")
+    text = text if "\n" in text else text.replace("\r", "\n")  # as spreadsheets of old Macs end lines
+    try:
+        lines = csv.reader(io.StringIO(text), delimiter=_delimiter(text), skipinitialspace=True)
+        head, *rows = [[one.strip() for one in line] for line in lines if line]
+    except (ValueError, csv.Error):
+        return fault if fault and _known([one.strip() for one in text.partition("\n")[0].split(",")]) else None
+    if set(head) >= ANSWERS:
+        return Fault(file, "holds a network's answers (rank, probability) and no labels", "take it out of DATA")
+    rows = [row + [""] * (len(head) - len(row)) for row in rows]
+    known = _known(head)
+    name, label = known or _guessed(file, head, rows) or (None, None)
+    if name is None or label is None:
         return None
-    return LabelledFiles(file, rows, (name, label), *where)
+    pairs = [(row[name].replace("\\", "/"), row[label]) for row in rows]
+    if not pairs or fault or (where := _where(file, pairs[0][0])) is None:
+        missing = f"has the columns {head[name]} and {head[label]}, and its first picture"
+        missing += f" ({pairs[0][0]}) is not there" if pairs else "s are not there"
+        return (fault or Fault(file, missing, "put the pictures beside it or into a folder there")) if known else None
+    others: dict[str, list[str]] = {one: [] for one in head if one.lower() in LABELS}
+    others |= {one: [row[head.index(one)] for row in rows] for one in split_column.columns(head)}
+    others = {one: values for one, values in others.items() if one not in (head[name], head[label])}
+    return LabelledFiles(file, pairs, (head[name], head[label]), others, *where)
 
 
-def _header(file: Path) -> list[str]:
-    with open(file, "rb") as opened:
-        text = decoded(opened.readline(1 << 16))
-    return [one.strip() for one in next(csv.reader([text], delimiter=_delimiter(text)), [])]
+def _known(head: list[str]) -> tuple[int, int] | None:
+    """The columns of pictures and of labels by their names."""
+    lower = [one.lower() for one in head]
+    name = next((lower.index(known) for known in FILES if known in lower), None)
+    label = next((lower.index(known) for known in LABELS if known in lower and lower.index(known) != name), None)
+    return None if name is None or label is None else (name, label)
+
+
+def _guessed(file: Path, head: list[str], rows: list[list[str]]) -> tuple[int, int] | None:
+    """Of two columns, of which one names pictures, the other as that of labels, where its values can be classes."""
+    lower = [one.lower() for one in head]
+    if len(head) != 2 or (lower[0] in FILES) == (lower[1] in FILES) or split_word(file.stem) == "test":
+        return None
+    label = int(lower[0] in FILES)
+    values = {row[label] for row in rows}
+    if all(value.isdecimal() and len(value) < 20 for value in values):  # and not a width, an age or a price
+        numbers = {int(value) for value in values}
+        fits = len(numbers) > 1 and min(numbers) < 2 and max(numbers) - min(numbers) < len(numbers)
+    else:  # and not a caption or a checksum
+        fits = len(values) < len(rows) and not all(map(_is_fraction, values))
+    return (1 - label, label) if fits else None
+
+
+def _is_fraction(value: str) -> bool:
+    try:
+        return bool(float(value)) or True
+    except ValueError:
+        return False
 
 
 def _delimiter(text: str) -> str:
@@ -208,7 +274,10 @@ def _endings(name: str) -> Iterator[str]:
             yield name + ending.upper()
 
 
-LAYOUT = Layout(
-    80, "flat pictures with a table of labels (.csv with columns filename and label)", is_labelled_by_table,
-    labelled_by_table,
+LAYOUTS = (
+    Layout(
+        80, "flat pictures with a table of labels (.csv with columns filename and label)", is_labelled_by_table,
+        labelled_by_table,
+    ),
+    Layout(88, "", is_wrongly_labelled, labelled_by_table),
 )  # fmt: skip
