@@ -81,7 +81,7 @@ def test_batches_can_start_and_end_anywhere(faulty):
 def test_pictures_kept_in_memory_and_pictures_decoded_anew_are_the_same(faulty, monkeypatch):
     kept = Pictures(faulty, 8, 3, 2)
     assert kept.kept is not None
-    monkeypatch.setattr(loader, "_free_memory", lambda: 0)
+    monkeypatch.setattr(loader, "free_memory", lambda: 0)
     anew = Pictures(faulty, 8, 3, 2)
     assert anew.kept is None
     rows = np.array([5, 1, 40, 7, 5, 20])

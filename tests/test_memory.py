@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.base import device
+from alexnet.base import device, limits
 from alexnet.base.errors import AlexNetError
+from alexnet.data import loader
 from alexnet.data.dataset import Data, Split
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.loader import Pictures
@@ -183,3 +184,66 @@ def test_many_pictures_take_the_memory_of_a_few(tmp_path, command, bytes_a_pictu
 
     # Batches that threads make ahead come and go; what is held for each picture is there every time.
     assert min(grown(turn) for turn in "123") < bytes_a_picture * (many - few) + 30_000
+
+
+# -- what the system says of itself ---------------------------------------------------------------------------------
+
+V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
+MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8000 kB\n"}
+SYSTEMS = {  # files in place of the system's, then the memory there is and the free memory, in bytes
+    "no container": (MEMINFO | {"proc/self/cgroup": "0::/user.slice\n"}, None, 8000 << 10),
+    "version 2, its group the root": (
+        MEMINFO | {"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "500000\n", f"{V2}/memory.current": "200000\n"},
+        500_000, 300_000,
+    ),
+    "version 2, without limit": (
+        MEMINFO | {"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "max\n", f"{V2}/memory.current": "200000\n"},
+        None, 8000 << 10,
+    ),
+    "version 2, limited further out": (
+        MEMINFO
+        | {"proc/self/cgroup": "0::/pod/one\n", f"{V2}/pod/memory.max": "700000", f"{V2}/pod/memory.current": "100000"}
+        | {f"{V2}/pod/one/memory.max": "900000", f"{V2}/pod/one/memory.current": "50000"},
+        700_000, 600_000,
+    ),
+    "version 2, files among its pages": (
+        MEMINFO
+        | {"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "500000", f"{V2}/memory.current": "480000"}
+        | {f"{V2}/memory.stat": "anon 100000\ninactive_file 300000\n"},
+        500_000, 320_000,
+    ),
+    "version 1, under its name outside": (
+        MEMINFO
+        | {"proc/self/cgroup": "5:cpu:/docker/a\n4:memory:/docker/a\n0::/\n", f"{V1}/memory.limit_in_bytes": "400000"}
+        | {f"{V1}/memory.usage_in_bytes": "390000"}
+        | {f"{V1}/memory.stat": "inactive_file 1\ntotal_inactive_file 90000\n"},
+        400_000, 100_000,
+    ),
+    "version 1, without limit": (
+        MEMINFO
+        | {"proc/self/cgroup": "4:memory:/\n", f"{V1}/memory.limit_in_bytes": "9223372036854771712"}
+        | {f"{V1}/memory.usage_in_bytes": "5"},
+        None, 8000 << 10,
+    ),
+    "over its limit": (
+        MEMINFO | {"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "500", f"{V2}/memory.current": "600"}, 500, 0
+    ),
+    "nothing said": ({}, None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_memory_is_what_the_machine_or_its_container_has(tmp_path, monkeypatch, system):
+    files, whole, free = SYSTEMS[system]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(limits, "MACHINE", tmp_path)
+    pages = {"SC_PHYS_PAGES": 1 << 30, "SC_AVPHYS_PAGES": 1 << 20, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    assert limits.memory() == (whole or 4 << 40)
+    assert limits.free_memory() == (4 << 30 if free is None else free)
+    # 0.4 of it may be kept by all processes of the machine together
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    most = (4 << 30 if free is None else free) // 5
+    assert (loader.fits_in_memory(most), loader.fits_in_memory(most + 1)) == (True, False)

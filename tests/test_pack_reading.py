@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +207,53 @@ def test_pictures_are_the_same_mapped_and_read(packs, monkeypatch, memory):
     expected = np.concatenate([np.load(f) for f in sorted(packs["raw"].glob("train-0*.npy"))])[rows]
     assert (Pictures(split, 32, 3, 2).get(rows)[0].transpose(0, 2, 3, 1) == expected).all()
     assert (split.store._open(0).map is not None) == (memory > 0)
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 40])
+@pytest.mark.parametrize(("allowed", "most"), [(1, 3), (8, 4), (1024, 8)])
+def test_no_more_files_are_open_than_the_process_may_have(packs, monkeypatch, memory, allowed, most):
+    monkeypatch.setattr("alexnet.data.packs.reading.memory", lambda: memory)
+    monkeypatch.setattr("alexnet.data.packs.reading.open_files", lambda: allowed)
+    splits = find_data(packs["raw"]).splits
+    assert [len(split.store.starts) - 1 for split in splits.values()] == [6, 2]
+    for name, split in splits.items():
+        expected = np.concatenate([np.load(f) for f in sorted(packs["raw"].glob(f"{name}-0*.npy"))])
+        for row in np.random.default_rng(0).permutation(len(split)):
+            assert (split.read(int(row)) == expected[row]).all()
+    there = [os.readlink(f"/proc/self/fd/{number}") for number in open_numbers()]
+    assert sum(str(packs["raw"].resolve()) in name for name in there) <= most
+
+
+def open_numbers() -> list[int]:
+    with os.scandir("/proc/self/fd") as found:
+        numbers = [int(one.name) for one in found]
+    return [number for number in numbers if os.path.lexists(f"/proc/self/fd/{number}")]
+
+
+@contextmanager
+def no_file_more() -> Iterator[None]:
+    """The process may open no further file."""
+    kept = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, kept[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, kept)
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg", "folders"])
+def test_too_many_open_files_are_not_taken_for_damage(packs, folders, kind):
+    split = find_data(packs.get(kind, folders)).split("train")
+    pictures = Pictures(split, 32, 3, 1)
+    if kind == "jpeg":
+        assert split.store._ends.any()
+    with no_file_more():
+        said = refusal(pictures.get, np.arange(4))
+    assert "cannot be opened as too many files are open already" in said
+    assert "ulimit -n" in said
+    assert len(pictures.get(np.arange(4))[0]) == 4
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 40])

@@ -22,9 +22,9 @@ from torch import Tensor
 from alexnet.base.device import send
 from alexnet.base.distributed import World, local_processes
 from alexnet.base.errors import AlexNetError
+from alexnet.base.limits import free_memory, memory
 from alexnet.base.text import counted
 from alexnet.data.layouts.registry import Split
-from alexnet.data.packs.reading import bytes_of_pages, memory
 from alexnet.data.pictures import CROP, Square, fill_squares
 from alexnet.data.statistics import Known, Sums
 
@@ -385,9 +385,4 @@ def _of_pack(known: Known, size: int, channels: int) -> Statistics:
 
 def fits_in_memory(size: int) -> bool:
     """Whether every process of this machine can keep `size` bytes."""
-    return size * local_processes() <= MEMORY_SHARE * _free_memory()
-
-
-def _free_memory() -> int:
-    """Bytes of memory that are free now; where the system does not say, 4 GiB."""
-    return bytes_of_pages("SC_AVPHYS_PAGES")
+    return size * local_processes() <= MEMORY_SHARE * free_memory()

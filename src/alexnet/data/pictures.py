@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import SQUARES
+from alexnet.base.limits import too_many_open
 from alexnet.data.faults import POINTER
 
 if TYPE_CHECKING:
@@ -268,6 +269,8 @@ def _file(source: Any) -> BinaryIO:
         try:
             file = open(source, "rb", opener=_at_once)  # noqa: SIM115, the caller closes it
         except OSError as error:
+            if full := too_many_open(error, source):  # else pictures that are whole would be left out as broken
+                raise full from None
             missing = isinstance(error, FileNotFoundError)
             raise Unreadable("no such file" if missing else f"cannot be opened ({error.strerror})") from None
         found = os.fstat(file.fileno())

@@ -19,7 +19,7 @@ import math
 import os
 import tokenize
 from collections.abc import Iterable, Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.limits import memory, open_files, too_many_open
 from alexnet.data.dataset import Data, Split
 from alexnet.data.packs.shards import HEADER_BYTES, Shard, damaged
 from alexnet.data.pictures import Source
@@ -37,7 +38,7 @@ STATE = "packing.npz"  # of a pack that is being made
 FORMAT, VERSION = "alexnet pack", 1
 READ = 1 << 24  # bytes
 LARGEST = 1 << 14  # pixels, side of a picture
-OPEN = 700  # files of pictures of a split that are open at once
+OPEN_SHARE = 0.5  # of the files that a process may have open, for a pack's pictures
 
 
 def is_pack(root: Path) -> bool:
@@ -72,10 +73,12 @@ def _opened(root: Path, header: dict[str, Any]) -> Data:
     if (known.mean.shape, known.colour_std.shape, known.colour_axes.shape) != ((side, side, 3), (3,), (3, 3)):
         raise ValueError("a mean or colour axes of another shape")
     square, splits = str(header.get("square", "crop")), {}
+    files = sum(len(facts["shards"]) for facts in header["splits"].values())
+    share = min(1.0, OPEN_SHARE * open_files() / max(1, files))
     for name, facts in header["splits"].items():
         if name not in ("train", "valid", "test") or not all(type(n) is int and n >= 0 for n in facts["shards"]):
             raise ValueError(f"a split {name} in files of {facts['shards']} pictures")
-        store = PackStore(root, name, header["side"], header["encoding"], facts["shards"], known, square)
+        store = PackStore(root, name, header["side"], header["encoding"], facts["shards"], known, square, share)
         labels = _array(root, f"{name}-labels.npy").astype(np.int64)
         if labels.shape != (len(store),) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
             raise AlexNetError(f"{root} has labels that do not fit its pictures or classes; make the pack again.")
@@ -157,15 +160,22 @@ def verify(root: Path, entries: Iterable[dict[str, Any]] | None = None) -> Itera
 
 
 class PackStore:
-    """The pictures of one split; picture i is the i-th over all its files, mapped where memory can hold them."""
+    """The pictures of one split; picture i is the i-th over all its files, mapped where memory can hold them.
+
+    Of its files a `share` is open at once, those that were used last.
+    """
 
     def __init__(
-        self, root: Path, split: str, side: int, encoding: str, shards: list[int], known: Known, square: str = "crop"
-    ) -> None:
+        self, root: Path, split: str, side: int, encoding: str, shards: list[int], known: Known,
+        square: str = "crop", share: float = 1.0,
+    ) -> None:  # fmt: skip
         self.root, self.split, self.side, self.encoding, self.known = root, split, side, encoding, known
         self.square = square
         self.starts = np.cumsum([0, *shards])
-        self._open = lru_cache(maxsize=OPEN)(self._shard)
+        # No method of its own: a store that nobody holds any more closes its files at once.
+        mapped = encoding == "raw" and self.decoded_bytes <= memory()
+        shard = partial(_shard, root, split, (side, side, 3) if encoding == "raw" else (), self.starts, mapped)
+        self._open = lru_cache(maxsize=max(1, int(share * len(shards))))(shard)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -251,12 +261,12 @@ class PackStore:
         number = int(np.searchsorted(self.starts, i, side="right")) - 1
         return number, i - int(self.starts[number])
 
-    def _shard(self, number: int) -> Shard:
-        path = self.root / f"{self.split}-{number:05}.npy"
-        size = path.stat().st_size - HEADER_BYTES if path.exists() else 0
-        count = int(self.starts[number + 1] - self.starts[number])
-        shape = (count, self.side, self.side, 3) if self.encoding == "raw" else (size,)
-        return Shard(path, shape, mapped=self.encoding == "raw" and self.decoded_bytes <= memory())
+
+def _shard(root: Path, split: str, picture: tuple[int, ...], starts: np.ndarray, mapped: bool, number: int) -> Shard:
+    """A file of pictures of one shape; of bytes where that is ()."""
+    path = root / f"{split}-{number:05}.npy"
+    size = path.stat().st_size - HEADER_BYTES if path.exists() else 0
+    return Shard(path, (int(starts[number + 1] - starts[number]), *picture) if picture else (size,), mapped)
 
 
 def _pixels(jpeg: np.ndarray) -> np.ndarray:
@@ -273,19 +283,6 @@ def _pixels(jpeg: np.ndarray) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(jpeg.tobytes()), formats=("JPEG",)))
 
 
-def memory() -> int:
-    """Bytes of memory that the machine has; where the system does not say, 4 GiB."""
-    return bytes_of_pages("SC_PHYS_PAGES")
-
-
-def bytes_of_pages(kind: str) -> int:
-    """Bytes of a kind of pages that os.sysconf knows; 4 GiB where it does not."""
-    try:
-        return os.sysconf(kind) * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30
-
-
 def _array(root: Path, name: str, kinds: str = "iu") -> np.ndarray:
     """An array of the pack of a kind of numbers, after its header was held against the length of its file."""
     try:
@@ -300,4 +297,6 @@ def _array(root: Path, name: str, kinds: str = "iu") -> np.ndarray:
             file.seek(0)
             return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError) as error:
-        raise AlexNetError(f"{root / name} cannot be read ({error}); copy it again or make the pack again.") from None
+        raise too_many_open(error, root / name) or AlexNetError(
+            f"{root / name} cannot be read ({error}); copy it again or make the pack again."
+        ) from None

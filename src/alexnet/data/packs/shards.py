@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.base.errors import AlexNetError, CannotWrite
+from alexnet.base.limits import too_many_open
 
 HEADER_BYTES = 128
 SYNCED = 1 << 25  # bytes after which a file that grows is put on the disk, so that its end has little left to wait for
@@ -36,7 +37,9 @@ class Shard:
                 os.close(self.file)  # the map has one of its own
                 self.file = -1
         except (OSError, ValueError) as error:
-            raise AlexNetError(f"{path} cannot be opened ({error}); copy it again.") from None
+            raise too_many_open(error, path) or AlexNetError(
+                f"{path} cannot be opened ({error}); copy it again."
+            ) from None
         if header != npy_header(shape):
             raise damaged(path)
         self._lock = threading.Lock()
