@@ -31,9 +31,9 @@ from alexnet.base.device import device_name
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.sources import Sources
 from alexnet.data.stream import named_batches
-from alexnet.inference.evaluation import Member, log_probabilities
 from alexnet.inference.feature_files import write_features
 from alexnet.inference.prediction import stream, write_table
+from alexnet.inference.scoring import Member, log_probabilities
 from alexnet.networks.model import seeded_build
 from alexnet.networks.variants import variant
 from alexnet.weights.classifier import Classifier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -22,7 +23,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.inference import confusion
 from alexnet.inference.confusion import Tally, answers
 from alexnet.inference.ensemble import fit_weights, search
-from alexnet.inference.evaluation import count
+from alexnet.inference.scoring import count
 from alexnet.networks.model import seeded_build
 from alexnet.weights.classifier import Classifier
 
@@ -99,38 +100,60 @@ def test_ten_views_of_a_net_without_a_border_come_from_the_enlarged_picture():
     assert views[1][..., 10].mean() > views[0][..., 10].mean()
 
 
-def test_ten_views_and_ensembles_are_those_of_a_loop_in_float64(untrained, data):
+@pytest.fixture(scope="module")
+def two(untrained, data) -> tuple[list[Classifier], np.ndarray]:
+    """Two networks that differ in sizes and in the order of classes; their logits of ten views each in float64, written
+    out: (2, pictures, 10, classes)."""
     other = Classifier(
         seeded_build(5, "alexnet32", 10, 1, 26).eval(),
         Preprocess(32, 26, "L", (64.0,), torch.full((1, 32, 32), 60.0)),
-        untrained.classes[::-1],  # the same classes in another order
+        untrained.classes[::-1],
     )
     with torch.no_grad():
         other.model.fc8.weight *= 30
-    split, weights = data.split("valid"), (0.75, 0.25)
-    members = []
+    logits = []
     for one in (untrained, other):
         wide = seeded_build(0, "alexnet32", 10, 1, one.preprocess.input).eval()
         wide.load_state_dict(one.model.state_dict())
-        members.append((wide.double(), one))
-    wrong1 = wrong5 = loss = 0.0
-    for i, label in enumerate(split.labels.tolist()):
-        total = np.zeros(10)
-        for (wide, one), weight in zip(members, weights, strict=True):
-            p = one.preprocess
-            pixels, border, mean = p.pixels(split.read(i)).double(), p.stored - p.input, float(p.mean[0, 0, 0])
+        wide.double()
+        p = one.preprocess
+        border, mean = p.stored - p.input, float(p.mean[0, 0, 0])
+        for i in range(len(data.split("valid"))):
+            pixels, views = p.pixels(data.split("valid").read(i)).double(), []
             for y, x in [(0, 0), (0, border), (border // 2, border // 2), (border, 0), (border, border)]:
                 crop = (pixels[:, y : y + p.input, x : x + p.input] - mean) / 64
-                for view in (crop, crop.flip(2)):
-                    with torch.no_grad():
-                        answer = torch.softmax(wide(view[None])[0], 0).numpy()
-                    total += weight / 10 * (answer[::-1] if one is other else answer)
+                views += [crop, crop.flip(2)]
+            with torch.no_grad():
+                found = wide(torch.stack(views)).numpy()
+            logits.append(found[:, ::-1] if one is other else found)
+    return [untrained, other], np.stack(logits).reshape(2, -1, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("sure", "weights"), [(1, (0.75, 0.25)), (1, (3, 1)), (1, (0, 2)), (100, (0.75, 0.25))], ids=str
+)
+def test_ten_views_and_ensembles_are_those_of_a_loop_in_float64(two, data, sure, weights):
+    """Whatever the sum of the weights is; and of networks so sure that float32 has no such small probabilities."""
+    models, logits = [copy.deepcopy(one.model) for one in two[0]], two[1] * sure
+    with torch.no_grad():
+        for model in models:
+            model.fc8.weight *= sure
+            model.fc8.bias *= sure
+    members = [Classifier(model, one.preprocess, one.classes) for model, one in zip(models, two[0], strict=True)]
+    wrong1 = wrong5 = loss = 0.0
+    labels = data.split("valid").labels.tolist()
+    for number, label in enumerate(labels):
+        total = sum(
+            weight / sum(weights) / 10 * np.exp(view - view.max()) / np.exp(view - view.max()).sum()
+            for weight, views in zip(weights, logits[:, number], strict=True)
+            for view in views
+        )
         ranked = np.argsort(-total)
         wrong1 += ranked[0] != label
         wrong5 += label not in ranked[:5]
         loss -= np.log(total[label])
-    got = evaluate([untrained, other], data, views=10, weights=weights)
-    n = len(split)
+    got = evaluate(members, data, views=10, weights=weights)
+    n = len(labels)
     assert (got.images, got.top1_error, got.top5_error) == (n, wrong1 / n, wrong5 / n)
     assert got.loss == pytest.approx(loss / n, rel=1e-5)
 
@@ -147,6 +170,9 @@ def test_views_and_weights_that_do_not_fit_are_refused(untrained, data):
         evaluate(untrained, data, views=5)
     with pytest.raises(AlexNetError, match="1 weight for 2 models; give one for each"):
         evaluate([untrained, untrained], data, weights=[1.0])
+    for weights in ([0, 0], [math.nan, 1], [1, math.nan], [-1, 0.5], [2, -1], [math.inf, 1], [1e308, 1e308]):
+        with pytest.raises(AlexNetError, match="give numbers from 0 up"):
+            evaluate([untrained, untrained], data, weights=weights)
     stranger = Classifier(untrained.model, untrained.preprocess, [f"class {n}" for n in range(10)])
     with pytest.raises(AlexNetError, match="must know the same classes"):
         evaluate([untrained, stranger], data)
@@ -319,6 +345,19 @@ def test_fitted_weights_are_those_of_the_written_out_search(classes, places):
     got = search(torch.stack(nets), labels)
     assert wrong(got) == wrong(weights) < min(wrong([0.5] * 3), wrong([0, 1, 0]))
     assert got == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("skills", [(0, 4), (4, 0), (0, 4, 0), (0, 0, 4)])
+def test_networks_that_know_nothing_leave_the_weight_to_one_that_does(skills):
+    source = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 10, (200,), generator=source)
+    nets = torch.stack([(3 - skill / 3) * torch.randn((200, 10), generator=source) for skill in skills])
+    for net, skill in zip(nets, skills, strict=True):
+        net[torch.arange(200), labels] += skill
+    weights = search(nets.softmax(2), labels)
+    total = sum(weight * net for weight, net in zip(weights, nets.softmax(2), strict=True))
+    assert sum(weights) > 0
+    assert (total.topk(5).indices == labels[:, None]).any(1).float().mean() > 0.95
 
 
 def test_fitting_weights_is_a_part_of_evaluation(untrained, data, tmp_path, capsys):

@@ -22,7 +22,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.engines import base, choosing
 from alexnet.inference import exporting
 from alexnet.inference.conversion import compare
-from alexnet.inference.evaluation import Member, log_probabilities
+from alexnet.inference.scoring import Member, log_probabilities
 from alexnet.networks.model import seeded_build
 from alexnet.networks.variants import VARIANTS
 from alexnet.weights import classifier as classifier_

@@ -13,7 +13,8 @@ from alexnet.base.progress import Progress
 from alexnet.base.text import counted
 from alexnet.data.held_out import HeldOut
 from alexnet.data.layouts.registry import Data
-from alexnet.inference.evaluation import PLACES, log_probabilities, opened
+from alexnet.inference.evaluation import opened
+from alexnet.inference.scoring import PLACES, log_probabilities
 from alexnet.weights.classifier import Classifier
 
 START, STEP, PASSES = 0.5, 0.05, 5
@@ -83,4 +84,5 @@ def _sum(probabilities: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _wrong(scores: Tensor, labels: Tensor, places: int) -> int:
-    return int(((scores > scores.gather(1, labels[:, None])).sum(1) >= places).sum())
+    # What ties with the label counts as before it: else a network that says nothing would make no mistake.
+    return int(((scores >= scores.gather(1, labels[:, None])).sum(1) > places).sum())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from alexnet.base.device import send
 from alexnet.base.distributed import World, process_group
@@ -26,18 +25,13 @@ from alexnet.data.held_out import HeldOut, as_trained
 from alexnet.data.identity import identity
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import Pictures, batches
-from alexnet.data.pictures import Square
-from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import attach, better, check_engine, device_for, load_classifier
 from alexnet.inference.confusion import Answers, Tally, answers, check_outputs, check_pairs
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.matching import columns, held_out_for, match_classes, with_names
+from alexnet.inference.scoring import ONE_VIEW, PLACES, Member, PreprocessKey, Scoring, count, log_probabilities
 from alexnet.networks.model import check_float32, in_eval_mode
-from alexnet.weights.classifier import Classifier, Engine, check_names
-
-VIEWS, TIES = (1, 9, 10), ("first", "fraction")
-PLACES = 5  # of top-5 error
-PreprocessKey = tuple[torch.Size, Square]  # Preprocess.key
+from alexnet.weights.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -65,33 +59,6 @@ class Evaluation:
         """The errors for people."""
         top5 = "" if self.top5_error is None else f", top-5 {100 * self.top5_error:.2f} %"
         return f"error top-1 {100 * self.top1_error:.2f} %{top5}"
-
-
-@dataclass(frozen=True)
-class Member:
-    """A network of an ensemble: its preprocessing, its outputs' columns in the order of the labels, its engine.
-
-    `classes` is how many names its outputs have; 0 leaves that alone."""
-
-    model: nn.Module
-    preprocess: Preprocess
-    columns: Tensor | None = None
-    engine: Engine | None = None
-    classes: int = 0
-
-    def logits(self, crops: Tensor, autocast: torch.dtype = torch.float32) -> Tensor:
-        """Logits float32 (n, classes) of crops (n, C, input, input) of any type, as they were cut."""
-        found = self._logits(crops, autocast)
-        if self.classes:
-            check_names(found.shape[1], self.classes)
-        return found
-
-    def _logits(self, crops: Tensor, autocast: torch.dtype) -> Tensor:
-        if self.engine is not None:
-            return self.engine.logits(crops)
-        images = self.preprocess.normalise(crops).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
-            return self.model(images).float()
 
 
 @dataclass(frozen=True)
@@ -203,31 +170,6 @@ def _notes(models: Sequence[object], classifiers: Sequence[Classifier], data: Da
         yield f"these are the pictures that training would hold out; --split all takes all {len(data.whole):,}"
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How answers are counted: views a picture, each model's weight in an ensemble (None: equal), and ties."""
-
-    views: int = 1
-    weights: Sequence[float] | None = None
-    ties: str = "first"
-
-    def checked(self, models: int) -> Scoring:
-        """The same, or an error that names what does not fit."""
-        if self.views not in VIEWS:
-            raise AlexNetError(f"views was given {self.views}; it takes {', '.join(map(str, VIEWS))}.")
-        if self.ties not in TIES:
-            raise AlexNetError(f"ties was given '{self.ties}'; it takes {' or '.join(TIES)}.")
-        if self.weights is not None and len(self.weights) != models:
-            raise AlexNetError(
-                f"{counted(len(self.weights), 'weight')} for {counted(models, 'model')}; give one for each."
-            )
-        return self
-
-    def shares(self, models: int) -> Sequence[float]:
-        """Each model's weight."""
-        return [1 / models] * models if self.weights is None else self.weights
-
-
 def evaluate(
     model: str | Path | Classifier | Sequence[str | Path | Classifier],
     data: str | Path | Data,
@@ -240,7 +182,7 @@ def evaluate(
     """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
 
     `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets; their probabilities
-    are averaged. Several models are an ensemble: the sum of their probabilities times `weights` (default: 1 / models).
+    are averaged. Several models are an ensemble: the mean of their probabilities, weighted by `weights`.
     `ties` in scores give the label to one class (`first`) or a share to each (`fraction`, docs/facts.md 2.9).
     `per_class`, `confusion` and `table` name files for errors by class, the confusion matrix and every picture's
     answers. `engine` is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default
@@ -281,7 +223,7 @@ def measure(
     pictures: Sequence[Pictures],
     batch_size: int,
     world: World,
-    *, autocast: torch.dtype = torch.float32, scoring: Scoring = Scoring(),
+    *, autocast: torch.dtype = torch.float32, scoring: Scoring = ONE_VIEW,
     stopped: Callable[[], bool] = lambda: False, quiet: bool = True, tally: Tally | None = None,
     journal: Journal | None = None,
 ) -> Evaluation | None:  # fmt: skip
@@ -355,46 +297,3 @@ def _moved(
         rows = whole[several[0].rows]
         failed = [(i, pictures[0].failed[i]) for i in np.setdiff1d(whole, rows).tolist()]
         yield by_key, labels, several[0].size, rows, failed
-
-
-def log_probabilities(
-    members: Sequence[Member],
-    shares: Sequence[float],
-    by_key: Mapping[PreprocessKey, Tensor],
-    views: int,
-    autocast: torch.dtype = torch.float32,
-) -> Tensor:
-    """Logarithms of the ensemble's probabilities, averaged over views: float32 (n, classes)."""
-    total: Tensor | float = 0.0
-    for member, share in zip(members, shares, strict=True):
-        preprocess = member.preprocess
-        whole = by_key[preprocess.key]
-        for crop in preprocess.views(whole, views):
-            logits = member.logits(crop, autocast)
-            if member.columns is not None:
-                logits = logits[:, member.columns.to(logits.device)]
-            if views == len(members) == 1:
-                return logits.log_softmax(1)
-            total = total + logits.softmax(1) * (share / views)
-    return cast(Tensor, total).log()
-
-
-def count(log_probabilities: Tensor, labels: Tensor, ties: str = "first") -> Tensor:
-    """Pictures, wrong in the first place, not among the first five, summed loss: float64 (4,) on the same device.
-
-    Takes (n, classes) and (n,). Tied scores go to the class that torch.topk puts first, or with `fraction` share the
-    places that are left for them: with two best scores the label counts half (docs/facts.md 2.9).
-    """
-    # float64 only where the device has it: Apple's GPUs do not.
-    wide = torch.float32 if labels.device.type == "mps" else torch.float64
-    if ties == "fraction":
-        own = log_probabilities.gather(1, labels[:, None])
-        above, tied = (log_probabilities > own).sum(1), (log_probabilities == own).sum(1).to(wide)
-        right = torch.stack([((k - above) / tied).clamp(0, 1).sum() for k in (1, PLACES)])
-    else:
-        top = log_probabilities.topk(min(PLACES, log_probabilities.shape[1]), dim=1).indices
-        hit = top == labels[:, None]
-        right = torch.stack([hit[:, 0].sum(), hit.any(1).sum()]).to(wide)
-    loss = F.nll_loss(log_probabilities, labels, reduction="none").to(wide).sum()
-    n = torch.full((1,), len(labels), dtype=wide, device=labels.device)
-    return torch.cat([n, n - right[:1], n - right[1:], loss[None]])

@@ -32,8 +32,9 @@ from alexnet.engines import exported, onnx, openvino
 from alexnet.engines.base import Whole, package, quiet
 from alexnet.engines.choosing import made_up_batch
 from alexnet.engines.loading import load_classifier
-from alexnet.inference.evaluation import PLACES, count, log_probabilities, opened
+from alexnet.inference.evaluation import opened
 from alexnet.inference.matching import match_classes, with_names
+from alexnet.inference.scoring import PLACES, count, log_probabilities
 from alexnet.networks.layers import GroupedLinear
 from alexnet.weights import onnx_writer
 from alexnet.weights.base import Weights

@@ -22,9 +22,9 @@ from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources, name_of
 from alexnet.data.stream import named_batches
 from alexnet.engines.loading import attach, check_engine, device_for, load_classifier
-from alexnet.inference.evaluation import VIEWS, Member, log_probabilities
 from alexnet.inference.feature_folder import fingerprint
 from alexnet.inference.features import filled
+from alexnet.inference.scoring import VIEWS, Member, log_probabilities
 from alexnet.networks.fast.cpu import rows
 from alexnet.networks.model import for_pictures
 from alexnet.weights.classifier import Classifier

@@ -28,7 +28,8 @@ from alexnet.data import labels
 from alexnet.data.dataset import Split, some
 from alexnet.data.identity import identity
 from alexnet.data.layouts.registry import Data, find_data
-from alexnet.inference.evaluation import log_probabilities, opened
+from alexnet.inference.evaluation import opened
+from alexnet.inference.scoring import log_probabilities
 from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction.claims import CIFAR, TINY, Arm, Claim
 from alexnet.training import recipe as recipes

@@ -30,7 +30,8 @@ from alexnet.data import augment, augmentations
 from alexnet.data.layouts.registry import Data
 from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.engines import loading
-from alexnet.inference.evaluation import Evaluation, Member, measure
+from alexnet.inference.evaluation import Evaluation, measure
+from alexnet.inference.scoring import Member
 from alexnet.training import optimizer, plots
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe

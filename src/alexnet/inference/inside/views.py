@@ -9,8 +9,8 @@ import torch
 
 from alexnet.data.pictures import Source, decode
 from alexnet.data.preprocess import Preprocess
-from alexnet.inference.evaluation import Member
 from alexnet.inference.inside.fields import Box
+from alexnet.inference.scoring import Member
 from alexnet.weights.classifier import Classifier
 
 CORNERS = ("upper left", "upper right", "centre", "lower left", "lower right")

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from alexnet.base import tables
 from alexnet.base.errors import AlexNetError
-from alexnet.inference.evaluation import VIEWS
 from alexnet.inference.moving.reading import Frame
 from alexnet.inference.prediction import ClassProbability, probabilities, ranked
+from alexnet.inference.scoring import VIEWS
 from alexnet.weights.classifier import Classifier
 
 SMOOTH = 0.5  # seconds
