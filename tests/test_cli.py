@@ -146,10 +146,18 @@ def test_settings_that_contradict_each_other_or_mean_nothing_are_refused(refused
         for command in (words, ("finetune", "MODEL", *words[1:]), ("bench",), ("reproduce",)):
             assert "--set drops was given twice, 3 and 5,6; give it once." in refused(*command, *sets)
     assert "no key 'epoch'; did you mean 'epochs'" in refused(*words, "--set", "seed=1", "epoch=3")
+    said = refused(*words, "--set", "variant=alexnet23")
+    assert said.startswith("alexnet: there is no variant 'alexnet23'; did you mean 'alexnet32'?")
     assert "epochs was given 'many'; it takes a whole number" in refused(*words, "--epochs", "many")
     assert "unexpected extra argument (more)" in refused(*words, "--set", "seed=1", "more")
     assert "Option '--set' requires an argument" in refused(*words, "--set")
-    assert "--epochs" in refused(*words, "--epoch", "3")
+
+
+def test_an_unknown_option_names_one_that_is_like_it_or_none(refused):
+    words = ("train", "DATA", "--out", "RUN")
+    assert refused(*words, "--epoch", "3").endswith("No such option '--epoch'. Did you mean '--epochs'?")
+    assert refused(*words, "--ten-view").endswith("No such option '--ten-view'.")
+    assert refused("evaluate", "MODEL", "DATA", "--ten-view").endswith("Did you mean '--views'?")
 
 
 LOOK = "look MODEL a.png --out DIR --what "

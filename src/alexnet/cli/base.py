@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from alexnet.base import hints
-from alexnet.base.errors import AlexNetError, did_you_mean
+from alexnet.base.errors import AlexNetError, did_you_mean, nearest_names
 from alexnet.base.speaking import is_first
 from alexnet.base.text import counted, encodable, printable
 from alexnet.base.version import __version__
@@ -110,7 +110,13 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if any("--set" in one.opts for one in self.params):
             args = _spread(args)
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            # By the words alone: with the dashes, which all have, --ten-view would be most like --device.
+            known = [name[2:] for one in self.params for name in one.opts if name.startswith("--")]
+            near = nearest_names(error.option_name.removeprefix("--"), known, alike=0.6)
+            raise click.NoSuchOption(error.option_name, possibilities=[f"--{one}" for one in near], ctx=ctx) from None
         for one in self.params:
             given = ctx.params.get(one.name or "")
             if given == "" or (isinstance(given, tuple) and "" in given):

@@ -23,6 +23,7 @@ from alexnet.base.turns import same
 from alexnet.data.dataset import Data, some
 from alexnet.data.held_out import counts
 from alexnet.data.identity import digest, pictures_digest
+from alexnet.networks.variants import variant
 from alexnet.training import checkpoint
 from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
@@ -141,6 +142,7 @@ def _open(
     else:
         chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
         chosen = recipes.override(chosen, recipes.parse_sets(sets))
+        variant(chosen.variant)  # before DATA is looked at
         if chosen.rate_below != 1 and not chosen.weights:
             raise AlexNetError(
                 f"the recipe trains the layers below the last at {chosen.rate_below:g} of its rate, which needs a "
