@@ -5,6 +5,8 @@ Most of it with threads for processes (together.py), in float64; what torch.dist
 
 from __future__ import annotations
 
+import socket
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from alexnet.data import augment
 from alexnet.data.loader import Batch
 from alexnet.networks import traffic
 from alexnet.networks.model import AlexNet
+from alexnet.networks.plan import departure
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import optimizer
 from alexnet.training.lars import Lars
@@ -135,6 +138,49 @@ def test_every_variant_trains_divided_as_alone_or_is_refused_by_a_sentence(name)
         for found in several:
             assert_same(found, one)
         assert sum(found["memory"] for found in several) < 1.1 * one["memory"] or way == "hybrid"
+
+
+@pytest.fixture
+def as_on_gpus(monkeypatch):
+    """torch's DDP in a group of one process, which takes its inputs apart as where each process has a GPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+
+    class OnGpu(torch.nn.parallel.DistributedDataParallel):
+        def __init__(self, net, device_ids, **given):
+            assert device_ids == [0]
+            super().__init__(net, **given)
+            self.device_ids, self.device_type = device_ids, "cpu"
+
+        def _passing_sync_batchnorm_handle(self, module) -> None:
+            """torch asks for a GPU here."""
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", OnGpu)
+    yield World(0, 2, torch.device("cuda", 0))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_wrapped_where_each_process_has_a_gpu(name, as_on_gpus):
+    """The gradients are those of the network itself, and what is saved of it has the layers of its plan."""
+    model, alone = network(name), network(name)
+    net = as_on_gpus.wrap(as_on_gpus.normalised(model))
+    assert departure(model, CLASSES) == ""
+    assert {id(one) for one in net.parameters()} == {id(one) for one in model.parameters()}
+    assert {id(one) for one in net.buffers()} == {id(one) for one in model.buffers()}
+    synchronised = [one for one in net.modules() if isinstance(one, torch.nn.SyncBatchNorm)]
+    assert len(synchronised) == sum(isinstance(one, torch.nn.BatchNorm2d) for one in alone.modules())
+    if synchronised:
+        return  # which torch computes on GPUs alone
+    images = torch.randn(2, 3, model.input, model.input, dtype=torch.float64)
+    masks = augment.dropout_masks(model.dropouts, 2, np.arange(2), (0, 0), torch.device("cpu"))
+    for one in (net, alone):
+        one(images, masks).square().sum().backward()
+    for (key, one), other in zip(alone.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-9, atol=1e-12, msg=key)
 
 
 @pytest.mark.parametrize("way", ["towers", "hybrida", "hybridb", "hybridc"])

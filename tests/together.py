@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -55,6 +55,12 @@ class Thread(World):
         found = torch.cat([parts[self.rank] for parts in sent])
         assert [len(parts[self.rank]) for parts in sent] == of
         return found
+
+    def gather(self, value: Mapping) -> list[Mapping]:
+        return self.meeting.all(self.rank, value)
+
+    def table(self, row: list[int]) -> list[list[int]]:
+        return self.meeting.all(self.rank, row)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """As it is: who tests it averages gradients."""

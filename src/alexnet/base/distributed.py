@@ -5,6 +5,7 @@ A `World` of one process makes the same calls, which then do nothing, so that no
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import uuid
@@ -27,7 +28,7 @@ TIMEOUT = 600.0  # seconds that a process waits for another
 
 
 class _Warmed(nn.Module):
-    """A model which, called without input, passes once through its parameters.
+    """A model which, called with None for input, passes once through its parameters.
 
     DDP forms the buckets that it sums anew after the first pass, in the order of that one. A run that goes on would
     sum its first step in another order than a run left alone, and three numbers' sum depends on the order.
@@ -37,9 +38,9 @@ class _Warmed(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *given: Any) -> Any:
-        if given:
-            return self.model(*given)
+    def forward(self, images: Any, *more: Any) -> Any:
+        if images is not None:
+            return self.model(images, *more)
         return torch.stack([(one * 0).sum() for one in self.parameters() if one.requires_grad]).sum()
 
 
@@ -115,6 +116,19 @@ class World:
             raise Interrupted(where + first["error"], first["status"])
         raise Agreed(where + first["error"])
 
+    def check_alike(self, then: str, **mine: str) -> None:
+        """Refuse processes that differ in one of `mine`, and so would not compute the same; `then`: what to do."""
+        if self.size == 1:
+            return
+        rows = self.gather(mine | {"host": node()})
+        for rank, row in enumerate(rows):
+            for what in mine:
+                if row[what] != rows[0][what]:
+                    raise Agreed(
+                        f"process {rank} of {self.size}, on {row['host']}, has {what} {row[what]}, and the first, on "
+                        f"{rows[0]['host']}, {rows[0][what]}; {then}."
+                    )
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """An error within the block ends all processes alike; the block must not talk to them."""
@@ -132,20 +146,28 @@ class World:
         if self.size > 1:
             self.sum(torch.zeros(1))
 
+    def normalised(self, model: nn.Module) -> nn.Module:
+        """The model, whose batch normalisation, if it has any, is over all processes' pictures.
+
+        Then it is another one of the same weights and statistics, so that what is saved keeps the layers of its plan.
+        """
+        if self.size == 1 or not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
+            return model
+        if self.device.type != "cuda":
+            raise AlexNetError(
+                "batch normalisation over several processes needs a GPU each; train it with one process, or a "
+                "variant without batch normalisation."
+            )
+        shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
+        return nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model, shared))
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with its gradients averaged over the processes."""
         if self.size == 1:
             return model
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
-            if self.device.type != "cuda":
-                raise AlexNetError(
-                    "batch normalisation over several processes needs a GPU each; train it with one process, or a "
-                    "variant without batch normalisation."
-                )
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ids = [self.device.index] if self.device.type == "cuda" else None
         net = nn.parallel.DistributedDataParallel(_Warmed(model), device_ids=ids, gradient_as_bucket_view=True)
-        net().backward()
+        net(None).backward()
         model.zero_grad()
         return net
 
@@ -165,16 +187,11 @@ def process_group(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Wo
 
     Who waits for another process for more than `timeout` seconds, or finds it gone, ends with a sentence.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1)
     if size == 1:
         yield World(0, 1, choose_device(device))
         return
-    try:
-        rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    except KeyError as missing:
-        raise AlexNetError(
-            f"WORLD_SIZE is {size} but {missing} is not set; start with torchrun, which sets them all."
-        ) from None
+    rank, local, _ = (_number(name) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     chosen = _own(choose_device(device), local)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     try:
@@ -202,18 +219,25 @@ def process_group(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Wo
         dist.destroy_process_group()
 
 
+def _number(name: str, alone: int | None = None) -> int:
+    """A whole number that torchrun sets in the environment; `alone` where it is not set and need not be."""
+    given = os.environ.get(name)
+    if given is None and alone is not None:
+        return alone
+    if given is None or not given.isdecimal():
+        what = "is not set" if given is None else f"is '{given}', which is no number"
+        raise AlexNetError(
+            f"{name} {what}, and processes that train together need WORLD_SIZE, RANK, LOCAL_RANK and "
+            "LOCAL_WORLD_SIZE in their environment; start them with torchrun, which sets them all."
+        )
+    return int(given)
+
+
 def _check_alike(world: World) -> None:
-    """Refuse machines that would not compute the same: another alexnet or torch, or a GPU on one of them alone."""
-    mine = {"alexnet": __version__, "torch": torch.__version__.partition("+")[0], "device": world.device.type}
-    rows = world.gather(mine | {"host": node()})
-    for rank, row in enumerate(rows):
-        for what in mine:
-            if row[what] != rows[0][what]:
-                then = "say --device cpu" if what == "device" else "install the same on every machine"
-                raise Agreed(
-                    f"process {rank} of {world.size}, on {row['host']}, has {what} {row[what]}, and the first, on "
-                    f"{rows[0]['host']}, {rows[0][what]}; {then}."
-                )
+    """Refuse another alexnet or torch, or a GPU on one machine alone."""
+    version = torch.__version__.partition("+")[0]
+    world.check_alike("install the same on every machine", alexnet=__version__, torch=version)
+    world.check_alike("say --device cpu", device=world.device.type)
 
 
 def _own(device: torch.device, local: int) -> torch.device:
@@ -221,6 +245,12 @@ def _own(device: torch.device, local: int) -> torch.device:
     if device.type != "cuda":
         return device
     if local >= torch.cuda.device_count():
+        if seen := os.environ.get("CUDA_VISIBLE_DEVICES"):
+            raise AlexNetError(
+                f"process {local} of this machine has no GPU of its own: CUDA_VISIBLE_DEVICES={seen} shows it "
+                f"{torch.cuda.device_count()}; start as many processes as it shows, or where a scheduler has bound a "
+                "GPU to each process, let it show all to all (Slurm: --gpus-per-node, not --gpus-per-task)."
+            )
         raise AlexNetError(
             f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
             "start as many processes as GPUs, or say --device cpu."
@@ -281,4 +311,4 @@ def restarts() -> int:
 
 def local_processes() -> int:
     """How many processes share this machine's memory and cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _number("LOCAL_WORLD_SIZE", 1)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.base import run_files
-from alexnet.base.device import choose_precision, device_name, make_deterministic
+from alexnet.base.device import choose_precision, device_name
 from alexnet.base.distributed import World
+from alexnet.base.errors import Diverged
 from alexnet.base.files import write_bytes
 from alexnet.base.metrics import Metrics
 from alexnet.base.progress import Progress, Say
@@ -158,6 +159,7 @@ def prepare(
             say(told)
     if world.size > 1:
         same(world, DATA=digest(found_data))
+        world.check_alike("say --set precision=float32", precision=str(precision)[6:])
     with world.together():
         if world.first:
             lock.begin(recipe, world)
@@ -168,6 +170,8 @@ def prepare(
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
         trained = tail = Tail(model)
+        if unused := recipes.of_pictures(recipe):
+            say(f"the last layer alone is trained, on features of the central crop: {unused} changes nothing")
         pictures, held_out = (
             FeatureRows(p, model, tail.below, preprocess, folder, quiet) for p in (pictures, held_out)
         )
@@ -254,8 +258,6 @@ def _rule(recipe: Recipe, optimizer: torch.optim.Optimizer, division: Division, 
 def _on_device(recipe: Recipe, world: World, say: Say) -> torch.dtype:
     """The precision of training, with the device made ready for it."""
     sinks.check_sinks(recipe.sinks)
-    if recipe.deterministic:
-        make_deterministic()
     precision, why = choose_precision(world.device, recipe.precision)
     say(f"training {recipe.variant} on {device_name(world.device)} in {str(precision)[6:]}: {why}")
     say(fast.choose(world.device, recipe.compile))
@@ -320,6 +322,15 @@ def choose_square(recipe: Recipe, data: Data, say: Say) -> str:
     return data.square
 
 
+def diverged(run: Run, what: str) -> Diverged:
+    """The error of a training that has come to nothing, once what was saved before is written."""
+    run.saver.wait()
+    kept = "nothing was saved after that, the last checkpoint is whole"
+    if not (run.folder / run_files.STATE).exists():
+        kept = "there is no checkpoint yet"
+    return Diverged(f"{what}; {kept}: train with a lower learning_rate, or look for broken labels.")
+
+
 def save_checkpoint(run: Run, best: bool = False) -> None:
     """Best weights, last weights, then the state, which alone decides where a resumed run goes on; the first time the
     state stands first, so that weights without one are of a run that has lost it.
@@ -368,7 +379,8 @@ def keep_best(run: Run, say: Say) -> int | None:
     """
     run.world.barrier()  # the first process has written them
     best = run.folder / run_files.BEST
-    if not run.position.since or not best.exists():
+    within = run.position.step % run.steps_per_epoch  # steps of an epoch that max_steps ended
+    if not (run.position.since or within) or not best.exists():
         return None
     run.model.load_state_dict(loading.load_classifier(best).model.state_dict())
     if run.world.first:

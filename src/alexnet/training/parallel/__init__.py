@@ -44,7 +44,9 @@ def check_division(recipe: Recipe, model: AlexNet, world: World) -> str:
 def divide(recipe: Recipe, model: AlexNet, trained: nn.Module, world: World, precision: torch.dtype) -> Division:
     """The division that the recipe asks for; `trained` is the model, or the part of it that is trained."""
     if recipe.parallel == "data" or world.size == 1:
-        net = cast(nn.Module, torch.compile(trained)) if recipe.compile else trained
+        net = world.normalised(trained)
+        if recipe.compile:
+            net = cast(nn.Module, torch.compile(net))
         return Division(model, world.wrap(net), world, precision)
     if recipe.parallel == "towers":
         from alexnet.training.parallel.towers import Towers
