@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from alexnet.base.device import choose_device, device_name
+from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import find_data
 from alexnet.inference.evaluation import evaluate
 from alexnet.reproduction.intervals import paired
@@ -39,11 +40,14 @@ class Arm:
 
 def compare(arms: Sequence[Arm], recipe: str, sets: Sequence[str], seeds: int, out: Path, device: str) -> None:
     """Train every arm with every seed, and write OUT/arms.md after each."""
+    for twice in [one.name for number, one in enumerate(arms) if one.name in [other.name for other in arms[:number]]]:
+        raise AlexNetError(f"--arm '{twice}' was given twice; give each way a name of its own.")
+    recipes = {arm.name: resolve(recipe, [*sets, *arm.sets]) for arm in arms}  # a wrong key is told before any training
     right: dict[str, list[np.ndarray]] = {arm.name: [] for arm in arms}
     fitted: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for seed in range(seeds):
         for arm in arms:
-            data, chosen = find_data(arm.data, quiet=True), resolve(recipe, [*sets, *arm.sets, f"seed={seed}"])
+            data, chosen = find_data(arm.data, quiet=True), replace(recipes[arm.name], seed=seed)
             settings = hashlib.sha256(to_toml(chosen).encode()).hexdigest()[:10]
             folder = out / f"{arm.name.replace(' ', '-')}-{settings}-{seed}"
             train(data, folder, chosen, resume=True, device=device, say=print)  # of a finished one it compares the data

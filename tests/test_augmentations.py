@@ -78,6 +78,14 @@ def test_processes_see_their_rows_of_the_same_batch_and_the_one_pass_changes_not
     assert torch.equal(made(sets), whole)
 
 
+@pytest.mark.parametrize("crop_area", [1.0, 0.5])
+def test_without_crops_every_picture_is_its_middle(crop_area):
+    plain = {"crops": False, "flips": False, "colour_noise": 0.0, "crop_area": crop_area}
+    low = (SIDE - CROP) // 2
+    middle = (PICTURES[:, :, low : low + CROP, low : low + CROP].float() - 120) / 57
+    torch.testing.assert_close(made(plain), middle)
+
+
 def test_the_one_pass_makes_all_up_to_the_scale_or_nothing():
     recipe, part = Recipe(), Part(np.arange(2), 2, (0, 0, 0))
     drawn = draw(recipe, part, PREPROCESS, STD, AXES, 0.1, CPU)

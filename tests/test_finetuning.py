@@ -100,6 +100,16 @@ def test_a_probe_moves_the_last_layer_alone_and_is_as_good_as_logistic_regressio
     assert said[-1]["loss"] == pytest.approx(package.evaluate(run, two).loss, rel=1e-4)
 
 
+def test_a_probe_says_which_keys_change_nothing(tiny_run, two, tmp_path):
+    said: list[str] = []
+    sets = [*SETS, "max_steps=1", "augment=gray", "crops=true", "crop_area=0.5", "flips=true", "colour_noise=0.1"]
+    package.finetune(tiny_run, two, tmp_path / "one", "probe", sets, say=said.append)
+    told = "of the central crop: crops, crop_area, flips, colour_noise, augment changes nothing"
+    assert any(line.endswith(told) for line in said)
+    package.finetune(tiny_run, two, tmp_path / "two", "probe", [*SETS, "max_steps=1", "flips=false"], say=said.append)
+    assert sum("changes nothing" in line for line in said) == 1
+
+
 def test_a_probe_decodes_and_computes_each_picture_once(tiny_run, two, tmp_path, monkeypatch):
     from alexnet.training import probing
 

@@ -107,8 +107,14 @@ def test_batches_on_their_way_to_a_gpu_count_and_pictures_that_lie_there_do_not(
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 8 TB"), MemoryError()]
-)
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 8 TB"), MemoryError(),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        torch.AcceleratorError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)  # fmt: skip
 def test_memory_that_runs_out_in_training_is_a_sentence_with_a_batch_size_that_fits(
     alexnet, folders, tmp_path, monkeypatch, error
 ):
@@ -128,6 +134,13 @@ def test_a_gpu_for_which_torch_has_no_kernels_is_one_sentence(refused, folders, 
     monkeypatch.setattr(AlexNet, "forward", mock.Mock(side_effect=error))
     said = refused("train", folders, "--out", tmp_path / "run", "--set", *TINY)
     assert said.startswith("alexnet: torch was built without kernels for this GPU; install a torch that fits it")
+
+
+def test_a_gpu_that_another_program_has_alone_is_one_sentence(refused, folders, tmp_path, monkeypatch):
+    error = torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+    monkeypatch.setattr(AlexNet, "forward", mock.Mock(side_effect=error))
+    said = refused("train", folders, "--out", tmp_path / "run", "--set", *TINY)
+    assert "the GPU is in use by another program that has it alone; wait for it, or give another --device" in said
 
 
 def test_a_gpu_that_torch_cannot_use_is_said_and_not_passed_over(tmp_path, monkeypatch, caplog):

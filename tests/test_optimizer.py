@@ -49,6 +49,13 @@ def test_all_95_epochs_are_those_of_the_written_out_rule():
         assert torch.equal(parameter, frozen[name])
 
 
+@pytest.mark.parametrize("key", ["drops", "bias_drops"])
+def test_drops_count_in_any_order(key):
+    forward, back = (override(AUTHOR, {key: drops}) for drops in ([22.0, 49.0, 81.0], [81.0, 22.0, 49.0]))
+    for epoch in (0, 21.9, 22, 23, 48.9, 49, 80, 81, 94):
+        assert rates(back, epoch, Plateau()) == rates(forward, epoch, Plateau())
+
+
 def test_a_matrix_that_was_frozen_goes_on_with_the_velocity_that_it_had():
     """The rule skips a matrix whose rate is 0 altogether, so its velocity waits; a run made longer can thaw conv1."""
     model = AlexNet(v.Variant("tiny", "", 3, 3, (v.Conv("conv1", 2, 3), v.FC("fc8", None))), 3, 1, 3).double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -136,10 +137,19 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else device.type
 
 
-def make_deterministic() -> None:
-    """Let torch use only algorithms that repeat bit for bit."""
-    import os
-
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """Within it torch uses only algorithms that repeat bit for bit, if that is wanted."""
+    if not wanted:
+        yield
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), _CUDNN.benchmark
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    _CUDNN.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=warns)
+        _CUDNN.benchmark = before[1]

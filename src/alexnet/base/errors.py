@@ -43,9 +43,16 @@ class Interrupted(Agreed):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is Python's, CUDA's or torch's error of memory; torch's own on a CPU is a plain RuntimeError."""
+    """Whether it is Python's, CUDA's or torch's error of memory; those of torch on a CPU, of CUDA where another
+    program fills the GPU, of cuBLAS and of cuDNN have no type of their own."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    said = ("allocate memory", "out of memory", "ALLOC_FAILED")
+    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the GPU belongs to another program alone, or cannot be used at all now."""
+    return isinstance(error, RuntimeError) and "busy or unavailable" in str(error)
 
 
 def lacks_kernels(error: BaseException) -> bool:

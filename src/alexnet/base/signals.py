@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -14,7 +15,10 @@ EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopRequest:
-    """Within its `with` block the two signals are counted; a second Ctrl-C ends the program at once."""
+    """Within its `with` block the two signals are counted; another Ctrl-C ends the program at once.
+
+    torchrun passes a Ctrl-C on that the terminal has sent to its processes as well, so there it is the third.
+    """
 
     def __init__(self) -> None:
         self.received: list[int] = []
@@ -32,7 +36,7 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received.count(number) >= 2:
+        if number == signal.SIGINT and self.received.count(number) >= (2 if "TORCHELASTIC_RUN_ID" in os.environ else 1):
             raise KeyboardInterrupt
         self.received.append(number)
 

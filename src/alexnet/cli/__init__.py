@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alexnet.base.errors import Agreed, AlexNetError, Lost, is_out_of_memory, lacks_kernels
+from alexnet.base.errors import Agreed, AlexNetError, Lost, is_busy, is_out_of_memory, lacks_kernels
 from alexnet.base.files import one_writer
 from alexnet.base.speaking import told
 from alexnet.base.text import counted
@@ -79,6 +79,8 @@ def run(arguments: list[str] | None = None) -> int:
             told = "there is too little memory for this; give a smaller batch size, input or data set."
         elif lacks_kernels(error):
             told = "torch was built without kernels for this GPU; install a torch that fits it, or give --device cpu."
+        elif is_busy(error):
+            told = "the GPU is in use by another program that has it alone; wait for it, or give another --device."
         else:
             raise
         status = _fail(told, 2)

@@ -187,7 +187,7 @@ def draw(
     draws, boxes = whole.take(part.rows, device), None
     if not recipe.crops:
         draws.offsets.fill_(preprocess.low)
-    if recipe.crop_area < 1:
+    if recipe.crops and recipe.crop_area < 1:
         boxes = augment.draw_boxes(part.count, preprocess.stored, recipe.crop_area, source)[part.rows]
         boxes = send(boxes, device)
     return Drawn(preprocess, draws, boxes, send(axes, device) if noise else None, noise)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from alexnet.base.device import repeatable, tf32
 from alexnet.base.distributed import process_group
 from alexnet.base.progress import Say
 from alexnet.data.dataset import Data, Split
@@ -89,14 +90,15 @@ def prepared(
     recipe = recipes.resolve(sets=["log_every=1000000", *sets])
     with process_group(device) as world, tempfile.TemporaryDirectory() as folder:
         found = data or made_up_data(pictures or 4 * recipe.batch_size, recipe.channels)
-        run = prepare(Path(folder), recipe, None, found, world, say, True, RunLock(Path(folder)))
-        run.pictures.kept = None  # as with a data set that does not fit into memory: each picture is decoded
-        try:
-            try_forms(run, say)
-            yield run
-        finally:
-            run.pictures.close()
-            run.held_out.close()
+        with tf32(recipe.precision == "tf32"), repeatable(recipe.deterministic):
+            run = prepare(Path(folder), recipe, None, found, world, say, True, RunLock(Path(folder)))
+            run.pictures.kept = None  # as with a data set that does not fit into memory: each picture is decoded
+            try:
+                try_forms(run, say)
+                yield run
+            finally:
+                run.pictures.close()
+                run.held_out.close()
 
 
 def bench_table(result: Bench) -> str:

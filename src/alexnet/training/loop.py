@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet.base import run_files
-from alexnet.base.device import send, tf32
+from alexnet.base.device import repeatable, send, tf32
 from alexnet.base.distributed import process_group
 from alexnet.base.errors import Diverged, Interrupted, is_out_of_memory
 from alexnet.base.files import next_step
@@ -36,7 +35,15 @@ from alexnet.training import optimizer, plots
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
 from alexnet.training.restarts import RunLock, open_run, time_limit
-from alexnet.training.run import Run, finish_checkpoint, keep_best, prepare, save_checkpoint, try_forms
+from alexnet.training.run import (
+    Run,
+    diverged,
+    finish_checkpoint,
+    keep_best,
+    prepare,
+    save_checkpoint,
+    try_forms,
+)
 
 FEW = 10  # classes, fewer than which a loss near guessing says nothing
 
@@ -84,24 +91,31 @@ def train(
                 say(line)
         resume = resume or world.of_first(lock.again)
         chosen, state = open_run(folder, recipe, sets, resume, world, say)
-        run = prepare(folder, chosen, state, data, world, say, quiet, lock)
-        try:
-            with run.saver, run.stop:  # from here on there is something to save
-                finish_checkpoint(run)
-                with tf32(chosen.precision == "tf32"), _memory_in_words(run):
-                    try_forms(run, say)
-                    pace = _loop(run, say, quiet)
-                result, kept = _finish(run, say, quiet)
-                failed = run.pictures.failures(world) + run.held_out.failures(world)
-                if world.first:  # and nobody waits for it any more
-                    plots.save_all(run, kept)
-        finally:
-            run.metrics.close()
-            run.pictures.close()
-            run.held_out.close()
+        with repeatable(chosen.deterministic):
+            run = prepare(folder, chosen, state, data, world, say, quiet, lock)
+            result, pace, failed = _to_its_end(run, say, quiet)
         epochs = run.position.step // run.steps_per_epoch
         seconds = time.monotonic() - began
         return Trained(str(folder), epochs, run.position.step, result.top1_error, seconds, pace, failed)
+
+
+def _to_its_end(run: Run, say: Say, quiet: bool) -> tuple[Evaluation, float, list[dict[str, str]]]:
+    """Train, save, evaluate and draw: the last weights' errors, the pace in images/s, and the pictures that failed."""
+    try:
+        with run.saver, run.stop:  # from here on there is something to save
+            finish_checkpoint(run)
+            with tf32(run.recipe.precision == "tf32"), _memory_in_words(run):
+                try_forms(run, say)
+                pace = _loop(run, say, quiet)
+            result, kept = _finish(run, say, quiet)
+            failed = run.pictures.failures(run.world) + run.held_out.failures(run.world)
+            if run.world.first:  # and nobody waits for it any more
+                plots.save_all(run, kept)
+        return result, pace, failed
+    finally:
+        run.metrics.close()
+        run.pictures.close()
+        run.held_out.close()
 
 
 @contextmanager
@@ -126,7 +140,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
     with Progress("training", total, done=done, quiet=quiet) as progress:
         while not run.finished:
             epoch, began = position.epochs, time.monotonic()
-            order = epoch if recipe.reshuffle else 0
+            order, before = epoch if recipe.reshuffle else 0, images
             positions = epoch_order(recipe.seed, order, len(run.pictures), recipe.neighbours)
             start_of_epoch = epoch * run.steps_per_epoch
             first, end = position.step - start_of_epoch, run.last_step - start_of_epoch
@@ -141,11 +155,12 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
                 if recipe.checkpoint_every and position.step % recipe.checkpoint_every == 0:
                     _log(run, progress)
                     save_checkpoint(run)
-            seconds += time.monotonic() - began
-            _log(run, progress)
+            _log(run, progress)  # which waits for what the GPU still does
+            taken = time.monotonic() - began
+            seconds += taken
             if position.step % run.steps_per_epoch:
                 break  # max_steps ends within an epoch
-            _end_epoch(run, progress)
+            _end_epoch(run, progress, (images - before) / taken)
     if run.stalled:
         since = "after the third drop of the rate" if run.plateau.over else f"for {counted(position.since, 'epoch')}"
         say(f"the validation error has stalled {since}: done")
@@ -224,14 +239,7 @@ def _log(run: Run, progress: Progress) -> None:
     bad = (~torch.isfinite(sums[:, 0])).nonzero().flatten()
     if len(bad):
         step = position.step - len(sums) + int(bad[0]) + 1
-        run.saver.wait()
-        kept = "nothing was saved after that, the last checkpoint is whole"
-        if not (run.folder / run_files.STATE).exists():
-            kept = "there is no checkpoint yet"
-        raise Diverged(
-            f"the loss became {sums[bad[0], 0].item()} at step {step}; {kept}: train with a lower learning_rate, or "
-            "look for broken labels."
-        )
+        raise diverged(run, f"the loss became {sums[bad[0], 0].item()} at step {step}")
     loss, wrong, seen = sums.sum(0).tolist()
     position.loss += loss
     position.wrong += wrong
@@ -244,12 +252,17 @@ def _log(run: Run, progress: Progress) -> None:
     progress.facts = {"loss": f"{loss:.3f}", "error": f"{100 * wrong:.1f} %"}
 
 
-def _end_epoch(run: Run, progress: Progress) -> None:
-    """Evaluate in the precision of training, note the epoch, save; the best weights are those of the lowest error."""
+def _end_epoch(run: Run, progress: Progress, pace: float) -> None:
+    """Evaluate in the precision of training, note the epoch, save; the best weights are those of the lowest error.
+
+    `pace` is the epoch's training in images/s.
+    """
     position = run.position
     result = _measure(run, run.precision, quiet=True)
     if result is None:
         _stop(run, progress)
+    if not math.isfinite(result.loss):  # that of the last step, before its update, was finite still
+        raise diverged(run, f"the loss on the validation pictures became {result.loss} at step {position.step}")
     loss, wrong = position.loss / max(1, position.seen), position.wrong / max(1, position.seen)
     better = result.top1_error < position.best
     position.epochs, position.best = position.epochs + 1, min(position.best, result.top1_error)
@@ -260,7 +273,7 @@ def _end_epoch(run: Run, progress: Progress) -> None:
     run.metrics.add(
         "epoch", position.step, epoch=position.epochs, train_loss=loss, train_top1_error=wrong, valid_loss=result.loss,
         valid_top1_error=result.top1_error, valid_top5_error=result.top5_error, images=result.images,
-        learning_rate=run.rate, images_per_second=progress.rate,
+        learning_rate=run.rate, images_per_second=pace,
     )  # fmt: skip
     if better or not run.probes:  # a probe's epoch takes less time than writing a whole network
         save_checkpoint(run, better)
@@ -315,6 +328,11 @@ def _finish(run: Run, say: Say, quiet: bool) -> tuple[Evaluation, int | None]:
     result = _measure(run, torch.float32, quiet)
     if result is None:
         raise Interrupted(f"trained and saved in {run.folder}, but stopped before the last evaluation", run.stop.status)
+    if not math.isfinite(result.loss):
+        raise Diverged(
+            f"the loss on the validation pictures is {result.loss} with the last weights, those of {run.folder} at "
+            f"step {run.position.step}; train anew with a lower learning_rate, or look for broken labels."
+        )
     facts = {key: value for key, value in result.facts().items() if "seconds" not in key}
     run.metrics.add("final", run.position.step, **facts)
     steps, pictures = counted(run.position.step, "step"), counted(result.images, "picture")

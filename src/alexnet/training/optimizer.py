@@ -83,8 +83,8 @@ def rates(recipe: Recipe, epoch: float, plateau: Plateau) -> dict[str, float]:
         weight *= left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
         bias = weight
     else:
-        weight *= recipe.drop_factor ** bisect_right(recipe.drops, stretched)
-        bias *= 0.1 ** bisect_right(recipe.bias_drops, stretched)
+        weight *= recipe.drop_factor ** bisect_right(sorted(recipe.drops), stretched)
+        bias *= 0.1 ** bisect_right(sorted(recipe.bias_drops), stretched)
     bias *= recipe.bias_rate
     conv1 = 1.0
     if recipe.schedule == "steps" and recipe.conv1_frozen and stretched >= recipe.conv1_frozen:

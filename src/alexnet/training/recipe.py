@@ -210,6 +210,15 @@ def changes(recipe: Recipe) -> dict[str, Any]:
     return {key: getattr(recipe, key) for key in CHANGES if key != "adapt" or recipe.adapt}
 
 
+def of_pictures(recipe: Recipe) -> str:
+    """The keys, in words, that change training pictures and are in use; nothing of them reaches kept features."""
+    used = {
+        "crops": recipe.crops, "crop_area": recipe.crop_area < 1, "flips": recipe.flips,
+        "colour_noise": recipe.colour_noise > 0, "augment": bool(recipe.augment),
+    }  # fmt: skip
+    return ", ".join(name for name, there in used.items() if there)
+
+
 def shipped() -> list[str]:
     """Names of the recipes inside the package."""
     folder = resources.files("alexnet") / "training" / "recipes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import filelock
 
 from alexnet.base.distributed import TIMEOUT, World, job, restarts, started_again
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import PATIENCE, clear_parts, write_bytes
+from alexnet.base.files import NO_LOCKS, PATIENCE, clear_parts, write_bytes
 from alexnet.base.progress import Say
 from alexnet.base.run_files import BEST, LAST, NAMES, RECIPE, STATE
 from alexnet.base.text import counted, printable
@@ -69,6 +70,12 @@ class RunLock:
                 f"--out {self.folder} is being written by another run{where}; wait until that has ended, or give "
                 "another folder."
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logging.getLogger("alexnet").warning(
+                f"the disk of {self.folder} has no locks: let no other run write there meanwhile"
+            )
 
     def begin(self, recipe: Recipe, world: World) -> None:
         """Make the run's folder and note in it who writes it, and the resolved recipe."""
@@ -147,6 +154,11 @@ def _open(
             raise AlexNetError(
                 f"the recipe trains the layers below the last at {chosen.rate_below:g} of its rate, which needs a "
                 "trained network, and none was given: use alexnet finetune MODEL DATA, or add --set weights=MODEL."
+            )
+        if chosen.chunk > 1 and chosen.crops and chosen.crop_area < 1:
+            raise AlexNetError(
+                f"chunk={chosen.chunk} shares a crop among pictures, and crop_area={chosen.crop_area:g} draws one of "
+                "its own size for each; leave one of them out."
             )
         if resume:
             say(f"{folder} holds no run yet: starting anew")
