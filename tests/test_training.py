@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -10,9 +9,7 @@ import re
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import filelock
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,7 +20,6 @@ from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError, CannotWrite, Diverged, Interrupted
 from alexnet.base.metrics import read
 from alexnet.data.layouts.registry import find_data
-from alexnet.engines.loading import load_classifier
 from alexnet.reproduction.running import part
 from alexnet.training import checkpoint, loop, plots
 from alexnet.training import recipe as recipes
@@ -265,65 +261,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_step_and_keeps_the_checkpoin
     with pytest.raises(AlexNetError, match=r"the loss became (nan|inf) at step 3"):
         train(folders, run, sets=["max_steps=0"], resume=True)
     assert kept == {name: (run / name).read_bytes() for name in kept}
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ("max_steps=1", r"is nan with the last weights, those of .* at step 1; train anew with a lower"),
-        ("batch_size=64", "became nan at step 1; there is no checkpoint yet: train with a lower learning_rate"),
-    ],
-)
-def test_a_run_whose_last_step_makes_its_weights_useless_is_no_success(tmp_path, folders, keys, said):
-    """The loss of that step is finite still, and no step follows; the 48 pictures are one batch of 64."""
-    with pytest.raises(Diverged, match=f"the loss on the validation pictures {said}"):
-        train(folders, tmp_path / "run", None, [*TINY, "learning_rate=1e30", "warmup=0", "epochs=1", keys])
-    assert "NaN" not in (tmp_path / "run" / run_files.METRICS).read_text()
-    assert (tmp_path / "run" / LAST).exists() == keys.startswith("max")
-
-
-def test_a_run_whose_steps_end_within_an_epoch_keeps_its_best_weights_where_it_stops_early(tmp_path, folders):
-    said: list[str] = []
-    sets = [*TINY, "stop_after=3", "max_steps=8", "batch_size=8"]
-    train(folders, tmp_path / "run", None, sets, say=said.append)  # 6 steps an epoch
-    best, last = (load_classifier(tmp_path / "run" / name).model.state_dict() for name in (run_files.BEST, LAST))
-    assert all(torch.equal(one, last[name]) for name, one in best.items())
-    assert any("the weights are those of epoch 1" in line for line in said)
-
-
-def test_the_pace_of_an_epoch_is_of_its_training_alone(tmp_path, folders, monkeypatch):
-    """A clock on which evaluating takes a year."""
-    late, evaluated = [0.0], loop._measure
-
-    def measure(*given, **named):
-        late[0] += 3e7
-        return evaluated(*given, **named)
-
-    monkeypatch.setattr(loop, "_measure", measure)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
-    train(folders, tmp_path / "run", None, [*TINY, "epochs=3"])
-    epochs = [line for line in read(tmp_path / "run" / run_files.METRICS) if line["kind"] == "epoch"]
-    assert len(epochs) == 3
-    assert all(48 / line["images_per_second"] < 1e6 for line in epochs)
-
-
-def test_a_run_that_repeats_bit_for_bit_leaves_torch_as_it_was(tmp_path, folders):
-    train(folders, tmp_path / "run", None, [*TINY, "max_steps=1", "deterministic=true"])
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
-def test_a_disk_without_locks_is_said_and_trained_on(tmp_path, folders, monkeypatch, caplog):
-    def none(*_, **__):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", none)
-    train(folders, tmp_path / "run", None, [*TINY, "max_steps=1"])
-    assert "has no locks: let no other run write there meanwhile" in caplog.text
-
-
-def test_a_crop_that_pictures_share_and_one_for_each_are_not_had_together(refused, folders, tmp_path):
-    said = refused("train", folders, "--out", tmp_path / "run", "--set", "chunk=4", "--set", "crop_area=0.5")
-    assert "chunk=4 shares a crop among pictures, and crop_area=0.5 draws one of its own size for each" in said
 
 
 def test_a_loss_that_is_not_finite_before_the_first_checkpoint_speaks_of_none(tmp_path, folders):

@@ -169,9 +169,7 @@ def prepare(
     preprocess = _preprocess(old, recipe, pictures, model, found.mean.to(world.device))
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
-        trained = tail = Tail(model)
-        if unused := recipes.of_pictures(recipe):
-            say(f"the last layer alone is trained, on features of the central crop: {unused} changes nothing")
+        trained = tail = _tail(model, recipe, say)
         pictures, held_out = (
             FeatureRows(p, model, tail.below, preprocess, folder, quiet) for p in (pictures, held_out)
         )
@@ -190,6 +188,13 @@ def prepare(
         class_weights=weights, digest=digest(found_data), contents=pictures_digest(found_data) if world.first else "",
         captured=whole_step(world.device, rule.forget, say) if alone else None,
     )  # fmt: skip
+
+
+def _tail(model: AlexNet, recipe: Recipe, say: Say) -> Tail:
+    """What a probe trains; which of the recipe's keys its kept features do not feel is said."""
+    if unused := recipes.of_pictures(recipe):
+        say(f"the last layer alone is trained, on features of the central crop: {unused} changes nothing")
+    return Tail(model)
 
 
 def try_forms(run: Run, say: Say) -> None:

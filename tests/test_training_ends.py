@@ -1,0 +1,80 @@
+"""What a run does at its edges: useless weights, its last epoch cut short, disks without locks, torch left as it was."""
+
+from __future__ import annotations
+
+import errno
+import time
+from types import SimpleNamespace
+
+import filelock
+import pytest
+import torch
+
+from alexnet.base import run_files
+from alexnet.base.errors import Diverged
+from alexnet.base.metrics import read
+from alexnet.engines.loading import load_classifier
+from alexnet.training import loop
+from alexnet.training.loop import train
+from conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("max_steps=1", r"is nan with the last weights, those of .* at step 1; train anew with a lower"),
+        ("batch_size=64", "became nan at step 1; there is no checkpoint yet: train with a lower learning_rate"),
+    ],
+)
+def test_a_run_whose_last_step_makes_its_weights_useless_is_no_success(tmp_path, folders, keys, said):
+    """The loss of that step is finite still, and no step follows; the 48 pictures are one batch of 64."""
+    with pytest.raises(Diverged, match=f"the loss on the validation pictures {said}"):
+        train(folders, tmp_path / "run", None, [*TINY, "learning_rate=1e30", "warmup=0", "epochs=1", keys])
+    assert "NaN" not in (tmp_path / "run" / run_files.METRICS).read_text()
+    assert (tmp_path / "run" / run_files.LAST).exists() == keys.startswith("max")
+
+
+def test_a_run_whose_steps_end_within_an_epoch_keeps_its_best_weights_where_it_stops_early(tmp_path, folders):
+    said: list[str] = []
+    sets = [*TINY, "stop_after=3", "max_steps=8", "batch_size=8"]
+    train(folders, tmp_path / "run", None, sets, say=said.append)  # 6 steps an epoch
+    best, last = (
+        load_classifier(tmp_path / "run" / name).model.state_dict() for name in (run_files.BEST, run_files.LAST)
+    )
+    assert all(torch.equal(one, last[name]) for name, one in best.items())
+    assert any("the weights are those of epoch 1" in line for line in said)
+
+
+def test_the_pace_of_an_epoch_is_of_its_training_alone(tmp_path, folders, monkeypatch):
+    """A clock on which evaluating takes a year."""
+    late, evaluated = [0.0], loop._measure
+
+    def measure(*given, **named):
+        late[0] += 3e7
+        return evaluated(*given, **named)
+
+    monkeypatch.setattr(loop, "_measure", measure)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+    train(folders, tmp_path / "run", None, [*TINY, "epochs=3"])
+    epochs = [line for line in read(tmp_path / "run" / run_files.METRICS) if line["kind"] == "epoch"]
+    assert len(epochs) == 3
+    assert all(48 / line["images_per_second"] < 1e6 for line in epochs)
+
+
+def test_a_run_that_repeats_bit_for_bit_leaves_torch_as_it_was(tmp_path, folders):
+    train(folders, tmp_path / "run", None, [*TINY, "max_steps=1", "deterministic=true"])
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_disk_without_locks_is_said_and_trained_on(tmp_path, folders, monkeypatch, caplog):
+    def none(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
+    train(folders, tmp_path / "run", None, [*TINY, "max_steps=1"])
+    assert "has no locks: let no other run write there meanwhile" in caplog.text
+
+
+def test_a_crop_that_pictures_share_and_one_for_each_are_not_had_together(refused, folders, tmp_path):
+    said = refused("train", folders, "--out", tmp_path / "run", "--set", "chunk=4", "--set", "crop_area=0.5")
+    assert "chunk=4 shares a crop among pictures, and crop_area=0.5 draws one of its own size for each" in said
