@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from alexnet.inference import features
 from alexnet.networks import fast
+from alexnet.networks.layers import GroupedLinear, LocalConv2d
 from alexnet.networks.model import AlexNet
-from tooled import close, every_variant, in_plain, needs_compiler, net, pictures, shared_relu
+from tooled import KINDS, close, every_variant, in_plain, needs_compiler, net, pictures, shared_relu
 
 
 class Halving(nn.ReLU):
@@ -157,6 +160,46 @@ def test_every_layer_runs_its_plain_form_where_all_are_watched(monkeypatch):
     assert not fast.passes(model.named_layers, x, model.logits)
     monkeypatch.undo()
     assert fast.passes(model.named_layers, x, model.logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "function", "layer"),
+    [
+        ("alexnet2012", nn.Linear, "forward", "fc6"), ("alexnet64", F, "linear", "fc8"),
+        ("alexnet2012_apart", GroupedLinear, "forward", "fc6"), ("cifar10_11", LocalConv2d, "forward", "local3"),
+    ],
+)  # fmt: skip
+def test_functions_put_in_torchs_place_are_called_for_predictions_too(name, owner, function, layer, monkeypatch):
+    model, usual, seen = net(name), getattr(owner, function), []
+
+    def watched(*given, **named):
+        seen.append(function)
+        return usual(*given, **named)
+
+    x = pictures(model)
+    wanted = features.outputs(model, x, [layer])[layer]
+    monkeypatch.setattr(owner, function, watched)
+    np.testing.assert_allclose(features.outputs(model, x, [layer])[layer], wanted, rtol=1e-3, atol=1e-3)
+    assert seen
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_network_on_the_cpu_computes_does_not_depend_on_torchs_default_device(name):
+    model = net(name)
+    x = pictures(model)
+
+    def computed() -> list[Tensor]:
+        given = x.clone().requires_grad_()
+        y = model(given)
+        y.sum().backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            low = model(x)
+        return [y, given.grad, low, torch.from_numpy(features.outputs(model, x, [model.logits])[model.logits])]
+
+    usual = computed()
+    with torch.device("meta"):
+        elsewhere = computed()
+    assert all(map(torch.equal, usual, elsewhere))
 
 
 @needs_compiler

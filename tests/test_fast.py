@@ -58,6 +58,7 @@ CASES = {
     "windows of other sizes": (48, 9, [maps_norm(48, 1, 9), WithinMapNorm(3, 0.05, 0.75), pool(5, 3)]),
     "the 18 % net's, a norm alone": (32, 16, [WithinMapNorm(3, 0.05, 0.75)]),
     "LRN alone": (48, 6, [maps_norm(48, 1)]),
+    "the widest LRN": (48, 5, [maps_norm(48, 1, 33)]),
     "no pooling": (32, 5, [relu(), maps_norm(32, 2, 3), WithinMapNorm(7, 0.05, 0.75)]),
     "everything": (32, 9, [relu(), maps_norm(32, 2), WithinMapNorm(5, 0.05, 0.75), pool(), relu(), maps_norm(32, 2)]),
 }
@@ -216,6 +217,13 @@ def test_forms_that_do_not_fit_give_way_to_the_plain_ones():
     assert list(fast.passes(model.named_layers, x, "fc8")) == ["pool1", "pool2"]
     tied = seeded_build(0, "alexnet32", 5, 3, 28, {"ties": "all"})
     assert [n for p in fast.passes(tied.named_layers, x, "fc8").values() for n in p.names if "pool" in n] == []
+    assert blocks.passes([("norm", maps_norm(48, 1, 35))]) == []  # it sees further than there are zeros
+    other = maps_norm(32, 2), maps_norm(64, 2)
+    other[1].towers = 1
+    assert [one_pass([norm])(random(1, 64, 4, 4)) for norm in other] == [
+        None,
+        None,
+    ]  # made for other maps, other towers
     odd = [maps_norm(24, 2), relu()]  # 12 maps a tower do not fill a vector
     assert all(run(random(1, 24, 4, 4)) is None for run in blocks.passes((str(i), m) for i, m in enumerate(odd)))
 

@@ -203,6 +203,14 @@ def test_of_numbers_that_are_none_dropout_makes_what_the_two_layers_make():
     assert one(x) is None
 
 
+@pytest.mark.parametrize("change", [{"towers": 1}, {"band": torch.ones(4, 2, 1, 1)}], ids=["towers", "band"])
+def test_a_norm_made_for_other_maps_or_towers_gives_way_to_its_plain_form(change):
+    norm = across(8, 2)
+    vars(norm).update(change)
+    (one,) = stretches.passes(named([nn.Conv2d(4, 8, 1, device=DEVICE), norm]))
+    assert one(torch.randn(2, 4, 3, 3, device=DEVICE)) is None
+
+
 @pytest.mark.parametrize("ceil", [True, False])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (5, 3)])
 def test_of_tied_maxima_the_first_gets_the_gradient(kernel, stride, ceil):

@@ -281,6 +281,14 @@ def test_lrn_is_the_formula_in_float64(towers, size, alpha, beta, k):
     torch.testing.assert_close(layer(x), lrn_by_hand(x, towers, size, alpha, beta, k), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("size", [-1, 0, 2, 4])
+def test_lrn_of_an_even_size_is_refused_and_a_size_stays_what_the_band_was_made_for(size):
+    with pytest.raises(AlexNetError, match=f"was given a size of {size} maps; give an odd one"):
+        LocalResponseNorm(12, 1, size, 0.1, 0.75, 1.0)
+    with pytest.raises(AttributeError, match="size"):
+        LocalResponseNorm(12, 1, 5, 0.1, 0.75, 1.0).size = size
+
+
 def test_lrn_of_one_tower_is_torchs():
     x = 50 * random(2, 96, 5, 5, dtype=torch.float32)
     expected = F.local_response_norm(x, 5, 1e-4, 0.75, 2.0)
@@ -336,12 +344,19 @@ def test_first_weights_are_the_authors():
         assert torch.equal(layer.bias, torch.full_like(layer.bias, float(name not in ("conv1", "conv3", "fc8"))))
 
 
-def test_first_weights_are_a_function_of_the_seed_alone():
-    before = torch.get_rng_state()
+def test_first_weights_are_a_function_of_the_seed_alone_and_reset_no_gpus(monkeypatch):
+    before, reset = torch.get_rng_state(), []
+    for device in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            monkeypatch.setattr(device, name, reset.append, raising=False)
+    monkeypatch.setattr(torch.mps, "_is_in_bad_fork", lambda: False)
     one, same, other = (seeded_build(seed, "alexnet32", 3, 3, 28).fc6.weight for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert torch.equal(before, torch.get_rng_state())
+    assert reset == []
+    with torch.device("meta"):
+        assert torch.equal(one, seeded_build(1, "alexnet32", 3, 3, 28).fc6.weight)
 
 
 def test_every_parameter_receives_a_gradient():

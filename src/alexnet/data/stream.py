@@ -53,7 +53,7 @@ def named_batches(
             if chunk := list(islice(source, batch_size)):
                 names, pictures = [name for name, _ in chunk], [picture for _, picture in chunk]
                 shape, pinned = (len(chunk), size, size, channels), device.type == "cuda"
-                out = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+                out = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=pinned)
                 # Some parts a thread: a task a picture would cost more than a small picture's decoding.
                 parts = np.array_split(np.arange(len(chunk)), min(len(chunk), 4 * threads))
                 fill = partial(fill_squares, pictures.__getitem__, out=out.numpy(), square=square)

@@ -145,8 +145,19 @@ class LocalResponseNorm(Layer):
 
     def __init__(self, channels: int, towers: int, size: int, alpha: float, beta: float, k: float) -> None:
         super().__init__()
-        self.towers, self.size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
+        if size < 1 or size % 2 == 0:
+            raise Misused(f"LocalResponseNorm was given a size of {size} maps; give an odd one: as many on each side.")
+        self.towers, self._size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
         self.band = nn.Buffer(self._band(channels).to(torch.get_default_device()), persistent=False)
+
+    @property
+    def size(self) -> int:
+        """How many maps are summed over; the band is made for it, so another size is another layer."""
+        return self._size
+
+    def fits(self, channels: int) -> bool:
+        """Whether the band is that of so many maps, in towers as many as the layer has now."""
+        return self.band.shape == (channels, channels // self.towers, 1, 1)
 
     def _band(self, channels: int) -> Tensor:
         # On the CPU whatever the default is: for arithmetic on the meta device torch imports 900 modules.

@@ -297,7 +297,8 @@ def _module(record: v.Layer, shape: tuple[int, ...], classes: int) -> nn.Module:
 def seeded_build(
     seed: int, variant: str, classes: int, channels: int, input: int, changes: Mapping[str, Any] | None = None
 ) -> AlexNet:
-    """`build` with weights that are a function of `seed` alone; torch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """`build` on the CPU with weights that are a function of `seed` alone; torch's own generators are left as they
+    were."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset those of GPUs, too
         return build(variant, classes, channels, input, **(changes or {}))

@@ -34,8 +34,8 @@ _AS_IN_TORCH = [
     (owner, name, getattr(owner, name))
     for owner, names in (
         (nn.Module, ("__call__", "_call_impl")),
-        (F, ("relu", "max_pool2d", "avg_pool2d", "conv2d", "pad")),
-        *((kind, ("forward",)) for kind in (*blocks.KINDS, nn.Conv2d, conv1.LastWindow, Dropout)),
+        (F, ("relu", "max_pool2d", "avg_pool2d", "conv2d", "pad", "linear")),
+        *((kind, ("forward",)) for kind in (*blocks.KINDS, *rows.KINDS, nn.Conv2d, conv1.LastWindow, Dropout)),
     )
     for name in names
 ]

@@ -17,6 +17,7 @@ from alexnet.networks.fast.cpu.compiler import call, takes
 from alexnet.networks.layers import LocalResponseNorm, WithinMapNorm, laid_out_as
 
 WIDTH = 16  # channels that the widest registers hold: towers must be a multiple
+LARGEST = 33  # maps of an LRN: blocks.cpp has 16 zeros (GAP) on either side of a pixel's maps for what a window sees
 NORMS = (LocalResponseNorm, WithinMapNorm)
 SLOTS = ("relu_before", "norm_before", "within", "pool", "relu_after", "norm_after")
 KINDS: Mapping[type[nn.Module], tuple[str, ...]] = {
@@ -54,7 +55,7 @@ class Chain:
 def able(layer: nn.Module) -> bool:
     """Whether the passes take a layer with these numbers."""
     if isinstance(layer, LocalResponseNorm):
-        return layer.beta == 0.75 and layer.k > 0 and layer.size % 2 == 1
+        return layer.beta == 0.75 and layer.k > 0 and layer.size <= LARGEST
     if isinstance(layer, WithinMapNorm):
         return layer.beta == 0.75 and layer.size % 2 == 1
     if isinstance(layer, nn.MaxPool2d):
@@ -101,14 +102,16 @@ def block_for(chain: Chain, x: Tensor) -> _Block | None:
     if x.dim() != 4 or x.dtype not in (torch.float32, torch.bfloat16):
         return None
     pictures, channels, height, width = x.shape
-    towers = {layer.towers for layer in chain.layers if isinstance(layer, LocalResponseNorm)} or {1}
+    norms = [layer for layer in chain.layers if isinstance(layer, LocalResponseNorm)]
+    towers = {norm.towers for norm in norms} or {1}
     block = _Block(
         pictures=pictures, height=height, width=width, channels=channels, towers=min(towers),
         relu_before="relu_before" in chain.slots, norm_before=_norm(chain, "norm_before"), within_half=-1,
         relu_after="relu_after" in chain.slots, norm_after=_norm(chain, "norm_after"),
         bfloat16=x.dtype == torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
-    if len(towers) > 1 or channels % (WIDTH * block.towers) or not x.numel():
+    fit = len(towers) == 1 and not channels % (WIDTH * block.towers) and all(norm.fits(channels) for norm in norms)
+    if not fit or not x.numel():
         return None
     within, pool = chain.slots.get("within"), chain.slots.get("pool")
     if isinstance(within, WithinMapNorm):
@@ -140,11 +143,12 @@ class BlockFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, block: _Block, layers: list[nn.Module]) -> Tensor:
         height, width = (block.out_height, block.out_width) if block.kernel else x.shape[2:]
-        y = torch.empty((*x.shape[:2], height, width), dtype=x.dtype, memory_format=torch.channels_last)
-        places = torch.empty(0, dtype=torch.uint8)
+        shape = (*x.shape[:2], height, width)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        places = x.new_empty(0, dtype=torch.uint8)
         if ctx.needs_input_grad[0]:
             if block.kernel:
-                places = torch.empty(y.numel(), dtype=torch.uint8)
+                places = x.new_empty(y.numel(), dtype=torch.uint8)
             ctx.save_for_backward(x, places)
             ctx.block, ctx.layers = block, layers
         call("block_forward", block, x.contiguous(memory_format=torch.channels_last), y, places)

@@ -69,7 +69,7 @@ def _space_to_depth(x: Tensor, pad: int, stride: int, size: list[int]) -> Tensor
     x = x.contiguous(memory_format=torch.channels_last)
     count, channels, height, width = x.shape
     shape = (count, stride * stride * channels, *size)
-    out = torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    out = torch.empty(shape, dtype=torch.bfloat16, device=x.device, memory_format=torch.channels_last)
     narrow, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
     what = _Blocks(count, channels, height, width, pad, stride, *size, narrow, threads)
     call("space_to_depth", what, x, out)

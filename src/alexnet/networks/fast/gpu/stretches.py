@@ -43,6 +43,8 @@ class Stretch:
             for plan in self.plans
         ) or not takes(x):
             return None
+        if not all(one.fits(x.shape[1]) for one in self.layers if isinstance(one, LocalResponseNorm)):
+            return None
         for plan in self.plans:
             x, bias = PlanFunction.apply(x, bias, plan, torch.is_grad_enabled()), None
         x = x if bias is None else x + bias.to(x.dtype)[:, None, None]
