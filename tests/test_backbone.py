@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -18,6 +20,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.networks.model import seeded_build
 from alexnet.networks.variants import VARIANTS
 from conftest import coloured
+from tooled import net, pictures
 
 pytestmark = pytest.mark.device
 
@@ -150,14 +153,73 @@ def test_a_fully_connected_layer_that_is_none_has_no_dense_form_and_one_without_
     x = torch.randn(1, 3, 28, 28)
     torch.testing.assert_close(dense(model)(x)[..., 0, 0], model(x))
     model.fc8 = torch.nn.Sequential(model.fc8)
-    with pytest.raises(AlexNetError, match=r"^fc8 is Sequential, which has no dense form; .* must be a Linear there"):
+    with pytest.raises(
+        AlexNetError, match=r"^fc8 is Sequential, which has no dense form; .* must be a plain Linear there"
+    ):
         dense(model)
+
+
+class Halving(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+# What makes a fully connected layer do more than its weights say, and what the error calls it.
+MORE = {
+    "another class": (lambda m: setattr(m.fc6, "__class__", Halving), "fc6 is Halving, which"),
+    "a forward of its own": (lambda m: setattr(m.fc6, "forward", lambda x: x), "fc6 is Linear with hooks or a forward"),
+    "a hook": (lambda m: m.fc6.register_forward_hook(lambda layer, x, y: y / 2), "fc6 is Linear with hooks"),
+    "a hook before": (lambda m: m.fc7.register_forward_pre_hook(lambda layer, x: None), "fc7 is Linear with hooks"),
+    "pruned": (lambda m: prune.identity(m.fc8, "weight"), "fc8 is Linear with hooks"),
+    "parametrized and hooked": (
+        lambda m: weight_norm(m.fc8).register_forward_hook(lambda layer, x, y: y / 2), "fc8 is ParametrizedLinear with",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", MORE)
+def test_a_fully_connected_layer_that_does_more_than_its_weights_say_has_no_dense_form(change):
+    model = seeded_build(0, "alexnet32", 5, 3, 28)
+    MORE[change][0](model)
+    with pytest.raises(AlexNetError, match=f"^{MORE[change][1]}.* has no dense form"):
+        dense(model)
+
+
+@pytest.mark.parametrize("variant", ["alexnet32", "alexnet2012_apart"])
+def test_a_parametrized_layer_has_the_dense_form_of_the_weights_that_it_computes(variant):
+    model = net(variant)
+    x = pictures(model, 1)
+    weight_norm(model.fc7)
+    with torch.no_grad():
+        model.fc7.parametrizations.weight.original0 *= 3
+        torch.testing.assert_close(dense(model)(x)[..., 0, 0], model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_dense_form_has_the_types_the_device_and_the_frozen_layers_of_its_network(dtype):
+    model = seeded_build(0, "alexnet32", 5, 3, 28).to(dtype).eval()
+    model.fc6.requires_grad_(False)
+    model.fc7.bias.requires_grad_(False)
+    x = torch.randn(1, 3, 28, 28).to(dtype)
+    made = dense(model)
+    torch.testing.assert_close(made(x)[..., 0, 0], model(x), rtol=0.02, atol=0.02)
+    frozen = [name for name, one in model.named_parameters() if not one.requires_grad]
+    assert [name for name, one in made.named_parameters() if not one.requires_grad] == frozen
+    assert len(frozen) == 3
+    elsewhere = dense(model.to("meta"))
+    assert {one.device.type for one in elsewhere.parameters()} == {"meta"}
+    assert elsewhere(x.to("meta")).shape == (1, 5, 1, 1)
 
 
 def test_dense_mode_refuses_pictures_that_are_too_small():
     model = seeded_build(0, "alexnet32", 5, 3, 28)
     with pytest.raises(ValueError, match="both sides must be 28 or more"):
         dense(model)(torch.zeros(1, 3, 27, 60))
+
+
+def test_a_whole_picture_with_a_side_below_0_is_refused():
+    with pytest.raises(AlexNetError, match="shorter side was to be -5 pixels; give"):
+        whole_picture(package.load("tiny").preprocess, Image.new("RGB", (9, 9)), -5)
 
 
 def test_a_whole_picture_too_large_for_memory_is_refused():

@@ -7,10 +7,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import Source, decode
 from alexnet.data.preprocess import Preprocess
+from alexnet.networks import fast
 from alexnet.networks import layers as own
 from alexnet.networks import variants as v
 from alexnet.networks.model import AlexNet
@@ -41,10 +43,11 @@ class Dense(nn.Module):
                     f"{net.variant.name} has no dense form: {record.name}'s weights belong to places of the picture."
                 )
             if isinstance(record, v.FC):
-                if not isinstance(layer, nn.Linear):
+                if not _plain(layer):
+                    more = " with hooks or a forward of its own" if fast.touched(layer) else ""
                     raise AlexNetError(
-                        f"{name} is {type(layer).__name__}, which has no dense form; a fully connected layer must be a "
-                        "Linear there: make the network dense first, then replace its layer."
+                        f"{name} is {type(layer).__name__}{more}, which has no dense form; a fully connected layer "
+                        "must be a plain Linear there: make the network dense first, then change its layer."
                     )
                 self.add_module(name, _convolution(layer, shape))
             elif not isinstance(layer, nn.Flatten):
@@ -79,6 +82,10 @@ def whole_picture(preprocess: Preprocess, picture: Source, shorter: int = 0) -> 
     so a picture of the input's own size differs from what the network sees by the mean image's relief.
     """
     opened = decode(picture, preprocess.channels)
+    if shorter < 0:
+        raise AlexNetError(
+            f"the shorter side was to be {shorter} pixels; give a number of them, or 0 to leave it as it is."
+        )
     if shorter:
         scale = shorter / min(opened.size)
         size = max(shorter, round(opened.width * scale)), max(shorter, round(opened.height * scale))
@@ -93,13 +100,25 @@ def whole_picture(preprocess: Preprocess, picture: Source, shorter: int = 0) -> 
     return preprocess.divide(pixels.float() - preprocess.mean.mean((1, 2), keepdim=True).cpu())
 
 
+def _plain(layer: nn.Module) -> bool:
+    """Whether a layer is a fully connected one that does nothing beyond its weights; those may be parametrized."""
+    kind = type(layer).__base__ if parametrize.is_parametrized(layer) else type(layer)
+    return kind in (nn.Linear, own.GroupedLinear) and not fast.touched(layer)
+
+
 def _convolution(layer: nn.Linear, shape: tuple[int, ...]) -> nn.Conv2d:
     """A fully connected layer as the convolution that sees all of a map (C, h, w), or one pixel of units."""
     groups = layer.groups if isinstance(layer, own.GroupedLinear) else 1
     channels, height, width = shape if len(shape) == 3 else (math.prod(shape), 1, 1)
-    made = nn.Conv2d(channels, layer.out_features, (height, width), groups=groups, bias=layer.bias is not None)
+    weight, bias = layer.weight, layer.bias
+    made = nn.Conv2d(
+        channels, len(weight), (height, width), groups=groups, bias=bias is not None, device=weight.device,
+        dtype=weight.dtype,
+    )  # fmt: skip
     with torch.no_grad():
-        made.weight.copy_(layer.weight.reshape(made.weight.shape))
+        made.weight.copy_(weight.reshape(made.weight.shape))
+        made.weight.requires_grad_(weight.requires_grad)
         if made.bias is not None:
-            made.bias.copy_(layer.bias)
+            made.bias.copy_(bias)
+            made.bias.requires_grad_(bias.requires_grad)
     return made

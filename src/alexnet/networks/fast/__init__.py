@@ -101,7 +101,7 @@ def passes(
         if compiler.library()[0] is not None:
             found += [*conv1.passes(layers), *blocks.passes(layers)]
         found += rows.passes(layers)
-    return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(_touched, one.layers))}
+    return {one.names[0]: one for one in found if until not in one.names[:-1] and not any(map(touched, one.layers))}
 
 
 def _usable(x: Tensor) -> bool:
@@ -127,7 +127,7 @@ def _intercepted() -> bool:
     )
 
 
-def _touched(layer: nn.Module) -> bool:
+def touched(layer: nn.Module) -> bool:
     """Whether somebody's hook waits for what goes into this layer or comes out of it, or it runs something else."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return any(hooks) or "forward" in vars(layer) or layer._compiled_call_impl is not None
