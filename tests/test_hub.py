@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import alexnet
+from alexnet.base.device import choose_device, tf32
 from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
+from alexnet.engines import loading
 from alexnet.weights import huggingface
 from alexnet.weights.classifier import Classifier, weights_of
 
@@ -88,6 +90,37 @@ def test_the_hubs_mixin_saves_and_loads_a_whole_model(tmp_path, one, monkeypatch
         path.name for path in __import__("pathlib").Path(given["folder_path"]).iterdir())))  # fmt: skip
     net.push_to_hub("me/net")
     assert pushed["seen"] == ["README.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("way", ["load", "the hub"])
+def test_a_device_is_chosen_as_by_every_command_and_computes_in_float32(tmp_path, one, monkeypatch, way):
+    one.save(tmp_path / "net")
+
+    def loaded(place: str | torch.device) -> torch.nn.Module:
+        if way == "load":
+            return alexnet.load(tmp_path / "net", place).model
+        pytest.importorskip("huggingface_hub")
+        from alexnet.hub import AlexNet
+
+        return AlexNet.from_pretrained(tmp_path / "net", map_location=place)
+
+    def reach_the_gpu(*given: object) -> None:
+        assert not torch.backends.cuda.matmul.allow_tf32
+        raise Reached
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(AlexNetError, match="--device cuda: "):
+        loaded("cuda")
+    assert next(loaded("auto").parameters()).device == choose_device()
+    assert next(loaded(torch.device("cpu")).parameters()).device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading, "built", reach_the_gpu)
+    with tf32(True), pytest.raises(Reached):
+        loaded("cuda")
+
+
+class Reached(Exception):
+    pass
 
 
 def test_a_model_has_what_timms_users_ask_for(tmp_path, one):

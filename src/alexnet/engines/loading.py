@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alexnet.base import hints, metrics
+from alexnet.base.device import choose_device
 from alexnet.base.distributed import World
 from alexnet.base.errors import AlexNetError
 from alexnet.base.run_files import BEST, LAST, METRICS
@@ -102,7 +103,7 @@ def load_classifier(
         if given.square:
             found = replace(found, preprocess=replace(found.preprocess, square=given.square))
     else:
-        found = built(formats.read(file, given), device, file)
+        found = built(formats.read(file, given), choose_device(str(device)), file)
     return attach(found, engine, batch_size, say)
 
 

@@ -40,6 +40,9 @@ def load(
     mean, which of several sets of weights it is, in a .npy the order of fc6's inputs (chw, hwc), and, where it is not
     to be as the file says, how a picture becomes a square (crop, squash, torchvision).
 
+    `device` is auto, cpu, cuda or mps, with a number where there are several. On an Nvidia GPU TF32 is
+    switched off, for the whole process: answers are computed in float32.
+
     Files of `alexnet export` (.onnx, .xml) are taken too. `engine` (auto, torch, onnx, openvino) computes the answers
     of `predict` and `evaluate`; `auto` tries which is the fastest with batches of `batch_size`, and says so.
     """
