@@ -314,6 +314,24 @@ def test_without_a_compiler_everything_works_and_one_line_says_so(anew, tmp_path
     assert err.strip().endswith("broken failed: x: error: no header")
 
 
+def test_surroundings_in_which_nothing_can_be_compiled_leave_layers_plain(anew, tmp_path, monkeypatch):
+    def chosen(cxx: Path | str) -> str:
+        anew(cxx)
+        return fast.choose(torch.device("cpu"))
+
+    assert chosen('g++ "') == "layers: plain, because $CXX is 'g++ \"', which is no command (No closing quotation)"
+    broken = script(tmp_path / "broken", "printf 'x: error: Fehler f\\374r Sie' >&2; exit 1")  # in Latin-1
+    assert chosen(broken).endswith("broken failed: x: error: Fehler f\N{REPLACEMENT CHARACTER}r Sie")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ALEXNET_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert chosen(broken).endswith("there is no home folder to keep them in; $ALEXNET_CACHE may name another")
+
+
 @needs_compiler
 @pytest.mark.slow
 def test_several_processes_compile_at_once_into_one_whole_file_that_later_ones_use(tmp_path):

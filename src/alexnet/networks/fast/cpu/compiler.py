@@ -45,7 +45,10 @@ def library() -> tuple[ctypes.CDLL | None, str]:
         words = (version, *command, *FLAGS, *ROUNDING, _processor(), *platform.libc_ver(), *sources)
         for part in (*(word.encode() for word in words), *sources.values()):
             digest.update(part + b"\0")
-        folder = cache_folder() / "fast"
+        try:
+            folder = cache_folder() / "fast"
+        except RuntimeError:
+            raise _Unable("there is no home folder to keep them in; $ALEXNET_CACHE may name another") from None
         file = folder / f"{digest.hexdigest()[:24]}.so"
         kept = _opened(file) if _trusted(file) else None
         if not isinstance(kept, ctypes.CDLL):  # not there, or damaged, or made for other libraries than this system's
@@ -67,7 +70,11 @@ class _Unable(Exception):
 def _compiler() -> list[str]:
     if os.name != "posix":
         raise _Unable("the C++ forms are written for GCC and Clang on Linux and macOS")
-    asked = shlex.split(os.environ.get("CXX", ""))
+    given = os.environ.get("CXX", "")
+    try:
+        asked = shlex.split(given)
+    except ValueError as error:
+        raise _Unable(f"$CXX is {given!r}, which is no command ({error})") from None
     for words in [asked] if asked else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(words[0]):
             return words
@@ -78,7 +85,7 @@ def _compiler() -> list[str]:
 
 def _output(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _Unable(f"{command[0]} cannot be run ({type(error).__name__})") from None
     if done.returncode or (not done.stdout and "--version" in command):
