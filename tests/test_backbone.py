@@ -159,6 +159,24 @@ def test_a_fully_connected_layer_that_is_none_has_no_dense_form_and_one_without_
         dense(model)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_backbone_says_how_large_a_picture_must_be(variant):
+    model = net(variant)
+    backbone = Backbone(model, {"pool1": "early", model.order[model.order.index("conv2") + 1]: "late"}).eval()
+    side = backbone.smallest
+    with torch.no_grad():
+        assert all(min(maps.shape) > 0 for maps in backbone(torch.zeros(1, 3, side, side)).values())
+        with pytest.raises(AlexNetError, match=f"of 1 x {side} pixels, .* of {side} or more on both sides"):
+            backbone(torch.zeros(1, 3, 1, side))
+        with pytest.raises(RuntimeError, match="channels"):
+            backbone(torch.zeros(1, 5, side, side))
+
+
+def test_a_backbone_gives_each_map_a_name_of_its_own():
+    with pytest.raises(AlexNetError, match="two layers' maps as 'out'; give each a name"):
+        Backbone(net("alexnet32"), {"relu3": "out", "relu5": "out"})
+
+
 class Halving(torch.nn.Linear):
     def forward(self, x):
         return super().forward(x) / 2

@@ -103,9 +103,10 @@ def test_masks_of_layers_that_take_none_are_refused():
     model = net("alexnet2012").train()
     with pytest.raises(ValueError, match="no dropout layer 'drop9' to mask; it has drop6, drop7"):
         model(pictures(model), {"drop9": torch.ones(2, 24)})
-    model.drop6 = nn.Identity()
-    with pytest.raises(TypeError):
-        model(pictures(model), {"drop6": torch.ones(2, 24)})
+    for other in (nn.Identity(), nn.Dropout()):
+        model.drop6 = other
+        with pytest.raises(ValueError, match=f"drop6 is {type(other).__name__} now, which takes no mask"):
+            model(pictures(model), {"drop6": torch.ones(2, 24)})
 
 
 @needs_compiler

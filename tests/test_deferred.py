@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from alexnet.backbone import Backbone, dense
-from alexnet.networks.model import AlexNet
+from alexnet.networks.model import AlexNet, initialise
 from tooled import close, every_variant, in_plain, net, pictures
 
 
@@ -41,6 +42,20 @@ def test_weights_that_come_later_make_the_network_that_is_built_with_them(name, 
             close(run(made, x), run(usual, x))
         traced = torch.jit.trace(made, (x,))
         close(traced(x), usual(x))
+
+
+@pytest.mark.parametrize("begin", [initialise, lambda net: net.apply(reset)], ids=["initialise", "reset_parameters"])
+def test_a_network_that_is_begun_anew_where_memory_held_anything_has_its_norms(begin):
+    made = emptied(net("alexnet2012"))
+    for buffer in made.buffers():
+        buffer.fill_(7)
+    begin(made)
+    for one, usual in zip(made.buffers(), net("alexnet2012").buffers(), strict=True):
+        assert torch.equal(one, usual)
+
+
+def reset(layer: nn.Module) -> None:
+    getattr(layer, "reset_parameters", lambda: None)()
 
 
 def test_buffers_follow_the_type_of_assigned_weights():

@@ -46,6 +46,14 @@ BUILDS = {
     "True": ({"classes": True}, "alexnet32 was asked for classes = True; give a whole number"),
     "0": ({"classes": 0}, "alexnet32 was asked for 0 classes and 3 input channels; give 1 or more of each"),
     "channels": ({"channels": "3"}, "alexnet32 was asked for channels = '3'; give a whole number"),
+    "ten thousand million": (
+        {"classes": 10**11},
+        "asked for 100,000,000,000 classes and 3 input channels; give at",
+    ),
+    "channels of a slip": (
+        {"channels": 10**8},
+        "asked for 1,000 classes and 100,000,000 input channels; give at",
+    ),
     "input text": ({"input": "28"}, "alexnet32 was asked for input = '28'; give a whole number"),
     "input 0": ({"input": 0}, "alexnet32 cannot take input 0: "),
     "a number for a name": ({"variant": 10}, "there is no variant '10'. The variants are"),

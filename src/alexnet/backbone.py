@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, Misused
 from alexnet.inference.dense import Dense, dense, whole_picture
 from alexnet.inference.features import check_layers
 from alexnet.networks import variants as v
@@ -34,6 +34,8 @@ class Backbone(nn.Module):
         net = model.model if isinstance(model, Classifier) else model
         given = [layers] if isinstance(layers, str) else layers
         wanted = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+        if twice := [name for name, times in Counter(wanted.values()).items() if times > 1]:
+            raise AlexNetError(f"a backbone was to give two layers' maps as '{twice[0]}'; give each a name of its own.")
         names = sorted(check_layers(net, list(wanted)), key=net.order.index)
         records = {record.name: record for record in net.variant.layers}
         order = list(records)
@@ -58,6 +60,8 @@ class Backbone(nn.Module):
         self.register_load_state_dict_post_hook(renew_bands)
         self.names = OrderedDict((name, wanted[name]) for name in names)
         self.strides = strides
+        passed = [records[name] for name in self.order if name in records]
+        self.smallest = next(side for side in range(1, net.input + 1) if _leave(passed, (net.channels, side, side)))
         self.out_channels: int | list[int] = channels[0] if len(set(channels)) == 1 else channels
         if isinstance(model, Classifier):
             preprocess = model.preprocess
@@ -66,9 +70,29 @@ class Backbone(nn.Module):
             self.image_std = [one / 255 for one in scale]
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        try:
+            return self._maps(x)
+        except RuntimeError as error:
+            if x.dim() != 4 or min(x.shape[2:]) >= self.smallest:
+                raise
+            raise Misused(
+                f"a backbone was given pictures of {x.shape[2]} x {x.shape[3]} pixels, of which its layers leave "
+                f"nothing; give pictures of {self.smallest} or more on both sides."
+            ) from error
+
+    def _maps(self, x: Tensor) -> OrderedDict[str, Tensor]:
         maps: OrderedDict[str, Tensor] = OrderedDict()
         for name in self.order:
             x = getattr(self, name)(x)
             if name in self.names:
                 maps[self.names[name]] = x
         return maps
+
+
+def _leave(records: Iterable[v.Layer], shape: tuple[int, ...]) -> bool:
+    """Whether the layers leave a pixel of maps of that shape."""
+    for record in records:
+        shape = output_shape(record, shape, 1)
+        if shape[1] < 1:
+            return False
+    return True

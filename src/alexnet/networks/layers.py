@@ -165,6 +165,10 @@ class LocalResponseNorm(Layer):
         near = (index[:, None] - index[None, :]).abs() <= self.size // 2
         return near.float().repeat(self.towers, 1)[:, :, None, None]
 
+    def reset_parameters(self) -> None:
+        """Make the band anew where it is: memory that `to_empty` gave holds anything."""
+        self.renew(self.band)
+
     def renew(self, near: Tensor) -> None:
         """Make the band anew, on the device and of the type of weights `near` by."""
         kind = near.dtype if near.is_floating_point() else torch.float32

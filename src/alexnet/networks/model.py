@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -145,6 +146,8 @@ class AlexNet(nn.Module):
             if name not in self.dropouts:
                 there = f"it has {', '.join(self.dropouts)}" if self.dropouts else "it has none"
                 raise Misused(f"{self.variant.name} has no dropout layer '{name}' to mask; {there}.")
+            if not _takes_mask(layer := getattr(self, name)):
+                raise Misused(f"{name} is {type(layer).__name__} now, which takes no mask; leave its mask out.")
         if isinstance(x, Proxy):
             return
         if not isinstance(x, Tensor):
@@ -179,6 +182,17 @@ class AlexNet(nn.Module):
         row = _Row(OrderedDict(self.named_layers()[: self.order.index(self.logits) + 1]))
         row.order, row.training = " ".join(row._modules), self.training
         return row
+
+
+def _takes_mask(layer: nn.Module) -> bool:
+    """Whether it can be called with a mask: our dropout can, and what somebody has put around it."""
+    if isinstance(layer, own.Dropout):
+        return True
+    try:
+        inspect.signature(layer.forward).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -243,7 +257,8 @@ def build(variant: str, classes: int = 1000, channels: int = 3, input: int | Non
 
 
 def initialise(model: AlexNet) -> None:
-    """Draw the weights and set the biases as the variant's records say (docs/facts.md 3)."""
+    """Draw the weights and set the biases as the variant's records say (docs/facts.md 3); what LRN sums over, too."""
+    own.renew_bands(model)
     for record in model.variant.layers:
         if not isinstance(record, v.Weighted) or record.std == "torch":
             continue

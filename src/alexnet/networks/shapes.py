@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.text import counted
 from alexnet.networks import variants as v
 
+MOST = 10**7  # classes or channels, more than anybody has: a slip, which would end in an error of memory
 MOST_MAP = 32  # side of the maps that the first fully connected layer can be adapted to
 
 
@@ -74,6 +76,11 @@ def check_size(variant: v.Variant, classes: int, channels: int, input: int, made
     if classes < 1 or channels < 1:
         raise AlexNetError(
             f"{variant.name} was asked for {classes} classes and {channels} input channels; give 1 or more of each."
+        )
+    if classes > MOST or channels > MOST:
+        raise AlexNetError(
+            f"{variant.name} was asked for {counted(classes, 'class')} and {counted(channels, 'input channel')}; give "
+            f"at most {MOST:,} of each."
         )
     if variant.adapt and not made_for:
         if not 1 <= last_map(variant, input) <= MOST_MAP:
