@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,37 +13,59 @@ from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, arranged, by_split, called, class_difference, some
 from alexnet.data.faults import Fault, Note, Tell, refuse
+from alexnet.data.layouts import split_column
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.parquet_columns import LABELS, features, image_column, label_column
+from alexnet.data.layouts.parquet_columns import LABELS, features, image_column, is_text, label_column, own_pictures
 from alexnet.data.layouts.parquet_files import are_parquet, is_answers, is_parquet, parquet_files
 from alexnet.data.layouts.parquet_rows import Rows, Table, opened
 from alexnet.data.pictures import Unreadable
 
 MOST_CLASSES, MOST_TOLD = 1_000_000, 100
+ORDER: tuple[str, ...] = ("train", "valid", "test")
+
+
+class Part(NamedTuple):
+    """The rows of a file that are of one split, all of them where none are named."""
+
+    table: Table
+    rows: np.ndarray | None = None  # bool (n,)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether none of them has a label."""
+        labels = self.table.labels
+        return bool((labels if self.rows is None else labels[self.rows]).max(initial=-1) < 0)
 
 
 def parquet(root: Path, tell: Tell = refuse) -> Data:
     """Pictures as bytes, structs of bytes and path, paths or lists of one; labels as numbers, names or booleans.
 
-    The split is in the names of the files, or of the folders that they lie in.
+    The split is in a column of it, else in the names of the files, or of the folders that they lie in.
     """
     files = parquet_files(root, tell)
     above = root.parent if root.is_file() else root
     chosen = by_split({file: file.relative_to(above).as_posix() for file in files}, root, tell)
-    origins = {kind: called(found[0].relative_to(above).as_posix()) for kind, found in chosen.items()}
-    tables = {kind: _tables(sorted(found), tell) for kind, found in chosen.items()}
+    parts: dict[str, list[Part]] = {}
+    origins: dict[str, str] = {}
+    for kind, found in chosen.items():
+        for table, said in _tables(sorted(found), tell):
+            for own in sorted(filter(None, {*said})) if said else [kind]:
+                rows = np.array([one == own for one in said], bool) if said else None
+                parts.setdefault(own, []).append(Part(table, rows))
+                origins.setdefault(own, own if said else called(found[0].relative_to(above).as_posix()))
     # A split as competitions publish it, without labels.
-    for kind in [kind for kind, some_tables in tables.items() if some_tables and all(map(_unlabelled, some_tables))]:
-        if kind != "train" or len(tables) > 1:
+    for kind in [kind for kind, some_parts in parts.items() if all(one.unlabelled for one in some_parts)]:
+        if kind != "train" or len(parts) > 1:
             tell(Note(root, f"has no labels in its split {kind}", "it is not used"))
-            del tables[kind]
-    everything = [table for some_tables in tables.values() for table in some_tables]
+            del parts[kind]
+    parts = _without_numbers_beside_names(parts, tell)
+    everything = list({one.table.file: one.table for some_parts in parts.values() for one in some_parts}.values())
     if not everything:
         tell(Fault(root, "has parquet files but no labels in them", "give a split with labels"))
     classes, named = _classes(everything, root, tell)
     splits = {}
-    for place, (kind, some_tables) in arranged({kind: (kind, found) for kind, found in tables.items()}).items():
-        splits[place] = _split(some_tables, origins[kind], classes, root, tell)
+    for place, kind in arranged({kind: kind for kind in ORDER if kind in parts}).items():
+        splits[place] = _split(parts[kind], origins[kind], classes, root, tell)
     if not named and splits:
         _check_numbers(splits, root, tell)
     return Data(str(root), "parquet", classes, splits, files, named=named)
@@ -52,16 +74,37 @@ def parquet(root: Path, tell: Tell = refuse) -> Data:
 # -- what a file holds --------------------------------------------------------------------------------------------
 
 
-def _tables(files: Sequence[Path], tell: Tell) -> list[Table]:
+def _tables(files: Sequence[Path], tell: Tell) -> list[tuple[Table, list[str | None] | None]]:
+    """The files that can be read, each with the splits of its rows where a column says them."""
     tables = []
     for file in files:
         try:
-            tables.append(_table(file, tell))
+            tables.append((_table(file, tell), _stated(file, tell)))
         except Unreadable as error:
             tell(Fault(file, f"is {error}", "copy it again"))
         except Fault as fault:
             tell(fault)
     return tables
+
+
+def _stated(file: Path, tell: Tell) -> list[str | None] | None:
+    """The split of each row by the first column of words that says one."""
+    import pyarrow as pa
+
+    parquet = opened(file)
+    schema = parquet.schema_arrow
+    for name in split_column.columns(schema.names):
+        kind = schema.field(name).type
+        if is_text(getattr(kind, "value_type", kind)):
+            batches = parquet.iter_batches(batch_size=1 << 16, columns=[name])
+            try:
+                values = [value or "" for batch in batches for value in batch.column(0).to_pylist()]
+            except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+                what = f"has a column {name} that cannot be read ({first_line(error)})"
+                raise Fault(file, what, "copy it again") from None
+            if said := split_column.kinds(file, name, values, tell):
+                return said
+    return None
 
 
 def _table(file: Path, tell: Tell) -> Table:
@@ -77,6 +120,8 @@ def _table(file: Path, tell: Tell) -> Table:
         what = f"has the columns {some(schema.names)}"
         needed = "a column of pictures (bytes, or a struct of bytes and path)" if image is None else "a column 'label'"
         raise Fault(file, what, f"it needs {needed}; name it {'image' if image is None else 'label'}")
+    if others := [name for name in own_pictures(schema) if name != image]:
+        tell(Note(file, f"has other columns of pictures beside {image} ({some(others)})", "they are not used"))
     others = [name for name in schema.names if name.lower() in LABELS or name == "coarse_label"]
     if others := [name for name in others if name not in (label, image)]:
         tell(Note(file, f"has other columns of labels beside {label} ({some(others)})", "they are not used"))
@@ -117,10 +162,12 @@ def _numbers(column: Any, names: dict[str, int], file: Path, label: str) -> np.n
         if column is None:
             raise Fault(file, f"has rows without a label in its column {label}", "give one label a picture")
         kind = column.type
+    if pa.types.is_string_view(kind):
+        column, kind = column.cast(pa.large_string()), pa.large_string()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         column, kind = column.dictionary_encode(), pa.dictionary(pa.int32(), kind)
     if pa.types.is_dictionary(kind):
-        if not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
+        if not is_text(kind.value_type):
             return _numbers(column.dictionary_decode(), names, file, label)
         table = np.array([_place(names, one.as_py()) for one in column.dictionary], np.int64)
         indices = _whole(column.indices)
@@ -150,11 +197,19 @@ def _place(names: dict[str, int], name: str | None) -> int:
     return -1 if name is None else names.setdefault(name, len(names))
 
 
-def _unlabelled(table: Table) -> bool:
-    return bool((table.labels < 0).all())
-
-
 # -- all files together -------------------------------------------------------------------------------------------
+
+
+def _without_numbers_beside_names(parts: dict[str, list[Part]], tell: Tell) -> dict[str, list[Part]]:
+    """The files but those whose labels are bare numbers where others have names, whose order nothing says."""
+    tables = {one.table.file: one.table for some_parts in parts.values() for one in some_parts}
+    named = next((table for table in tables.values() if table.names is not None and not table.stated), None)
+    if named is None:
+        return parts
+    bare = {file for file, table in tables.items() if table.names is None and table.labels.max(initial=-1) >= 0}
+    for file in sorted(bare):
+        tell(Fault(file, f"has numbers where {named.file.name} has names of classes", "give names in both"))
+    return {kind: [one for one in found if one.table.file not in bare] for kind, found in parts.items()}
 
 
 def _classes(tables: Sequence[Table], root: Path, tell: Tell) -> tuple[list[str], bool]:
@@ -179,19 +234,21 @@ def _classes(tables: Sequence[Table], root: Path, tell: Tell) -> tuple[list[str]
     return first, True
 
 
-def _split(tables: Sequence[Table], origin: str, classes: list[str], root: Path, tell: Tell) -> Split:
+def _split(parts: Sequence[Part], origin: str, classes: list[str], root: Path, tell: Tell) -> Split:
     place = {name: number for number, name in enumerate(classes)}
-    found, rows = [np.empty(0, np.int64)], Rows(tables)
-    for table in tables:
+    found, rows = [np.empty(0, np.int64)], Rows([part.table for part in parts])
+    of_it = [np.empty(0, bool)]
+    for table, own_rows in parts:
         own = table.labels
+        of_it.append(np.ones(len(own), bool) if own_rows is None else own_rows)
         if table.names is not None and table.names != classes:
             known = np.array([place.get(name, -1) for name in table.names], np.int64)
             inside = (own >= 0) & (own < len(known))
             own = np.where(inside, known[np.where(inside, own, 0)], own) if len(known) else own
         found.append(own)
-    split = Split(origin, np.concatenate(found), rows.read, rows.name)
+    split, here = Split(origin, np.concatenate(found), rows.read, rows.name), np.concatenate(of_it)
     right = (split.labels >= 0) & (split.labels < len(classes))
-    wrong = np.flatnonzero(~right)
+    wrong = np.flatnonzero(here & ~right)
     if len(wrong) > MOST_TOLD:
         what = f"has {counted(len(wrong), 'label')} outside the class list in its split {origin}"
         tell(Fault(root, what, f"the first {MOST_TOLD} are these"))
@@ -199,6 +256,7 @@ def _split(tables: Sequence[Table], origin: str, classes: list[str], root: Path,
         what = f"label {split.labels[row]} of {_name(split, row)} ({origin}, row {row}) is outside the class list"
         remedy = "mend the label or the class names in the schema"
         tell(Fault(root, f"{what}, 0 to {len(classes) - 1}", remedy, joint=": "))
+    right &= here
     return split if right.all() else split.take(np.flatnonzero(right), origin)
 
 

@@ -23,7 +23,7 @@ def own_pictures(schema: Any) -> list[str]:
 
     def is_binary(type: Any) -> bool:
         type = type.value_type if pa.types.is_dictionary(type) else type
-        return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+        return pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_binary_view(type)
 
     def is_numbers(type: Any) -> bool:
         while pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type):
@@ -46,10 +46,14 @@ def own_pictures(schema: Any) -> list[str]:
 
 def _paths(schema: Any) -> list[str]:
     """The columns that could name files of pictures: texts, and so only by their names."""
+    return _usual([one.name for one in schema if is_text(one.type)], IMAGES)
+
+
+def is_text(type: Any) -> bool:
+    """Whether a column of that type holds strings, as any of Arrow's types of them."""
     import pyarrow as pa
 
-    texts = [one.name for one in schema if pa.types.is_string(one.type) or pa.types.is_large_string(one.type)]
-    return _usual(texts, IMAGES)
+    return pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type)
 
 
 def _usual(names: list[str], known: tuple[str, ...]) -> list[str]:
