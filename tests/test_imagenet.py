@@ -72,6 +72,39 @@ def test_the_validation_archive_alone_has_all_classes_for_a_published_model(tmp_
     assert sorted(data.split("valid").labels) == [0, 0, 1, 1, 2, 2]
 
 
+LEFT = {
+    # archives left beside what they were unpacked into: folders, archives, what is read
+    "training pictures only": (("train", "val"), ["train"], "class folders"),
+    "validation pictures only": (("train", "val"), ["val"], "class folders"),
+    "validation pictures, flat": (("train", "flat"), ["train"], "ImageNet with a flat validation folder"),
+    "nothing to hold out": (("train",), ["train"], "class folders"),
+    "both": (("train", "val"), ["train", "val"], "ImageNet's official archives"),
+    "nothing unpacked yet": (("empty",), ["train"], "ImageNet's official archives"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_an_archive_left_beside_unpacked_folders_hides_none_of_them(tmp_path, name):
+    folders, archives, layout = LEFT[name]
+    write_official(tmp_path, train_pictures(10), valid_pictures())
+    for kind in {"train", "val"} - {*archives}:
+        (tmp_path / f"ILSVRC2012_img_{kind}.tar").unlink()
+    for kind, pictures in (("train", train_pictures(10)), ("val", train_pictures(2)), ("flat", valid_pictures())):
+        if kind in folders:
+            write(tmp_path / kind.replace("flat", "val"), pictures)
+    if "empty" in folders:
+        (tmp_path / "train").mkdir()
+    data = find_data(tmp_path)
+    assert data.layout == layout
+    assert data.classes == HUMAN
+    assert len(data.split("train")) == (30 if len(folders) == 2 else 27)
+    files = [f"ILSVRC2012_img_{kind}.tar" for kind in archives]
+    said = {
+        "both": "has folders beside its archives (train, val); they are not used", "nothing unpacked yet": "",
+    }.get(name, f"has 1 file beside its folders of pictures ({files[0]}); they are not used")  # fmt: skip
+    assert said in data.summary()
+
+
 def test_a_flat_validation_folder_is_labelled_by_its_names(tmp_path):
     write(tmp_path / "train", train_pictures())
     write(tmp_path / "val", valid_pictures())
@@ -106,6 +139,17 @@ def test_kaggles_tables_label_its_flat_validation_folder(tmp_path):
     assert "is not Kaggle's table" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("below", ["", "ILSVRC", "ILSVRC/Data"])
+def test_kaggles_folders_are_read_from_each_on_the_way(tmp_path, monkeypatch, below):
+    write_kaggle(tmp_path, solution=True)
+    monkeypatch.chdir(tmp_path / below)
+    for given in (tmp_path / below, "."):
+        data = find_data(given)
+        assert (data.layout, data.classes) == ("ImageNet as on Kaggle", ["tench", "goldfish", "dog"])
+        shows(data.split("valid"), data.classes, data.classes)
+        assert "test has no class folders, so nothing says what it shows; it is not used" in data.summary()
+
+
 def test_kaggle_without_its_tables_is_labelled_by_name(tmp_path):
     base = write_kaggle(tmp_path, solution=False) / "ILSVRC" / "Data" / "CLS-LOC"
     assert "has pictures of classes that are not trained on (n01" in refusal(tmp_path)
@@ -120,24 +164,53 @@ def test_kaggle_without_its_tables_is_labelled_by_name(tmp_path):
     shows(data.split("valid"), data.classes, HUMAN)
 
 
-def test_tiny_imagenet_as_stanford_packs_it(tmp_path):
+def write_tiny(root) -> list[str]:
+    """Lines of its annotations."""
     for label, one in enumerate(IDS):
-        write(tmp_path / "train" / one / "images", {f"{one}_{n}.JPEG": jpeg(label, n) for n in range(4)})
-        (tmp_path / "train" / one / f"{one}_boxes.txt").write_text(f"{one}_0.JPEG\t0\t0\t62\t62\n")
+        write(root / "train" / one / "images", {f"{one}_{n}.JPEG": jpeg(label, n) for n in range(4)})
+        (root / "train" / one / f"{one}_boxes.txt").write_text(f"{one}_0.JPEG\t0\t0\t62\t62\n")
     valid = {f"val_{n}.JPEG": jpeg(n % 3, n) for n in range(6)}
-    write(tmp_path / "val" / "images", valid)
+    write(root / "val" / "images", valid)
     lines = [f"{name}\t{IDS[n % 3]}\t0\t32\t44\t62" for n, name in enumerate(valid)]
-    (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
-    (tmp_path / "wnids.txt").write_text("\n".join(reversed(IDS)) + "\n")
-    (tmp_path / "words.txt").write_text("n02084071\tdog, domestic dog\nn00001740\tentity\n")
-    write(tmp_path / "test" / "images", {"test_0.JPEG": jpeg(0, 0)})
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    (root / "wnids.txt").write_text("\n".join(reversed(IDS)) + "\n")
+    (root / "words.txt").write_text("n02084071\tdog, domestic dog\nn00001740\tentity\n")
+    write(root / "test" / "images", {"test_0.JPEG": jpeg(0, 0)})
+    return lines
+
+
+def test_tiny_imagenet_as_stanford_packs_it(tmp_path):
+    lines = write_tiny(tmp_path)
     data = find_data(tmp_path)
     assert data.classes == ["tench", "goldfish", "dog"]
     assert {name: len(s) for name, s in data.splits.items()} == {"train": 12, "valid": 6}
+    assert "test has no class folders, so nothing says what it shows; it is not used" in data.summary()
     for name in ("train", "valid"):
         shows(data.split(name), data.classes, data.classes)
     (tmp_path / "val" / "val_annotations.txt").write_text("\n".join([*lines, "val_9.JPEG\tn99999999\t0"]))
     assert "classes that are not trained on (n99999999)" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+@pytest.mark.parametrize("emptied", [False, True])
+@pytest.mark.parametrize("annotations", [False, True])
+def test_tiny_imagenet_whose_validation_pictures_a_script_has_sorted(tmp_path, inner, emptied, annotations):
+    lines = write_tiny(tmp_path)
+    for line in lines:
+        file, one, *_ = line.split("\t")
+        (tmp_path / "val" / one / inner).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "val" / "images" / file).rename(tmp_path / "val" / one / inner / file)
+    if not emptied:
+        (tmp_path / "val" / "images").rmdir()
+    if not annotations:
+        (tmp_path / "val" / "val_annotations.txt").unlink()
+    data = find_data(tmp_path)
+    assert (data.layout, data.classes) == ("class folders", IDS)
+    assert {name: len(s) for name, s in data.splits.items()} == {"train": 12, "valid": 6}
+    for name in ("train", "valid"):
+        shows(data.split(name), data.classes, data.classes)
+    assert ("val has empty folders of no class in train/ (images)" in data.summary()) == emptied
+    assert "test has no class folders" in data.summary()
 
 
 def test_class_folders_of_wordnet_ids_get_names(tmp_path):

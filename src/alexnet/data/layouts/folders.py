@@ -51,7 +51,7 @@ def class_folders(root: Path, tell: Tell = refuse) -> Data:
             what = f"has one class, {classes[0]}, whose folder holds folders ({some([one.name for one in inner])})"
             tell(Fault(root, what, f"if those are the classes give {root / classes[0]}, as one is not enough"))
         return Data(str(root), "class folders", classes, {"train": split})
-    flat = [kind for kind, folder in above.items() if not subfolders(folder)]
+    flat = [kind for kind, folder in above.items() if _is_flat(folder, above.get("train"))]
     for kind in flat if len(flat) < len(above) else ():
         folder = above[kind]
         if not any(True for _ in visible(folder)):
@@ -71,15 +71,27 @@ def class_folders(root: Path, tell: Tell = refuse) -> Data:
     first = next(iter(found))
     for kind in list(found)[1:]:
         names, one, other = found[kind][0], above[first].relative_to(root), above[kind].relative_to(root)
-        if found[first][0] and set(names) - set(found[first][0]):
+        seen = [names[label] for label in np.unique(found[kind][1].labels)]  # what a script has emptied is no class
+        if found[first][0] and set(seen) - set(found[first][0]):
             what = f"has other classes in {other}/ than in {one}/ ({class_difference(names, found[first][0])})"
             tell(Fault(root, what, "make the class folders of both the same"))
+        elif found[first][0] and (empty := sorted({*names} - {*found[first][0]})):
+            tell(Note(root / other, f"has empty folders of no class in {one}/ ({some(empty)})", "they are not used"))
+            known = np.searchsorted(seen, names).astype(np.int64)
+            found[kind] = seen, replace(found[kind][1], labels=known[found[kind][1].labels])
     classes = sorted({name for names, _ in found.values() for name in names})
     splits = {}
     for kind, (names, split) in arranged(found).items():
         places = np.searchsorted(classes, names).astype(np.int64)
         splits[kind] = replace(split, labels=places[split.labels])
     return Data(str(root), "class folders", classes, splits)
+
+
+def _is_flat(folder: Path, train: Path | None) -> bool:
+    """Whether a split's pictures lie in one folder: its own, or one in it that is called images and is no class."""
+    inner = subfolders(folder)
+    lone = inner[0] if len(inner) == 1 and inner[0].name.lower() in PLAIN else None
+    return not inner or (lone is not None and not subfolders(lone) and not (train and (train / lone.name).exists()))
 
 
 def split_folders(root: Path, tell: Tell = refuse, depth: int = 0) -> dict[str, Path] | None:

@@ -7,6 +7,7 @@ names, so that no devkit is needed.
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ import numpy as np
 from alexnet.base.progress import Progress
 from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, some, split_word
-from alexnet.data.faults import Fault, Tell, decoded, refuse
+from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.layouts import tars
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.folders import files_below, folder_split, subfolders, tell_of_tables, visible
+from alexnet.data.layouts.folders import files_below, folder_split, holds_pictures, subfolders, tell_of_tables, visible
 
 TRAIN_TAR, VALID_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 VALID_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
@@ -96,20 +97,30 @@ def flat(root: Path, tell: Tell = refuse) -> Data:
     ids = _by_name([path.name for path in paths], folder, tell)
     labelled = _labelled(paths, ids, classes, folder, tell)
     splits["valid"] = _files(f"{folder.name}/, flat, labelled by name", folder, *labelled)
+    if root != folder and (others := [one.name for one in subfolders(root) if one not in (train, folder)]):
+        tell(Note(root, f"has folders beside those of its splits ({some(others)})", "they are not used"))
     tell_of_tables(root, tell)
     words = "ImageNet with a flat validation folder" if train else "ImageNet's validation pictures, flat"
     return Data(str(root), words, classes, splits)
 
 
+def _kaggle(root: Path) -> Path | None:
+    """CLS-LOC of what Kaggle's archive unpacks to, from its top, from ILSVRC/ or from ILSVRC/Data."""
+    bases = (root.joinpath(*KAGGLE.parts[first:]) for first in range(len(KAGGLE.parts)))
+    return next((base for base in bases if (base / "train").is_dir()), None)
+
+
 def is_kaggle(root: Path) -> bool:
-    """Whether this is what Kaggle's archive unpacks to."""
-    return (root / KAGGLE / "train").is_dir()
+    """Whether this is what Kaggle's archive unpacks to, or a folder of it."""
+    return _kaggle(root) is not None
 
 
 def kaggle(root: Path, tell: Tell = refuse) -> Data:
     """ILSVRC/Data/CLS-LOC/{train,val}; validation labels of LOC_val_solution.csv, else by the pictures' names."""
-    classes, train = folder_split(root / KAGGLE / "train", "train/", tell=tell)
-    folder, solution = root / KAGGLE / "val", root / SOLUTION
+    base = _kaggle(root) or root
+    top = Path(os.path.abspath(base)).parents[len(KAGGLE.parts) - 1]
+    classes, train = folder_split(base / "train", "train/", tell=tell)
+    folder, solution = base / "val", top / SOLUTION
     splits = {"train": train}
     if folder.is_dir():
         paths = files_below(folder, tell)
@@ -121,8 +132,14 @@ def kaggle(root: Path, tell: Tell = refuse) -> Data:
         else:
             ids, how = _by_name([path.name for path in paths], folder, tell), "labelled by name"
         splits["valid"] = _files(f"val/, {how}", folder, *_labelled(paths, ids, classes, folder, tell))
+    _tell_of_test(base, tell)
     tell_of_tables(root, tell, [SOLUTION, *OTHERS])
-    return Data(str(root), "ImageNet as on Kaggle", human(classes, _words(root / MAPPING, " ")), splits)
+    return Data(str(root), "ImageNet as on Kaggle", human(classes, _words(top / MAPPING, " ")), splits)
+
+
+def _tell_of_test(root: Path, tell: Tell) -> None:
+    if (root / "test").is_dir():
+        tell(Note(root / "test", "has no class folders, so nothing says what it shows", "it is not used"))
 
 
 def _solution(path: Path, tell: Tell) -> dict[str, str]:
@@ -153,7 +170,10 @@ def is_tiny(root: Path) -> bool:
     """Whether this is Tiny ImageNet as Stanford packs it, the file of annotations there or lost."""
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         return False
-    lone = [one.name for one in subfolders(root / "val")] == [IMAGES]
+    inner = [one.name for one in subfolders(root / "val")]
+    if {*inner} - {IMAGES} and not holds_pictures(root / "val" / IMAGES, 0):
+        return False  # a script has sorted the pictures into class folders
+    lone = inner == [IMAGES]
     return (root / "val" / ANNOTATIONS).is_file() or (lone and not (root / "train" / IMAGES).exists())
 
 
@@ -174,6 +194,7 @@ def tiny(root: Path, tell: Tell = refuse) -> Data:
     paths = [folder / Path(row[0]).name for row in rows]
     labelled = _labelled(paths, [row[1] for row in rows], classes, root / "val", tell)
     valid = _files(f"val/, {ANNOTATIONS}", folder, *labelled)
+    _tell_of_test(root, tell)
     tell_of_tables(root, tell)
     names = human(classes, _words(root / "words.txt", "\t"))
     return Data(str(root), "Tiny ImageNet", names, {"train": train, "valid": valid}, square="squash")
@@ -188,9 +209,16 @@ def _archives(root: Path) -> dict[str, Path]:
     return {split: path for split, path in there.items() if path.name in wanted and path.is_file()}
 
 
+def _unpacked(root: Path) -> list[str]:
+    """The folders of splits beside the archives that have pictures."""
+    return [one.name for one in subfolders(root) if split_word(one.name) and holds_pictures(one)]
+
+
 def is_official(root: Path) -> bool:
-    """Whether this is a folder of the official archives, or one of them."""
-    return bool(_archives(root))
+    """Whether this is a folder of the official archives, or one of them; one alone beside folders of pictures is what
+    they were unpacked from."""
+    count = len(_archives(root))
+    return count == 2 or (count == 1 and not _unpacked(root))
 
 
 def official(root: Path, tell: Tell = refuse, quiet: bool = True) -> Data:
@@ -203,6 +231,8 @@ def official(root: Path, tell: Tell = refuse, quiet: bool = True) -> Data:
         found = tars.archive_members(path, tell)
         ids = _by_name([one.name for one in found], path, tell)
         splits["valid"] = _in_archive(path, *_labelled(found, ids, classes, path, tell))
+    if beside := _unpacked(root):
+        tell(Note(root, f"has folders beside its archives ({some(beside)})", "they are not used"))
     words = "ImageNet's official archives"
     return Data(str(root), words, classes, splits, list(archives.values()))
 
