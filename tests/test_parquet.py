@@ -125,3 +125,12 @@ def test_arrows_views_are_read_as_what_they_are_of(tmp_path):
         split = data.split("all")
         read = [one if isinstance(one, bytes) else one.read_bytes() for one in contents(split)]
         assert (read, [data.classes[n] for n in split.labels]) == (PICTURES, WORDS)
+
+
+@pytest.mark.parametrize("names", [None, [f"class {n}" for n in range(1000)]])
+def test_a_thousand_labels_without_names_are_said_to_be_taken_for_imagenets(tmp_path, names):
+    write(tmp_path / "a.parquet", {"image": PICTURES[:2], "label": [0, 999]}, names)
+    said = "has labels without names; they are taken for ImageNet's 1,000 classes, in the order of their sorted WordNet"
+    assert (said in find_data(tmp_path, whole=True).summary()) == (names is None)
+    write(tmp_path / "a.parquet", {"image": PICTURES[:2], "label": [0, 998]}, names)
+    assert said not in find_data(tmp_path, whole=True).summary()

@@ -10,9 +10,10 @@ import pytest
 
 from alexnet.base import tables
 from alexnet.base.errors import AlexNetError
+from alexnet.data.faults import Fault, Note
 from alexnet.data.layouts.registry import find_data
 from alexnet.inference.prediction import COLUMNS
-from archives import train_pictures, valid_pictures, write
+from archives import shard, shards, train_pictures, valid_pictures, write, write_tar
 from conftest import COLOURS, coloured, encoded, rows, write_folders, write_parquet
 
 NAMES = sorted(COLOURS)
@@ -138,3 +139,37 @@ def test_a_networks_answers_are_never_labels(tmp_path):
     for name in ("answers.parquet", "answers.csv"):
         answers(tmp_path / "b" / name)
     assert find_data(tmp_path / "b").classes == ["0", "1"]
+
+
+def test_a_folder_beside_shards_that_holds_no_pictures_is_no_class(tmp_path):
+    write(tmp_path, shards())
+    (tmp_path / "logs").mkdir()
+    write(tmp_path, {"notes/about.txt": b"x"})
+    assert find_data(tmp_path).layout == "WebDataset of 3 shards"
+
+
+MISSING = {
+    "of training": {"train-00001-of-00003": 1, "test-00000-of-00001": 1},
+    "in a folder": {"data/train-00000-of-00002": 1},
+    "counted from 1": {"train-2-of-2": 1, "train-3-of-3": 1},
+    "none": {"train-00000-of-00002": 0, "train-00001-of-00002": 0, "test-00000-of-00001": 0},
+    "none, with checksums": {"train-00000-of-00002-0123456789abcdef": 0, "train-00001-of-00002-fedcba9876543210": 0},
+    "none, counted from 1": {"train-1-of-2": 0, "train-2-of-2": 0, "1-of-2000-flowers": 0},
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("ending", [".parquet", ".tar"])
+def test_files_that_are_missing_of_a_numbered_set_are_told(tmp_path, name, ending):
+    files = MISSING[name]
+    if ending == ".tar":
+        files = {file.removeprefix("data/"): bad for file, bad in files.items()}
+    for file in files:
+        path = tmp_path / f"{file}{ending}"
+        write_parquet(path, rows(3), NAMES) if ending == ".parquet" else write_tar(path, shard(range(6)))
+    faults: list[Fault] = []
+    find_data(tmp_path, tell=faults.append)
+    told = [str(one) for one in faults if not isinstance(one, Note)]
+    assert len(told) == sum(files.values()) - (name == "of training")
+    assert all("has 1 of the " in one and "fetch the others" in one for one in told)
+    assert len(find_data(f"{tmp_path}/{next(iter(files))}{ending}", whole=True).split("all")) > 5  # one that is named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from alexnet.data.layouts import remote
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.writing import pack
 from archives import jpeg, refusal, shard, shards, shows, tar, train_pictures, write, write_tar
+from conftest import coloured, encoded
 
 
 def check_shards(data, train: int = 12) -> None:
@@ -210,6 +212,34 @@ def test_a_tar_beside_class_folders_is_not_what_is_read(tmp_path):
     write(tmp_path / "shards" / "train", {"0.tar": shards()["set-train-000.tar"]})
     write(tmp_path / "shards" / "val", {"0.tar": shards()["set-validation-000.tar"]})
     assert {name: len(s) for name, s in find_data(tmp_path / "shards").splits.items()} == {"train": 5, "valid": 6}
+
+
+@pytest.mark.parametrize("kind", ["gif", "tif", "tiff", "jpe", "jp2", "ico", "tga", "png", "webp", "bmp", "dib"])
+def test_every_kind_of_picture_is_one_in_a_shard_too(tmp_path, kind):
+    format = {"jpe": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(kind, kind.upper())
+    files = {f"{n}.{kind}": encoded(coloured("red", n, (32, 32)), format) for n in range(4)}
+    write_tar(tmp_path / "a.tar", files | {f"{n}.cls": b"%d" % (n % 2) for n in range(4)})
+    split = find_data(tmp_path, whole=True).split("all")
+    assert [split.read(n) for n in range(4)] == list(files.values())
+    assert split.labels.tolist() == [0, 1, 0, 1]
+    write_tar(tmp_path / "a.tar", files | {"0.cls": b"0", "9.cls": b"0"})
+    assert f"has 9 without its .{kind}" in str(faults_of(tmp_path))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["cls", "gif", "jpg", "tif"])))
+def test_of_two_pictures_of_a_sample_the_usual_kind_is_taken_in_any_order(tmp_path, order):
+    picture = encoded(coloured("red", 0, (8, 8)), "JPEG")
+    held = {"cls": b"1", "gif": b"a preview", "jpg": picture, "tif": b"a mask"}
+    write_tar(tmp_path / "a.tar", {f"{n}.{kind}": held[kind] for n in range(3) for kind in order})
+    data = find_data(tmp_path, whole=True)
+    assert [data.split("all").read(n) for n in range(3)] == [picture] * 3
+    assert "has 6 further files of samples with picture and label" in data.summary()
+
+
+def faults_of(path) -> list[str]:
+    told: list[str] = []
+    find_data(path, tell=lambda fault: told.append(str(fault)))
+    return told
 
 
 def test_webdataset_faults_are_named(tmp_path):

@@ -15,6 +15,7 @@ from alexnet.data.dataset import Data, Split, arranged, by_split, called, class_
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts import split_column
 from alexnet.data.layouts.base import Layout
+from alexnet.data.layouts.numbered import tell_of_missing
 from alexnet.data.layouts.parquet_columns import LABELS, features, image_column, is_text, label_column, own_pictures
 from alexnet.data.layouts.parquet_files import are_parquet, is_answers, is_parquet, parquet_files
 from alexnet.data.layouts.parquet_rows import Rows, Table, opened
@@ -44,7 +45,10 @@ def parquet(root: Path, tell: Tell = refuse) -> Data:
     """
     files = parquet_files(root, tell)
     above = root.parent if root.is_file() else root
-    chosen = by_split({file: file.relative_to(above).as_posix() for file in files}, root, tell)
+    paths = {file: file.relative_to(above).as_posix() for file in files}
+    if root.is_dir():
+        tell_of_missing(paths.values(), root, tell)
+    chosen = by_split(paths, root, tell)
     parts: dict[str, list[Part]] = {}
     origins: dict[str, str] = {}
     for kind, found in chosen.items():
@@ -52,7 +56,7 @@ def parquet(root: Path, tell: Tell = refuse) -> Data:
             for own in sorted(filter(None, {*said})) if said else [kind]:
                 rows = np.array([one == own for one in said], bool) if said else None
                 parts.setdefault(own, []).append(Part(table, rows))
-                origins.setdefault(own, own if said else called(found[0].relative_to(above).as_posix()))
+                origins.setdefault(own, own if said else called(paths[found[0]]))
     # A split as competitions publish it, without labels.
     for kind in [kind for kind, some_parts in parts.items() if all(one.unlabelled for one in some_parts)]:
         if kind != "train" or len(parts) > 1:

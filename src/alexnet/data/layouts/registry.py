@@ -40,6 +40,9 @@ def find_data(path: str | Path, quiet: bool = True, tell: Tell = refuse, whole: 
 
     layout, given = _layout(path)
     data = layout.read(given, note, quiet) if layout.shows else layout.read(given, note)
+    if not data.named and len(data.classes) == len(labels.imagenet()):
+        taken = "they are taken for ImageNet's 1,000 classes, in the order of their sorted WordNet ids"
+        note(Note(data.path, "has labels without names", taken))
     if all(one in labels.imagenet() for one in data.classes):
         data = replace(data, classes=human(data.classes))
     data = replace(data, classes=labels.distinct(data.classes))

@@ -24,10 +24,15 @@ from alexnet.data.dataset import Data, Split, arranged, by_split, called, some, 
 from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.layouts import tars
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.folders import subfolders
+from alexnet.data.layouts.folders import holds_pictures, subfolders
+from alexnet.data.layouts.numbered import tell_of_missing
 from alexnet.data.layouts.remote import Listing, Remote, Texts, keep, kept_at, recall
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp")
+# Of two pictures of a sample the kind that stands first is taken; those that are not named here are not read.
+PICTURES = (
+    "jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "jpe", "jfif", "gif", "tif", "tiff", "apng", "dib", "pbm", "pnm",
+    "tga", "jp2", "j2k", "avif", "heic", "heif", "ico",
+)  # fmt: skip
 CLASS = "cls"
 NAMES = ("classnames.txt", "classes.txt")  # a class a line, beside the shards
 MOST_CLASSES = 1_000_000
@@ -47,7 +52,7 @@ def is_webdataset(root: Path) -> bool:
 def _in_folder(root: Path) -> list[str]:
     folders = [root, *(one for one in subfolders(root) if split_word(one.name))]
     # Where there are class folders too, a tar beside them is what they were unpacked from.
-    plain = [folder for folder in folders if folder.is_dir() and not subfolders(folder)]
+    plain = [one for one in folders if one.is_dir() and not any(map(holds_pictures, subfolders(one)))]
     return [str(path) for folder in plain for path in sorted(folder.glob("*.tar"))]
 
 
@@ -67,6 +72,8 @@ def webdataset(where: str | Path, tell: Tell = refuse, quiet: bool = True) -> Da
         ) from None
     if not paths:
         raise AlexNetError(f"DATA {name} has no tar shards; give a folder, a pattern or an address of some.")
+    if where.is_dir() if isinstance(where, Path) else not re.search(r"[*?\[{]|\.tar$", name):
+        tell_of_missing(paths, name, tell)
     chosen = by_split({path: _telling(path, where) for path in paths}, name, tell)
     splits = {}
     with Progress("listing shards", sum(map(len, chosen.values())), "shards", quiet=quiet) as bar:
@@ -208,7 +215,7 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
     waiting: dict[str, dict[str, Any]] = {}  # by name without its ending
     kinds: Counter[str] = Counter()
     torn: list[Fault] = []  # a part of the archive is lost, which may hold the other halves
-    paired, rest = set[str](), 0
+    paired, rest, last = set[str](), 0, ""  # the last sample that was found
 
     def note(fault: Fault) -> None:
         torn.append(fault)
@@ -227,11 +234,16 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
         if part is None:
             continue
         sample = waiting.setdefault(stem, {})
+        if stem == last and part == "picture" and _rank(one) < _rank(found[-1][0]):
+            found[-1] = (one, found[-1][1])
         if part in sample:
             rest += 1
+            if part == "picture" and _rank(sample[part]) < _rank(one):
+                continue
         sample[part] = one if part == "picture" else _label(file, one, shard, tell)
         if len(sample) == 2:
             add(waiting.pop(stem))
+            last = stem if sample["label"] is not None else last
             paired.add(_key(one.name))
     if len(waiting) != 1 and not torn and not found and not kinds[CLASS]:
         tell(_without_labels(shard, kinds, [one["picture"].name for one in waiting.values()]))
@@ -243,7 +255,8 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
         elif key in paired and "label" not in both:
             rest += len(stems)
         elif not torn:
-            _tell_halves(stems, waiting, shard, tell)
+            usual = next((kind for kind, _ in kinds.most_common() if kind in PICTURES), PICTURES[0])
+            _tell_halves(stems, waiting, shard, usual, tell)
     if rest:
         tell(Note(shard, f"has {counted(rest, 'further file')} of samples with picture and label", "they are not used"))
     return _listing(sorted(found, key=lambda pair: pair[0].start))
@@ -256,10 +269,16 @@ def _by_key(stems: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _tell_halves(stems: Iterable[str], samples: Mapping[str, Mapping[str, Any]], shard: str, tell: Tell) -> None:
+def _tell_halves(
+    stems: Iterable[str], samples: Mapping[str, Mapping[str, Any]], shard: str, usual: str, tell: Tell
+) -> None:
     for stem in stems:
-        lost = CLASS if "picture" in samples[stem] else PICTURES[0]
+        lost = CLASS if "picture" in samples[stem] else usual
         tell(Fault(shard, f"has {stem} without its .{lost}", REMEDY))
+
+
+def _rank(one: tars.ArchiveMember) -> int:
+    return PICTURES.index(one.name.rpartition(".")[2].lower())
 
 
 def _key(name: str) -> str:
