@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
+import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet.base.errors import AlexNetError, first_line
+from alexnet.base.limits import open_files, too_many_open
 from alexnet.base.text import counted
 from alexnet.data.faults import Fault, is_pointer
 from alexnet.data.pictures import Source, Unreadable
 
 HELD = 1 << 27  # bytes of row groups that are kept in memory; one that is larger waits in a temporary file
-
-
+OPEN_SHARE = 0.25  # of the files that a process may have open, for those of a split that wait
 LARGEST = 1 << 28  # bytes of an encoded picture
+
+
+class Full(AlexNetError):
+    """No room, or no further file, for what a row group holds."""
 
 
 class Table(NamedTuple):
@@ -44,6 +51,8 @@ def opened(file: str | Path, dictionary: Sequence[str] = ()) -> Any:
     try:
         return pq.ParquetFile(file, buffer_size=1 << 20, read_dictionary=list(dictionary))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if full := too_many_open(error, file):
+            raise Full(str(full)) from None
         if is_pointer(file):
             raise Unreadable("only a pointer of Git LFS to the data, which git lfs pull brings") from None
         raise Unreadable(f"not a whole parquet file ({first_line(error)})") from None
@@ -137,11 +146,12 @@ class RowGroup:
         except Unreadable as error:
             raise Fault(file, f"is {error}", "copy it again") from None
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                way = "free some, or name another folder in TMPDIR"
-                raise AlexNetError(
-                    f"no space is left in {tempfile.gettempdir()} for what {file} holds; {way}."
-                ) from None
+            self._contents.close()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                way = "free some, name another folder in TMPDIR, or write the file with smaller row groups"
+                raise Full(f"no space is left in {tempfile.gettempdir()} for what {file} holds; {way}.") from None
+            if full := too_many_open(error, f"a temporary file for {file}"):
+                raise Full(str(full)) from None
             raise Fault(file, f"has rows that cannot be read ({first_line(error)})", "copy it again") from None
         except (pa.ArrowException, MemoryError, OverflowError, ValueError) as error:
             raise Fault(file, f"has rows that cannot be read ({first_line(error)})", "copy it again") from None
@@ -153,6 +163,11 @@ class RowGroup:
     def held(self) -> int:
         """Bytes in memory."""
         return 0 if self.size > HELD // 4 else self.size
+
+    @property
+    def waits(self) -> int:
+        """Bytes in a temporary file."""
+        return self.size - self.held
 
     def name(self, row: int) -> str:
         return self._rows[row][1] if row < len(self._rows) else ""
@@ -203,24 +218,59 @@ class Rows:
     def _place(self, i: int) -> tuple[RowGroup, int]:
         number = int(np.searchsorted(self.starts, i, side="right")) - 1
         with self._lock:
-            found = self._kept.pop(number, None)
-            if found is None:
-                table, group = self.groups[number]
+            if number in self._kept:
+                self._kept.move_to_end(number)
+            else:
                 try:
-                    found = RowGroup(table.file, table.column, group)
+                    self._kept[number] = self._made(number)
+                except Full:
+                    raise
                 except AlexNetError as error:
-                    found = error
-            self._kept[number] = found
-            self._forget()
+                    self._kept[number] = error
+                self._forget()
+            found = self._kept[number]
         if isinstance(found, AlexNetError):
             raise found
         return found, i - int(self.starts[number])
 
+    def _made(self, number: int) -> RowGroup:
+        table, group = self.groups[number]
+        waiting = self._sizes("waits")
+        try:
+            return RowGroup(table.file, table.column, group)
+        except Full:
+            if not waiting:
+                raise
+        self._drop(waiting)
+        return RowGroup(table.file, table.column, group)
+
     def _forget(self) -> None:
-        """Let go of those used longest ago until the others fit; what waits in a file stays, as it was slow to read."""
-        held = {number: one.held for number, one in self._kept.items() if isinstance(one, RowGroup)}
-        for number in [number for number, size in held.items() if size][:-1]:
-            if sum(held.values()) <= HELD:
-                break
+        """Let go of those used longest ago until the others fit: into memory, and those that wait in files into half of
+        the room that there is for them, as they were slow to read."""
+        held, waiting = self._sizes("held"), self._sizes("waits")
+        while len(held) > 1 and sum(held.values()) > HELD:
+            oldest = next(iter(held))
+            del self._kept[oldest], held[oldest]
+        free = shutil.disk_usage(tempfile.gettempdir()).free if waiting else 0
+        while len(waiting) > 1 and (sum(waiting.values()) > free or len(waiting) > OPEN_SHARE * open_files()):
+            oldest = next(iter(waiting))
+            free += waiting.pop(oldest)
+            self._drop([oldest])
+
+    def _sizes(self, kind: str) -> dict[int, int]:
+        """The row groups that have bytes held, or waiting, those used longest ago first."""
+        sizes = {number: getattr(one, kind, 0) for number, one in self._kept.items()}
+        return {number: size for number, size in sizes.items() if size}
+
+    def _drop(self, waiting: Iterable[int]) -> None:
+        for number in waiting:
             del self._kept[number]
-            held[number] = 0
+        _say_read_again()
+
+
+@cache  # once is enough
+def _say_read_again() -> None:
+    logging.getLogger("alexnet").warning(
+        f"large row groups of parquet files do not fit into {tempfile.gettempdir()} together, so they are read again "
+        "and again: alexnet pack DATA PACK reads each once, and TMPDIR names another folder"
+    )
