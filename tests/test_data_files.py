@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import tempfile
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -205,74 +201,6 @@ def test_row_groups_that_do_not_fit_are_read_again_and_others_are_kept(tmp_path,
     split = find_data(tmp_path, whole=True).split("all")
     order = np.random.default_rng(0).permutation(np.tile(np.arange(6), 5))
     assert [split.read(int(i)) for i in order] == [PICTURES[i] for i in order]
-
-
-class Disk(tempfile.SpooledTemporaryFile):
-    """A temporary file on a disk that has room for so many bytes, or files, of all of them."""
-
-    room, used, fault = 0, 0, errno.ENOSPC
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.size = 0
-
-    def write(self, contents: bytes) -> int:
-        if Disk.used + len(contents) > Disk.room:
-            raise OSError(Disk.fault, os.strerror(Disk.fault))
-        Disk.used += len(contents)
-        self.size += len(contents)
-        return super().write(contents)
-
-    def close(self) -> None:
-        Disk.used -= self.size
-        self.size = 0
-        super().close()
-
-
-ORDER = [int(i) for i in np.random.default_rng(0).permutation(np.tile(np.arange(6), 3))]
-
-
-@pytest.fixture
-def large_groups(tmp_path, monkeypatch):
-    """Six row groups, each of which waits in a temporary file."""
-    monkeypatch.setattr(parquet_rows, "HELD", 4)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    parquet_rows._say_read_again.cache_clear()
-    write(tmp_path / "train.parquet", {"image": structs(), "label": LABELS}, row_group_size=1)
-    return find_data(tmp_path, whole=True).split("all")
-
-
-@pytest.mark.parametrize(
-    ("room", "files", "most"), [(1 << 30, 1000, 6), (0, 1000, 1), (1 << 30, 1, 1), (1 << 30, 13, 3)]
-)
-def test_what_waits_in_temporary_files_is_bounded(large_groups, tmp_path, monkeypatch, caplog, room, files, most):
-    monkeypatch.setattr(parquet_rows.shutil, "disk_usage", lambda folder: SimpleNamespace(free=room))
-    monkeypatch.setattr(parquet_rows, "open_files", lambda: files)
-    seen = 0
-    for i in ORDER:
-        assert large_groups.read(i) == PICTURES[i]
-        there = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-        names = [os.readlink(one) for one in there if os.path.lexists(one)]
-        seen = max(seen, sum(name.startswith(str(tmp_path)) and "parquet" not in name for name in names))
-    assert seen == most
-    assert caplog.text.count("alexnet pack DATA PACK") == (most < 6)
-
-
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE])
-@pytest.mark.parametrize("groups", [0, 1, 3])
-def test_a_full_disk_lets_go_of_other_row_groups_and_else_is_a_sentence(large_groups, monkeypatch, groups, fault):
-    monkeypatch.setattr(parquet_rows.tempfile, "SpooledTemporaryFile", Disk)
-    monkeypatch.setattr(Disk, "room", groups * max(map(len, PICTURES)))
-    monkeypatch.setattr(Disk, "fault", fault)
-    monkeypatch.setattr(Disk, "used", 0)
-    if groups:
-        assert [large_groups.read(i) for i in ORDER] == [PICTURES[i] for i in ORDER]
-        return
-    with pytest.raises(AlexNetError) as caught:
-        large_groups.read(0)
-    assert ("ulimit -n" if fault == errno.EMFILE else "TMPDIR") in str(caught.value)
-    Disk.room = 1 << 20  # and when there is room again
-    assert large_groups.read(0) == PICTURES[0]
 
 
 # -- shards ---------------------------------------------------------------------------------------------------------

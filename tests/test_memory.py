@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import tempfile
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +21,7 @@ from alexnet.base import device, limits
 from alexnet.base.errors import AlexNetError
 from alexnet.data import loader
 from alexnet.data.dataset import Data, Split
+from alexnet.data.layouts import parquet_rows
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.loader import Pictures
 from alexnet.data.preprocess import Preprocess
@@ -29,7 +35,7 @@ from alexnet.networks.variants import variant
 from alexnet.training import loop
 from alexnet.training.memory import GIB, needed, too_little
 from alexnet.weights.classifier import Classifier
-from conftest import TINY
+from conftest import COLOURS, TINY, coloured, encoded
 from narrow import narrow
 
 
@@ -260,3 +266,75 @@ def test_memory_is_what_the_machine_or_its_container_has(tmp_path, monkeypatch, 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     most = (4 << 30 if free is None else free) // 5
     assert (loader.fits_in_memory(most), loader.fits_in_memory(most + 1)) == (True, False)
+
+
+# -- row groups of parquet files in temporary files ----------------------------------------------------------------
+
+ENCODED = [encoded(coloured(one, n, (8, 8))) for n, one in enumerate(sorted(COLOURS) * 2)]
+
+
+class Disk(tempfile.SpooledTemporaryFile):
+    """A temporary file on a disk that has room for so many bytes, or files, of all of them."""
+
+    room, used, fault = 0, 0, errno.ENOSPC
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = 0
+
+    def write(self, contents: bytes) -> int:
+        if self.used + len(contents) > self.room:
+            raise OSError(self.fault, os.strerror(self.fault))
+        type(self).used += len(contents)
+        self.size += len(contents)
+        return super().write(contents)
+
+    def close(self) -> None:
+        type(self).used -= self.size
+        self.size = 0
+        super().close()
+
+
+ORDER = [int(i) for i in np.random.default_rng(0).permutation(np.tile(np.arange(6), 3))]
+
+
+@pytest.fixture
+def large_groups(tmp_path, monkeypatch):
+    """Six row groups, each of which waits in a temporary file."""
+    monkeypatch.setattr(parquet_rows, "HELD", 4)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parquet_rows._say_read_again.cache_clear()
+    table = pa.table({"image": pa.array(ENCODED), "label": [0, 1] * 3})
+    pq.write_table(table, tmp_path / "train.parquet", row_group_size=1)
+    return find_data(tmp_path, whole=True).split("all")
+
+
+@pytest.mark.parametrize(
+    ("room", "files", "most"), [(1 << 30, 1000, 6), (0, 1000, 1), (1 << 30, 1, 1), (1 << 30, 13, 3)]
+)
+def test_what_waits_in_temporary_files_is_bounded(large_groups, tmp_path, monkeypatch, caplog, room, files, most):
+    monkeypatch.setattr(parquet_rows.shutil, "disk_usage", lambda folder: SimpleNamespace(free=room))
+    monkeypatch.setattr(parquet_rows, "open_files", lambda: files)
+    seen = 0
+    for i in ORDER:
+        assert large_groups.read(i) == ENCODED[i]
+        there = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        names = [os.readlink(one) for one in there if os.path.lexists(one)]
+        seen = max(seen, sum(name.startswith(str(tmp_path)) and "parquet" not in name for name in names))
+    assert seen == most
+    assert caplog.text.count("alexnet pack DATA PACK") == (most < 6)
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE])
+@pytest.mark.parametrize("groups", [0, 1, 3])
+def test_a_full_disk_lets_go_of_other_row_groups_and_else_is_a_sentence(large_groups, monkeypatch, groups, fault):
+    disk = type("disk", (Disk,), {"room": groups * max(map(len, ENCODED)), "fault": fault})
+    monkeypatch.setattr(parquet_rows.tempfile, "SpooledTemporaryFile", disk)
+    if groups:
+        assert [large_groups.read(i) for i in ORDER] == [ENCODED[i] for i in ORDER]
+        return
+    with pytest.raises(AlexNetError) as caught:
+        large_groups.read(0)
+    assert ("ulimit -n" if fault == errno.EMFILE else "TMPDIR") in str(caught.value)
+    disk.room = 1 << 20  # and when there is room again
+    assert large_groups.read(0) == ENCODED[0]

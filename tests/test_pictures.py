@@ -19,7 +19,7 @@ from alexnet.data import pictures
 from alexnet.data.layouts.folders import claims
 from alexnet.data.pictures import SQUARES, Square, Unreadable, decode, fill_squares, stored
 from conftest import encoded, needs
-from tiff_file import tiff
+from tiff_file import exif, tiff
 
 
 def corners() -> Image.Image:
@@ -42,19 +42,10 @@ def near(got: Image.Image, expected: Image.Image, tolerance: int = 12) -> None:
             assert np.abs(difference).max() <= tolerance, (x, y, got.getpixel((x, y)))
 
 
-@pytest.mark.parametrize(
-    ("mode", "format"),
-    [
-        ("RGB", "JPEG"),
-        ("RGB", "PNG"),
-        ("CMYK", "JPEG"),
-        ("CMYK", "TIFF"),
-        ("P", "PNG"),
-        ("P", "GIF"),
-        ("RGBA", "PNG"),
-        ("RGB", "WEBP"),
-    ],
-)
+@pytest.mark.parametrize(("mode", "format"), [
+    ("RGB", "JPEG"), ("RGB", "PNG"), ("CMYK", "JPEG"), ("CMYK", "TIFF"), ("P", "PNG"), ("P", "GIF"), ("RGBA", "PNG"),
+    ("RGB", "WEBP"),
+])  # fmt: skip
 def test_colour_modes_come_out_as_their_colours(mode, format):
     picture = corners().quantize(8) if mode == "P" else corners().convert(mode)
     options = {} if format in ("TIFF", "PNG", "GIF") else {"quality": 95}
@@ -91,12 +82,6 @@ def test_a_transparent_palette_is_laid_on_white():
     assert (got.getpixel((4, 4)), got.getpixel((27, 4))) == ((255, 255, 255), (200, 100, 50))
 
 
-def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
-    """Tags with their type, count and value of 4 bytes, in order, as EXIF in a file has them (TIFF 6.0)."""
-    rows = b"".join(struct.pack("<HHI4s", *one) for one in entries)
-    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4)
-
-
 ODD = {
     "nothing else": [],
     "a unit as text": [(296, 2, 2, b"2")],
@@ -111,16 +96,11 @@ ODD = {
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_by_exif_comes_out_upright_whatever_else_is_in_it(orientation, odd):
-    first_row, first_column = [
-        ("top", "left"), ("top", "right"), ("bottom", "right"), ("bottom", "left"),
-        ("left", "top"), ("right", "top"), ("right", "bottom"), ("left", "bottom"),
-    ][orientation - 1]  # fmt: skip
-    # EXIF says where the file's first row and first column are on the picture.
+    # EXIF says where the file's first row and first column are on the picture: top, left, bottom or right.
+    row, column = ["tl", "tr", "br", "bl", "lt", "rt", "rb", "lb"][orientation - 1]
     pixels = np.asarray(corners())
-    if first_row in ("left", "right"):
-        pixels = pixels.transpose(1, 0, 2)
-    pixels = pixels[::-1] if first_row in ("bottom", "right") else pixels
-    pixels = pixels[:, ::-1] if first_column in ("bottom", "right") else pixels
+    pixels = pixels.transpose(1, 0, 2) if row in "lr" else pixels
+    pixels = pixels[:: -1 if row in "br" else 1, :: -1 if column in "br" else 1]
     contents = exif((274, 3, 1, struct.pack("<H", orientation)), *ODD[odd])
     for format in ("JPEG", "PNG", "WEBP"):
         got = decode(encoded(Image.fromarray(pixels), format, exif=contents, quality=95))

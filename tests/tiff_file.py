@@ -39,3 +39,9 @@ def _packed(values: np.ndarray, bits: int) -> bytes:
         text += "0" * (-len(text) % 8)
         rows.append(int(text, 2).to_bytes(len(text) // 8, "big"))
     return b"".join(rows)
+
+
+def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF as a picture has it: tags with their type, count and value of at most 4 bytes, in order."""
+    rows = b"".join(struct.pack("<HHI4s", *one) for one in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4)
