@@ -25,11 +25,9 @@ from tiff_file import exif, tiff
 def corners() -> Image.Image:
     """32 x 24: red, green over blue, yellow; plain colours, so that JPEG keeps them."""
     picture = Image.new("RGB", (32, 24))
-    for box, colour in {
-        (0, 0, 16, 12): (220, 30, 30), (16, 0, 32, 12): (30, 200, 40),
-        (0, 12, 16, 24): (30, 40, 210), (16, 12, 32, 24): (220, 210, 40),
-    }.items():  # fmt: skip
-        picture.paste(colour, box)
+    for place, colour in enumerate([(220, 30, 30), (30, 200, 40), (30, 40, 210), (220, 210, 40)]):
+        x, y = place % 2 * 16, place // 2 * 12
+        picture.paste(colour, (x, y, x + 16, y + 12))
     return picture
 
 
@@ -64,14 +62,26 @@ def test_sixteen_bits_keep_their_high_byte():
     assert (got == (values // 256)[..., None]).all()
 
 
-def test_transparency_is_laid_on_white():
-    picture = corners().convert("RGBA")
-    alpha = Image.new("L", picture.size, 255)
-    alpha.paste(0, (0, 0, 16, 12))
-    picture.putalpha(alpha)
-    got = decode(encoded(picture))
-    assert got.getpixel((4, 4)) == (255, 255, 255)
-    assert got.getpixel((27, 4)) == (30, 200, 40)
+@pytest.mark.parametrize("strip", [1, 70, 1 << 22])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "RGB"])
+def test_transparency_is_laid_on_white_in_strips_of_any_height(monkeypatch, mode, strip):
+    monkeypatch.setattr(pictures, "STRIP", strip)
+    picture = corners().convert(mode)
+    if mode.endswith("A"):
+        alpha = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (24, 1))
+        picture.putalpha(Image.fromarray(alpha))
+    else:
+        seen = picture.getpixel((0, 0))
+        alpha = np.where((np.asarray(picture) == seen).reshape(24, 32, -1).all(2), 0, 255)
+        picture.info["transparency"] = bool(seen) if mode == "1" else seen
+    colours, share = np.asarray(picture.convert("RGBA"), float)[..., :3], alpha[..., None] / 255
+    expected, real, laid = colours * share + 255 * (1 - share), Image.alpha_composite, list[int]()
+    monkeypatch.setattr(
+        Image, "alpha_composite", lambda one, two: laid.append(one.width * one.height) or real(one, two)
+    )
+    assert np.abs(np.asarray(decode(picture), float) - expected).max() <= 1
+    assert np.abs(np.asarray(decode(picture, 1), float) - expected @ [0.299, 0.587, 0.114]).max() <= 1.5
+    assert max(laid) <= max(strip, 32)
 
 
 def test_a_transparent_palette_is_laid_on_white():
@@ -211,44 +221,38 @@ def test_arrays_and_tensors_of_every_shape_are_pictures():
             assert (np.asarray(decode(tensor)) == expected).all()
 
 
-@pytest.mark.parametrize(
-    ("source", "fault"),
-    [
-        (np.zeros((3, 8, 8), np.uint8), r"array of shape \(3, 8, 8\); a picture has \(H, W\)"),
-        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"tensor of shape \(8, 8, 3\).* \(3, H, W\)"),
-        (np.zeros((0, 8, 3), np.uint8), "shape"),
-        (np.zeros((), np.uint8), "shape"),
-        (np.full((8, 8, 3), 1.5), "from 0 .black. to 1"),
-        (torch.full((3, 8, 8), -0.1), "from 0 .black. to 1"),
-        (np.full((8, 8), np.nan), "from 0 .black. to 1"),
-        (np.zeros((8, 8, 3), np.int64), "int64; give uint8"),
-        (np.zeros((8, 8), bool), "bool; give uint8"),
-        ({"pixels": 3}, "mapping with the keys pixels; a picture has 'bytes' or 'path'"),
-        (io.StringIO("text"), "opened as text"),
-        (io.BytesIO(b""), "empty, 0 bytes"),
-        ({"bytes": b"", "path": None}, "empty, 0 bytes"),
-        (5, "no picture but int"),
-        (None, "no picture but NoneType"),
-    ],
-)
+@pytest.mark.parametrize(("source", "fault"), [
+    (np.zeros((3, 8, 8), np.uint8), r"array of shape \(3, 8, 8\); a picture has \(H, W\)"),
+    (torch.zeros(8, 8, 3, dtype=torch.uint8), r"tensor of shape \(8, 8, 3\).* \(3, H, W\)"),
+    (np.zeros((0, 8, 3), np.uint8), "shape"),
+    (np.zeros((), np.uint8), "shape"),
+    (np.full((8, 8, 3), 1.5), "from 0 .black. to 1"),
+    (torch.full((3, 8, 8), -0.1), "from 0 .black. to 1"),
+    (np.full((8, 8), np.nan), "from 0 .black. to 1"),
+    (np.zeros((8, 8, 3), np.int64), "int64; give uint8"),
+    (np.zeros((8, 8), bool), "bool; give uint8"),
+    ({"pixels": 3}, "mapping with the keys pixels; a picture has 'bytes' or 'path'"),
+    (io.StringIO("text"), "opened as text"),
+    (io.BytesIO(b""), "empty, 0 bytes"),
+    ({"bytes": b"", "path": None}, "empty, 0 bytes"),
+    (5, "no picture but int"),
+    (None, "no picture but NoneType"),
+])  # fmt: skip
 def test_what_cannot_be_a_picture_says_what_is_one(source, fault):
     with pytest.raises(Unreadable, match=fault):
         decode(source)
 
 
-@pytest.mark.parametrize(
-    ("contents", "fault"),
-    [
-        (b"", "empty, 0 bytes"),
-        (b"hello, I am a text", "not a picture"),
-        (encoded(corners(), "JPEG")[:300], "broken picture"),
-        (b"\n<!DOCTYPE html><html>no such page</html>", "a web page, perhaps one that says an error; fetch it again"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS to it; git lfs pull"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing, SVG; save it as PNG"),
-        (b"%PDF-1.4 ...", "a PDF; save its pages as pictures"),
-        (b"\xff\x0a" + bytes(40), "JPEG XL, which Pillow does not read; save it as JPEG or PNG"),
-    ],
-)
+@pytest.mark.parametrize(("contents", "fault"), [
+    (b"", "empty, 0 bytes"),
+    (b"hello, I am a text", "not a picture"),
+    (encoded(corners(), "JPEG")[:300], "broken picture"),
+    (b"\n<!DOCTYPE html><html>no such page</html>", "a web page, perhaps one that says an error; fetch it again"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS to it; git lfs pull"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing, SVG; save it as PNG"),
+    (b"%PDF-1.4 ...", "a PDF; save its pages as pictures"),
+    (b"\xff\x0a" + bytes(40), "JPEG XL, which Pillow does not read; save it as JPEG or PNG"),
+])  # fmt: skip
 def test_what_is_no_picture_says_so(tmp_path, contents, fault):
     file = tmp_path / "a.jpg"
     file.write_bytes(contents)
@@ -301,12 +305,8 @@ def test_a_picture_too_large_for_memory_is_refused_before_it_is_decoded():
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    bomb = b"\x89PNG\r\n\x1a\n" + body
     with pytest.raises(Unreadable, match=r"larger than the [0-9,]+ pixels that are read; make it smaller"):
         decode(bomb)
 
@@ -327,12 +327,8 @@ def test_stored_has_the_shorter_side_then_the_central_square(size):
 
 
 def test_squares_go_to_their_places_and_what_cannot_be_read_leaves_its_place_as_it_is():
-    given = {
-        7: Image.new("RGB", (3, 2), (10, 20, 30)),
-        2: Unreadable("no such file"),
-        5: b"",
-        9: encoded(Image.new("L", (2, 4), 40)),
-    }
+    given = {7: Image.new("RGB", (3, 2), (10, 20, 30)), 2: Unreadable("no such file"), 5: b""}
+    given[9] = encoded(Image.new("L", (2, 4), 40))
     out = np.full((6, 2, 2, 3), 255, np.uint8)
     failed = fill_squares(given.__getitem__, np.array([7, 2, 5, 9]), out, np.array([4, 0, 1, 3]), Square("crop"))
     assert failed == {2: "no such file", 5: "empty, 0 bytes"}

@@ -1,4 +1,8 @@
-"""Which of DATA's pictures are held out: a share or a fold of each class, a function of the files' names alone."""
+"""Which of DATA's pictures are held out: a share or a fold of each class, a function of names alone and of no order.
+
+Of a share, those of the class' own files; of a fold, also how many pictures the classes before it have, for each class
+goes on where the one before ended, so that folds are even.
+"""
 
 from __future__ import annotations
 

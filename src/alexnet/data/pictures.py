@@ -36,6 +36,7 @@ Source: TypeAlias = (
 )
 
 LONGEST = 64  # times its short side: longer pictures are cut before they are resized
+STRIP = 1 << 22  # pixels that are laid on white at once
 BITS, PHOTOMETRIC, WHITE_IS_ZERO, EXTRA_SAMPLES = 258, 262, 0, 338  # of TIFF
 ORIENTATION = 274  # of EXIF
 TURNS = {
@@ -349,12 +350,19 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
         if picture.mode == "F" or bits > 16:
             raise Unreadable("pixels of 32 bits, whose range is not defined; save it with 8 or 16 bits")
         picture = _eight_bit(picture, 4 if bits == 12 else 8, inverted)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
     mode = "L" if channels == 1 else "RGB"
+    if picture.has_transparency_data:
+        return _on_white(picture, mode)
     return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _on_white(picture: Image.Image, mode: str) -> Image.Image:
+    """Laid on white some rows at a time, as three whole pictures of four bytes a pixel may be gigabytes."""
+    whole, rows = Image.new(mode, picture.size), max(1, STRIP // picture.width)
+    for top in range(0, picture.height, rows):
+        part = picture.crop((0, top, picture.width, min(top + rows, picture.height))).convert("RGBA")
+        whole.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert(mode), (0, top))
+    return whole
 
 
 def _turned(picture: Image.Image) -> Image.Image:
