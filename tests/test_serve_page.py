@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +92,100 @@ def test_every_network_is_shown_in_every_view(name, channels):
             answer = service.post(f"/page/{path}", content=picture)
             assert answer.status_code == 200, (path, answer.text)
         assert service.post("/page/where", content=picture).status_code in (200, 422)
+
+
+# -- what takes long --------------------------------------------------------------------------------------------------
+
+BATCHES = 3  # of what is looked at
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, folders) -> Path:
+    """Data of some batches: each picture of the small ones many times."""
+    root = tmp_path_factory.mktemp("many")
+    for split, times in (("train", 1), ("val", 1 + BATCHES * 64 // 15)):
+        for file in (folders / split).rglob("*.png"):
+            for n in range(times):
+                link = root / split / file.parent.name / f"{n}-{file.name}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.hardlink_to(file)
+    return root
+
+
+class Held:
+    """What computes a batch each time it is let, and counts them."""
+
+    def __init__(self) -> None:
+        self.batches, self.free = 0, threading.Semaphore(0)
+
+
+@pytest.fixture
+def held(monkeypatch) -> Iterator[Held]:
+    found, normalise = Held(), Preprocess.normalise
+
+    def waits(*given):
+        found.batches += 1
+        assert found.free.acquire(timeout=60)
+        return normalise(*given)
+
+    monkeypatch.setattr(Preprocess, "normalise", waits)
+    yield found
+    found.free.release(10_000)
+
+
+LONG = ["/page/run/confusion", "/page/patches?layer=conv5&map=3"]
+
+
+@pytest.mark.parametrize("path", LONG)
+def test_what_is_not_computed_in_time_is_asked_for_again_until_it_is_there(held, many, tiny_run, path):
+    with client([str(tiny_run)], pictures=str(many / "val"), data=str(many), limits=Limits(seconds=0.2)) as service:
+        began = time.monotonic()
+        first = service.get(path)
+        assert time.monotonic() - began < 5
+        assert (first.status_code, first.headers["retry-after"]) == (202, "1")
+        assert "ask again" in first.json()["wait"]
+        assert service.get(path).status_code == 202
+        held.free.release(1000)
+        while (answer := service.get(path)).status_code == 202:
+            pass
+        computed = held.batches
+        assert computed > BATCHES  # once
+        assert service.get(path).content == answer.content
+        assert held.batches == computed
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("path", LONG)
+def test_a_server_that_stops_computes_one_batch_more_at_most(held, many, tiny_run, path):
+    with client([str(tiny_run)], pictures=str(many / "val"), data=str(many), limits=Limits(seconds=0.2)) as service:
+        assert service.get(path).status_code == 202
+        threading.Timer(0.5, held.free.release, [1000]).start()
+        began = held.batches
+    assert held.batches <= began + 1
+
+
+def test_a_picture_that_takes_long_is_refused_in_time_and_holds_up_those_that_came_with_it_alone(held):
+    (picture,) = pictures(1)
+    with client(["tiny"], limits=Limits(seconds=0.2)) as service, ThreadPoolExecutor(9) as nine:
+        asked = [nine.submit(service.post, "/page/maps", content=picture) for _ in range(9)]
+        sentences = [one.result().json()["error"] for one in asked]
+        assert {one.result().status_code for one in asked} == {503}
+        assert sum("no answer within 0.2 s" in one for one in sentences) == 8
+        assert sum("wait already" in one for one in sentences) == 1
+        held.free.release(1000)
+        while (answer := service.post("/page/maps", content=picture)).status_code == 503:
+            pass
+    assert answer.status_code == 200
+    assert held.batches == 2  # the one that was begun, and the last
+
+
+def test_an_error_of_what_takes_long_is_told_and_the_next_question_tries_anew(tiny_run, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with client([str(tiny_run)], pictures=str(tmp_path)) as service:
+        failed = service.get("/page/patches")
+        assert (failed.status_code, "can be read" in failed.json()["error"]) == (422, True)
+        (tmp_path / "a.png").write_bytes(pictures(1)[0])
+        assert service.get("/page/patches").status_code == 200
 
 
 # -- what programs and browsers are told ------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -196,6 +198,72 @@ def test_a_server_that_is_told_to_stop_answers_what_it_was_asked():
         idle.close()
     assert any("stopping" in line for line in started.said)
     assert not any("Traceback" in line for line in started.said)
+
+
+def page_says(port: int, method: str, path: str, content: bytes = b"") -> int:
+    """The status of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, content)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def ended(started, *signals: int) -> tuple[int, float]:
+    """The exit status after signals, and after how many seconds."""
+    began = time.monotonic()
+    for one in signals:
+        started.send_signal(one)
+        time.sleep(0.5)
+    return started.wait(60), time.monotonic() - began
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_server_that_looks_through_many_pictures_is_told_to_stop(tmp_path, end):
+    (tmp_path / "0.png").write_bytes(PICTURE)
+    for n in range(1, 20_000):
+        (tmp_path / f"{n}.png").hardlink_to(tmp_path / "0.png")
+    with process("tiny", "--timeout", TIMEOUT, "--pictures", tmp_path) as (started, _, port):
+        assert page_says(port, "GET", "/page/patches") == 202
+        status, seconds = ended(started, end)
+    assert status == 128 + end
+    assert seconds < 10
+    assert not any("Traceback" in line or "Error" in line for line in started.said), started.said
+
+
+ENDLESS = """
+import time
+from alexnet.serving import server
+
+server.LAST = 1
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    print("ending", flush=True)
+    while True:
+        time.sleep(1)
+
+server.answer_until_stopped(app, server.bound("127.0.0.1", 0), 0.1, lambda: print("there", flush=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "least", "most"),
+    [((signal.SIGINT,) * 2, 0, 5), pytest.param((signal.SIGTERM,), 5, 20, marks=pytest.mark.slow)],
+)
+def test_a_server_that_cannot_end_by_itself_is_ended_in_time_or_when_told_twice(signals, least, most):
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as started:
+        try:
+            assert started.stdout.readline() == "there\n"
+            status, seconds = ended(started, *signals)
+            assert started.stdout.read() == "ending\n"
+        finally:
+            started.kill()
+    assert status == 128 + signals[0]
+    assert least < seconds < most
 
 
 def test_what_cannot_be_served_is_refused_before_a_port_is_taken(refused, tmp_path):

@@ -67,7 +67,7 @@ def application(models: Models, settings: Settings) -> Application:
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async with batcher:
             yield
-        page.close()
+        page.jobs.close()
         service.close()
 
     async def metrics(request: Request) -> Response:

@@ -124,13 +124,13 @@ class Gate:
 
 async def refuse(error: Refused, scope: Scope, receive: Receive | None, send: Send) -> None:
     """Answer with a sentence; where `receive` has more to give, throw that away for a while."""
-    content = json.dumps({"error": error.sentence}).encode()
+    content = json.dumps({"error" if error.status >= 400 else "wait": error.sentence}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     if error.status in (408, 413):
         headers.append((b"connection", b"close"))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status == 503:
+    if error.status in (202, 503):
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     asked = {name for name, _ in scope["headers"]}

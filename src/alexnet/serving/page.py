@@ -7,7 +7,6 @@ import asyncio
 import base64
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from alexnet.base.errors import AlexNetError
-from alexnet.data.pictures import Unreadable, decode
+from alexnet.data.pictures import decode
 from alexnet.inference.contact_sheet import find_pictures
 from alexnet.inference.inside import drawing, heat, maps, views
 from alexnet.inference.inside.compare import compare_inside
@@ -25,28 +24,22 @@ from alexnet.inference.inside.network_svg import network_svg
 from alexnet.inference.inside.where import where
 from alexnet.inference.prediction import ranked
 from alexnet.serving import examples
+from alexnet.serving.jobs import Jobs
 from alexnet.serving.limits import Refused, check_pixels
 from alexnet.serving.models import Models, Served
-from alexnet.serving.runs import Runs
+from alexnet.serving.runs import Evaluated, evaluated, lines
 from alexnet.serving.service import Service, answer, choice, number
 
 SHOWN = 480  # pixels of the longer side of a picture that is only to be looked at
 MOST_SHEET = 4096  # pixels across a sheet of maps
-AT_ONCE = 8  # slow questions that wait
 
 
 class Page:
-    """The page's questions, answered one after another in a thread of their own, so that /predict goes on beside."""
+    """The page's questions; `pictures` is where to look for what excites a map, `data` what a run is evaluated on."""
 
     def __init__(self, service: Service, pictures: str | None = None, data: str | None = None) -> None:
         self.service, self.pictures, self.models = service, pictures, service.models
-        self.runs = Runs(data)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="page")
-        self._waiting = 0
-        self._patches: dict[tuple[str, str, int], dict[str, Any]] = {}
-
-    def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self.data, self.jobs = data, Jobs(service.limits.seconds)
 
     def addresses(self) -> dict[str, tuple[str, Callable[[Request], Any]]]:
         """Method and endpoint of each address."""
@@ -61,29 +54,13 @@ class Page:
         gets = {f"/page/{name}": ("GET", call) for name, call in told.items()}
         return gets | {f"/page/{name}": ("POST", self._of_picture(call)) for name, call in asked.items()}
 
-    # -- one thread --------------------------------------------------------------------------------------------
-
-    async def slow(self, call: Callable[..., Any], *given: Any) -> Any:
-        """What takes longer than a batch; a few of them may wait."""
-        if self._waiting >= AT_ONCE:
-            raise Refused(503, f"{AT_ONCE} questions like this wait already; try again soon.")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call, *given)
-        except Unreadable as error:
-            raise Refused(422, f"the picture cannot be read: {error}.") from None
-        except AlexNetError as error:
-            raise Refused(422, str(error)) from None
-        finally:
-            self._waiting -= 1
-
     def _of_picture(self, call: Callable[..., dict[str, Any]]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             model = self.models.pick(request.query_params.get("model"))
             with self.service.room.entered() as entry:
                 ((_, picture), *_) = await self.service.pictures(request, entry)
                 check_pixels(picture, self.service.limits.pixels)
-                return answer(await self.slow(call, self.models, model, picture, request))
+                return answer(await self.jobs.ask(call, self.models, model, picture, request))
 
         return endpoint
 
@@ -97,7 +74,7 @@ class Page:
             "examples": list(examples.NAMES),
             "limits": {"upload": limits.upload, "pixels": limits.pixels},
             "pictures": self.pictures is not None,
-            "data": self.runs.data is not None,
+            "data": self.data is not None,
             "methods": {
                 name: {"title": one.title, "says": one.says, "signed": one.signed} for name, one in heat.METHODS.items()
             },
@@ -113,8 +90,8 @@ class Page:
     async def filters(self, request: Request) -> Response:
         """The filters of a convolution as one picture."""
         model = _with_layers(self.models.pick(request.query_params.get("model")))
-        weights = await self.slow(maps.filters, model.classifier, request.query_params.get("layer", "conv1"))
-        sheet = await self.slow(drawing.filter_sheet, weights)
+        weights = await self.jobs.ask(maps.filters, model.classifier, request.query_params.get("layer", "conv1"))
+        sheet = await self.jobs.ask(drawing.filter_sheet, weights)
         return answer({"shape": list(weights.shape), "sheet": _data(sheet), "colour": sheet.ndim == 3})
 
     async def patches(self, request: Request) -> Response:
@@ -123,17 +100,9 @@ class Page:
         if self.pictures is None:
             raise Refused(422, "there is no folder to look in; start the server with --pictures FOLDER.")
         layer = model.check_layers([request.query_params.get("layer", "conv1")])[0]
-        key = (model.name, layer, number(request, "map", 0, 0, 1_000_000))
-        if key not in self._patches:
-            found = await self.slow(maps.top_patches, model.classifier, layer, key[2], [self.pictures])
-            patches = [
-                {"file": os.path.basename(one.file), "value": one.value, "picture": _data(one.pixels)}
-                for one in found.patches
-            ]
-            if len(self._patches) >= 256:
-                self._patches.pop(next(iter(self._patches)))
-            self._patches[key] = {"patches": patches, "pictures": found.pictures, "failed": len(found.failed)}
-        return answer(self._patches[key])
+        which = number(request, "map", 0, 0, 1_000_000)
+        key = ("patches", model.name, layer, which)
+        return answer(await self.jobs.keep(key, _patches, model, layer, which, self.pictures, self.jobs.stopped))
 
     async def indexed(self, request: Request) -> Response:
         """A picture of the index by its row, small."""
@@ -150,7 +119,7 @@ class Page:
                 raise AlexNetError("this picture of the index is no longer where it was.")
             return drawing.png(_small(decode(found[names[row]]), 200))
 
-        return Response(await self.slow(drawn), media_type="image/png", headers={"cache-control": "no-cache"})
+        return Response(await self.jobs.ask(drawn), media_type="image/png", headers={"cache-control": "no-cache"})
 
     async def example(self, request: Request) -> Response:
         """A picture that ships."""
@@ -163,18 +132,34 @@ class Page:
     async def run(self, request: Request) -> Response:
         """The lines of a run's metrics from the `after`-th on."""
         model = self.models.pick(request.query_params.get("model"))
-        return answer(await asyncio.to_thread(self.runs.lines, model, number(request, "after", 0, 0, 10**9 - 1)))
+        return answer(await asyncio.to_thread(lines, model, number(request, "after", 0, 0, 10**9 - 1)))
 
     async def confusion(self, request: Request) -> Response:
         """Who is taken for whom, and the worst mistakes."""
-        model = self.models.pick(request.query_params.get("model"))
-        return answer(await self.slow(self.runs.confusion, model))
+        return answer((await self._evaluated(request)).facts)
 
     async def mistake(self, request: Request) -> Response:
         """The picture of one of the worst mistakes, small."""
+        pictures = (await self._evaluated(request)).pictures
+        place = number(request, "place", 0, 0, 1000)
+        if place >= len(pictures):
+            raise Refused(404, f"there is no such mistake among {len(pictures):,}.")
+        return Response(drawing.png(_small(pictures[place], 200)), media_type="image/png")
+
+    async def _evaluated(self, request: Request) -> Evaluated:
         model = self.models.pick(request.query_params.get("model"))
-        picture = await self.slow(self.runs.mistake, model, number(request, "place", 0, 0, 1000))
-        return Response(drawing.png(_small(picture, 200)), media_type="image/png")
+        if self.data is None:
+            raise Refused(422, "there is nothing to evaluate on; start the server with --data DATA.")
+        return await self.jobs.keep(("evaluated", model.name), evaluated, model, self.data, self.jobs.stopped)
+
+
+def _patches(model: Served, layer: str, map: int, pictures: str, stopped: Callable[[], bool]) -> dict[str, Any]:
+    """The pictures of a folder that excite a map most."""
+    found = maps.top_patches(model.classifier, layer, map, [pictures], stopped=stopped)
+    patches = [
+        {"file": os.path.basename(one.file), "value": one.value, "picture": _data(one.pixels)} for one in found.patches
+    ]
+    return {"patches": patches, "pictures": found.pictures, "failed": len(found.failed)}
 
 
 # -- with a picture -----------------------------------------------------------------------------------------------

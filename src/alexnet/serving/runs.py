@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,58 +22,41 @@ WORST = 12  # mistakes that are shown
 MOST_CLASSES = 200  # of a matrix that is drawn; of more, those with most mistakes
 
 
-class Runs:
-    """What is known of runs; `data` is what their networks are evaluated on."""
+class Evaluated(NamedTuple):
+    """The matrix of the validation split and its worst mistakes, and their pictures."""
 
-    def __init__(self, data: str | None) -> None:
-        self.data = data
-        self._found: dict[str, tuple[dict[str, Any], list[Image.Image]]] = {}
-
-    def lines(self, model: Served, after: int) -> dict[str, Any]:
-        """A run's metrics from line `after` on; fewer steps of a run that has many."""
-        if model.run is None:
-            raise Refused(404, f"{model.name} is no run folder; serve one that alexnet train has made.")
-        found = metrics.read(model.run / METRICS)
-        if after > len(found):  # the run was begun anew, or went back to its checkpoint
-            after = 0
-        new = found[after:]
-        steps = sum(one.get("kind") == "step" for one in new)
-        every = max(1, math.ceil(steps / MOST_LINES))
-        kept, seen = [], 0
-        for one in new:
-            seen += one.get("kind") == "step"
-            if one.get("kind") != "step" or seen % every == 0:
-                kept.append(one)
-        finished = any(one.get("kind") == "final" for one in found)
-        return {"lines": kept, "after": after, "next": len(found), "every": every, "finished": finished}
-
-    def confusion(self, model: Served) -> dict[str, Any]:
-        """Labels against answers on the validation split, and the mistakes that the network is surest of."""
-        return self._evaluated(model)[0]
-
-    def mistake(self, model: Served, place: int) -> Image.Image:
-        """The picture of a mistake."""
-        pictures = self._evaluated(model)[1]
-        if place >= len(pictures):
-            raise Refused(404, f"there is no such mistake among {len(pictures):,}.")
-        return pictures[place]
-
-    def _evaluated(self, model: Served) -> tuple[dict[str, Any], list[Image.Image]]:
-        if self.data is None:
-            raise Refused(422, "there is nothing to evaluate on; start the server with --data DATA.")
-        if model.name not in self._found:
-            self._found[model.name] = evaluated(model, self.data)
-        return self._found[model.name]
+    facts: dict[str, Any]
+    pictures: list[Image.Image]
 
 
-def evaluated(model: Served, data: str) -> tuple[dict[str, Any], list[Image.Image]]:
-    """The matrix of the validation split and its worst mistakes, with their pictures."""
+def lines(model: Served, after: int) -> dict[str, Any]:
+    """A run's metrics from line `after` on; fewer steps of a run that has many."""
+    if model.run is None:
+        raise Refused(404, f"{model.name} is no run folder; serve one that alexnet train has made.")
+    found = metrics.read(model.run / METRICS)
+    if after > len(found):  # the run was begun anew, or went back to its checkpoint
+        after = 0
+    new = found[after:]
+    steps = sum(one.get("kind") == "step" for one in new)
+    every = max(1, math.ceil(steps / MOST_LINES))
+    kept, seen = [], 0
+    for one in new:
+        seen += one.get("kind") == "step"
+        if one.get("kind") != "step" or seen % every == 0:
+            kept.append(one)
+    finished = any(one.get("kind") == "final" for one in found)
+    return {"lines": kept, "after": after, "next": len(found), "every": every, "finished": finished}
+
+
+def evaluated(model: Served, data: str, stopped: Callable[[], bool]) -> Evaluated:
+    """What the network takes the validation split for; Refused where `stopped` said so."""
     notes: list[str] = []
     where = model.classifier.device.type
     with opened(model.classifier, data, "valid", device=where, say=notes.append) as task:
         tally = Tally(task.classifiers[0].classes, True, True)
-        result = measure(task.members, task.pictures, 64, task.world, tally=tally)
-        assert result is not None
+        result = measure(task.members, task.pictures, 64, task.world, stopped=stopped, tally=tally)
+        if result is None:
+            raise Refused(503, "the server is stopping; ask it when it is there again.")
         split = task.pictures[0].split
         mistakes = tally.worst(WORST)
         pictures = []
@@ -85,7 +69,7 @@ def evaluated(model: Served, data: str) -> tuple[dict[str, Any], list[Image.Imag
     if len(classes) > MOST_CLASSES:
         wrong = matrix.sum(0) + matrix.sum(1) - 2 * np.diag(matrix)
         shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CLASSES])
-    return {
+    facts = {
         "images": result.images,
         "top1_error": result.top1_error,
         "top5_error": result.top5_error,
@@ -97,4 +81,5 @@ def evaluated(model: Served, data: str) -> tuple[dict[str, Any], list[Image.Imag
             {"truth": classes[label], "answer": classes[given], "probability": sure, "of_truth": own}
             for _, label, given, sure, own in mistakes
         ],
-    }, pictures
+    }
+    return Evaluated(facts, pictures)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import signal
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -18,6 +22,7 @@ from alexnet.base.errors import AlexNetError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NAMES = ("localhost", "127.0.0.1", "[::1]")  # by which browsers call these
 MOST_CONNECTIONS = 900  # below the 1,024 open files that many systems give a process
+LAST = 5  # seconds after those in which all is answered
 MOST_HEAD = 320 << 10  # bytes before a head is whole; asyncio reads 256 KiB at once, of which a body may be part
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -118,6 +123,8 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], object], stopping: Callable[[], object]) -> None:
         super().__init__(config)
         self.at_start, self.at_stop = started, stopping
+        self.status = 128
+        self.last = threading.Timer(0, lambda: None)  # to the end of a process that does not end by itself
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -125,7 +132,21 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         self.at_stop()
+        self.last = threading.Timer((self.config.timeout_graceful_shutdown or 0) + LAST, self.end)
+        self.last.daemon = True
+        self.last.start()
         await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; told so twice, at once."""
+        self.status = 128 + sig
+        if self.should_exit and sig == signal.SIGINT:
+            self.end()
+        super().handle_exit(sig, frame)
+
+    def end(self) -> None:
+        """End the process, whatever its threads compute, which cannot be stopped."""
+        os._exit(self.status)
 
 
 def answer_until_stopped(
@@ -137,7 +158,11 @@ def answer_until_stopped(
         app, http=protocol(seconds), ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
         timeout_keep_alive=5, timeout_graceful_shutdown=int(3 * seconds) + 5, backlog=2048,
     )  # fmt: skip
-    Server(config, started, stopping).run(sockets=[listening])
+    server = Server(config, started, stopping)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        server.last.cancel()
 
 
 def address(listening: socket.socket, host: str) -> str:
@@ -149,6 +174,4 @@ def address(listening: socket.socket, host: str) -> str:
 
 def open_browser(url: str) -> None:
     """Show the page, from a thread: some browsers answer only when they are closed."""
-    import threading
-
     threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,15 +101,18 @@ class Patches:
 
 def top_patches(
     classifier: Classifier, layer: str, map: int, pictures: Source | Iterable[Source] | Sources, count: int = 9,
-    batch_size: int = 64, quiet: bool = True,
+    batch_size: int = 64, quiet: bool = True, stopped: Callable[[], bool] = lambda: False,
 ) -> Patches:  # fmt: skip
-    """The `count` pictures that excite one map of a layer most, each at its greatest place, as patches."""
-    return top_of_all(classifier, {layer: [map]}, pictures, count, batch_size, quiet)[layer][map]
+    """The `count` pictures that excite one map of a layer most, each at its greatest place, as patches.
+
+    `stopped` is asked before each batch, and ends the search with an error.
+    """
+    return top_of_all(classifier, {layer: [map]}, pictures, count, batch_size, quiet, stopped)[layer][map]
 
 
 def top_of_all(
     classifier: Classifier, chosen: Mapping[str, Sequence[int]], pictures: Source | Iterable[Source] | Sources,
-    count: int = 9, batch_size: int = 64, quiet: bool = True,
+    count: int = 9, batch_size: int = 64, quiet: bool = True, stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, dict[int, Patches]]:  # fmt: skip
     """`top_patches` of several maps of several layers, by layer and map, in one pass over the pictures."""
     names, preprocess = check_layers(classifier.model, list(chosen)), classifier.preprocess
@@ -120,6 +123,8 @@ def top_of_all(
     failed, seen = [], 0
     with Progress("looking", sources.total, "pictures", quiet=quiet) as progress:
         for batch in batches:
+            if stopped():
+                raise AlexNetError(f"the search was stopped after {counted(seen, 'picture')}; begin it anew.")
             told = list(zip(batch.names, batch.errors, strict=True))
             failed += [{"file": name, "error": error} for name, error in told if error is not None]
             readable = [name for name, error in told if error is None]

@@ -1,6 +1,7 @@
 // What the page asks the server. A token comes behind # in the address and stays in this tab.
 
 const KEY = "alexnet-token";
+const AGAIN = 1000; // milliseconds
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given !== null) {
   sessionStorage.setItem(KEY, given);
@@ -19,6 +20,10 @@ export async function request(path, query = {}, picture = null, signal = undefin
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer; it may have been stopped.");
+  }
+  if (response.status === 202) { // it is being computed still
+    await new Promise((resolve) => setTimeout(resolve, AGAIN));
+    return request(path, query, picture, signal);
   }
   if (response.ok) return response;
   let sentence = `The server answered ${response.status}.`;
