@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 import alexnet as package
+from alexnet.cli import commands
 from alexnet.engines.loading import attach
 from alexnet.inference.similarity import build_index, similar
 from alexnet.serving.batching import Batcher
@@ -190,6 +192,35 @@ def test_only_so_many_pictures_wait_and_the_rest_is_told_to_come_again(models):
     assert over.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize(("queue", "count", "status"), [(4, 5, 413), (4, 4, 200), (1, 2, 413), (1, 1, 200)])
+def test_a_form_with_more_pictures_than_may_ever_wait_is_not_told_to_come_again(models, queue, count, status):
+    form = [("file", (f"{n}.png", picture)) for n, picture in enumerate(pictures(count))]
+    with client(models, limits=Limits(queue=queue)) as service:
+        answer = service.post("/predict", files=form)
+    assert answer.status_code == status, answer.text
+    if status == 413:
+        assert f"the request has {count} pictures, and {queue} at once are the most" in answer.json()["error"]
+        assert "retry-after" not in answer.headers
+
+
+FLOATS = [
+    (name, option.opts[0])
+    for name, command in commands.commands.items()
+    for option in command.params
+    if isinstance(option.type, click.types.FloatParamType)
+]
+
+
+@pytest.mark.parametrize(("command", "option"), FLOATS)
+def test_no_option_takes_a_number_that_is_not_finite(refused, command, option):
+    for value in ("inf", "-inf", "nan", "infinity", "1e999"):
+        assert f"{value} is not a finite number" in refused(command, f"{option}={value}")
+
+
+def test_the_options_that_take_numbers_are_all_known():
+    assert {("serve", "--timeout"), ("serve", "--delay"), ("reproduce", "--minutes")} < set(FLOATS)
+
+
 def test_what_takes_too_long_is_given_up_in_a_sentence_and_its_batch_mates_are_not_lost():
     async def work() -> None:
         slow, seen = threading.Event(), []
@@ -268,6 +299,9 @@ def test_other_sites_pages_and_other_names_of_this_machine_are_refused(models):
             ("http://evil.example", "localhost", None, 403), ("null", "localhost", None, 403),
             ("http://localhost:81", "localhost:80", None, 403), ("http://localhost:80", "localhost:80", None, 200),
             ("https://proxy.example", "localhost", "same-origin", 200), (None, "localhost", None, 200),
+            ("http://localhost:3000", "localhost:8012", "same-site", 403), (None, "localhost", "same-site", 403),
+            ("http://localhost:3000", "localhost:3000", "same-site", 403), (None, "localhost", "none", 200),
+            ("http://localhost", "localhost", "", 200), ("http://localhost", "localhost", "odd", 403),
         ):  # fmt: skip
             given = {"host": host, "origin": origin, "sec-fetch-site": site}
             headers = {name: value for name, value in given.items() if value is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -98,6 +99,15 @@ def _encodable(facts: Any) -> Any:
     if isinstance(facts, list | tuple):
         return [_encodable(one) for one in facts]
     return encodable(facts) if isinstance(facts, str) else facts
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds; click's own takes inf and nan too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not math.isfinite(number := click.FLOAT.convert(value, param, ctx)):
+            self.fail(f"{value} is not a finite number; give one.", param, ctx)
+        return super().convert(number, param, ctx)
 
 
 class Command(click.Command):

@@ -19,7 +19,7 @@ import click
 from alexnet.base.errors import AlexNetError
 from alexnet.base.progress import Progress
 from alexnet.base.text import counted, printable
-from alexnet.cli.base import Output
+from alexnet.cli.base import Number, Output
 
 if TYPE_CHECKING:
     from alexnet.base.signals import StopRequest
@@ -85,18 +85,14 @@ def moving_options(command: Callable) -> Callable:
 
 OPTIONS = (
     click.option("--every", type=click.IntRange(1), help="Of moving pictures: one frame in so many.  [default: 1]"),
-    click.option(
-        "--smooth", type=click.FloatRange(0), metavar="S", help="Average answers over so many seconds.  [default: 0.5]"
-    ),
+    click.option("--smooth", type=Number(0), metavar="S", help="Average answers over so many seconds.  [default: 0.5]"),
     click.option("--annotate", metavar="FILE", help="Also write a film with the classes on it: .mp4, .mkv, .mov."),
     click.option(
         "--realtime/--all-frames",
         default=None,
         help="Of a film: drop frames to keep up.  [default: with cameras and streams]",
     ),
-    click.option(
-        "--rate", type=click.FloatRange(0.001), metavar="N", help="Of a folder: frames a second.  [default: 25]"
-    ),
+    click.option("--rate", type=Number(0.001), metavar="N", help="Of a folder: frames a second.  [default: 25]"),
 )
 
 

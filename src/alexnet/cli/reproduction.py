@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet.base.errors import AlexNetError
-from alexnet.cli.base import Output, commands, device_option, json_option, set_option, shared
+from alexnet.cli.base import Number, Output, commands, device_option, json_option, set_option, shared
 from alexnet.reproduction.claims import Claim
 
 if TYPE_CHECKING:
@@ -29,15 +29,13 @@ def _together(context: click.Context, option: click.Parameter, text: str) -> int
 @click.argument("name", required=False)
 @click.option("--data", metavar="DIR", help="A data set, or a folder that holds cifar10/ and tiny-imagenet/.")
 @click.option("--all", "everything", is_flag=True, help="All claims, those first that are decided for the least work.")
-@click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), help="Of --all: stop then; the same command goes on."
-)
+@click.option("--minutes", type=Number(0, min_open=True), help="Of --all: stop then; the same command goes on.")
 @click.option(
     "--together", default="1", metavar="N|auto", callback=_together,
     help="Of --all: processes that train at once; auto: as many as pay off, by trial.  [default: 1]",
 )  # fmt: skip
 @click.option("--list", "listed", is_flag=True, help="Of --all: say what will be trained, and train nothing.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Of --list: images/s of alexnet64, for the time.")
+@click.option("--rate", type=Number(0, min_open=True), help="Of --list: images/s of alexnet64, for the time.")
 @click.option("--seeds", type=click.IntRange(1), help="Networks of each kind.  [default: the claim's, mostly 3]")
 @click.option("--quick", is_flag=True, help="A short run on a part of the data, to see that it works.")
 @set_option

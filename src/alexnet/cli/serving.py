@@ -6,6 +6,7 @@ import click
 
 from alexnet.base.errors import AlexNetError
 from alexnet.cli.base import (
+    Number,
     Output,
     commands,
     device_option,
@@ -33,13 +34,13 @@ PORT = 8012
 @click.option("--urls", multiple=True, metavar="ADDRESS", help="Below which pictures may be fetched; repeatable.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Pictures computed at once.")
 @click.option(
-    "--delay", default=5.0, show_default=True, type=click.FloatRange(0, 10_000), metavar="MS",
+    "--delay", default=5.0, show_default=True, type=Number(0, 10_000), metavar="MS",
     help="Milliseconds that a picture waits for others.",
 )  # fmt: skip
 @click.option("--max-bytes", default=16 << 20, show_default=True, type=click.IntRange(1), help="Of a request.")
 @click.option("--max-pixels", default=50_000_000, show_default=True, type=click.IntRange(1), help="Of a picture.")
 @click.option(
-    "--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), metavar="SECONDS",
+    "--timeout", default=30.0, show_default=True, type=Number(0.1), metavar="SECONDS",
     help="For an upload to come, and for its answer.",
 )  # fmt: skip
 @click.option("--queue", default=256, show_default=True, type=click.IntRange(1), help="Pictures that may wait.")

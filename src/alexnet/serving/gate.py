@@ -113,8 +113,8 @@ class Gate:
         origin = headers.get(b"origin", b"").decode("latin-1").rpartition("//")[2]
         # Browsers leave Sec-Fetch-Site out where a page has come by plain http from another machine.
         site = headers.get(b"sec-fetch-site", b"cross-site" if origin not in ("", host) else b"")
-        if site == b"cross-site" and scope["path"] != "/":
-            raise Refused(403, "other sites' pages may not ask this server.")
+        if site not in (b"", b"same-origin", b"none") and scope["path"] != "/":  # another port is same-site
+            raise Refused(403, "other sites' pages may not ask this server, nor those of another port.")
         if self.token is None or scope["path"] in self.open or scope["path"].startswith("/static/"):
             return
         given = headers.get(b"authorization", b"")

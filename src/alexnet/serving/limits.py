@@ -65,6 +65,10 @@ class Entry:
     def count(self, pictures: int) -> None:
         """It has this many pictures in all."""
         more, queue = pictures - self.pictures, self.room.limits.queue
+        if pictures > queue:
+            raise Refused(
+                413, f"the request has {pictures:,} pictures, and {queue:,} at once are the most; send fewer."
+            )
         if self.room.pictures + more > queue:
             raise Refused(503, f"as many pictures are waiting as may ({queue:,}); try again soon.")
         self.room.pictures += more
