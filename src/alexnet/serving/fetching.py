@@ -39,7 +39,7 @@ class Timed(io.RawIOBase):
         super().close()
 
 
-class Answer(HTTPResponse):
+class TimedResponse(HTTPResponse):
     """An answer whose first and last byte come before a moment."""
 
     def __init__(self, sock: socket.socket, *given: Any, until: float, **named: Any) -> None:
@@ -106,7 +106,7 @@ def _read(url: str, until: float, most: int) -> bytes:
     try:
         host = parts.hostname or ""
         with closing(kind(host, parts.port, timeout=max(1e-3, until - time.monotonic()))) as connection:
-            connection.response_class = partial(Answer, until=until)  # type: ignore[assignment]
+            connection.response_class = partial(TimedResponse, until=until)  # type: ignore[assignment]
             path = urlunsplit(("", "", parts.path or "/", parts.query, ""))
             connection.request("GET", path, headers={"User-Agent": "alexnet", "Connection": "close"})
             with connection.getresponse() as response:

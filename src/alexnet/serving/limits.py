@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from PIL import Image
 from starlette.requests import Request
 
+from alexnet.base.text import counted
+
 MEMORY = 1 << 28  # bytes of uploads that are held at once, whatever they are
 
 
@@ -67,7 +69,7 @@ class Entry:
         more, queue = pictures - self.pictures, self.room.limits.queue
         if pictures > queue:
             raise Refused(
-                413, f"the request has {pictures:,} pictures, and {queue:,} at once are the most; send fewer."
+                413, f"the request has {counted(pictures, 'picture')}, and {queue:,} at once are the most; send fewer."
             )
         if self.room.pictures + more > queue:
             raise Refused(503, f"as many pictures are waiting as may ({queue:,}); try again soon.")

@@ -27,7 +27,7 @@ from alexnet.serving import examples
 from alexnet.serving.jobs import Jobs
 from alexnet.serving.limits import Refused, check_pixels
 from alexnet.serving.models import Models, Served
-from alexnet.serving.runs import Evaluated, evaluated, lines
+from alexnet.serving.runs import Evaluated, evaluated, metrics_after
 from alexnet.serving.service import Service, answer, choice, number
 
 SHOWN = 480  # pixels of the longer side of a picture that is only to be looked at
@@ -132,7 +132,7 @@ class Page:
     async def run(self, request: Request) -> Response:
         """The lines of a run's metrics from the `after`-th on."""
         model = self.models.pick(request.query_params.get("model"))
-        return answer(await asyncio.to_thread(lines, model, number(request, "after", 0, 0, 10**9 - 1)))
+        return answer(await asyncio.to_thread(metrics_after, model, number(request, "after", 0, 0, 10**9 - 1)))
 
     async def confusion(self, request: Request) -> Response:
         """Who is taken for whom, and the worst mistakes."""

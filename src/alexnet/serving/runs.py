@@ -29,7 +29,7 @@ class Evaluated(NamedTuple):
     pictures: list[Image.Image]
 
 
-def lines(model: Served, after: int) -> dict[str, Any]:
+def metrics_after(model: Served, after: int) -> dict[str, Any]:
     """A run's metrics from line `after` on; fewer steps of a run that has many."""
     if model.run is None:
         raise Refused(404, f"{model.name} is no run folder; serve one that alexnet train has made.")
