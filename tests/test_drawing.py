@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet.inference.inside import drawing, explained, maps, network_svg
+from alexnet.inference.moving import reading
+from alexnet.inference.moving.annotating import Film, annotated
+from alexnet.inference.prediction import ClassProbability
 from alexnet.networks.shapes import layer_facts
 from alexnet.networks.variants import VARIANTS
+from conftest import needs
 from narrow_classifier import made, picture
 
 CROSSINGS = {
@@ -89,3 +95,68 @@ def test_maps_on_a_sheet_are_scaled_together_and_stand_in_order():
     assert heat_map[2][0] > heat_map[2][2]  # red above
     beneath = np.full((1, 3, 3), 100, np.uint8)
     assert drawing.overlay(beneath, np.array([[0.0, 0, 1]]), False)[0, 0].tolist() == [100] * 3
+
+
+# -- on films -------------------------------------------------------------------------------------------------
+
+
+def test_names_are_written_and_bars_are_as_long_as_their_probabilities():
+    classes = [ClassProbability("a", 0, 0.75), ClassProbability("b" * 90, 1, 0.25)]
+    drawn = np.asarray(annotated(Image.new("RGB", (400, 300), "black"), classes)).astype(int)
+    size = min(300 // 22, 400 // 26)
+    row = drawn[size // 4 + 3]
+    assert np.argmin(row[:, 2] > 100) == pytest.approx(0.75 * 16 * size, abs=2)
+
+
+def test_an_annotated_film_has_every_frame_at_its_time_with_the_classes_written_on_it(alexnet, tiny_run, tmp_path):
+    needs("av")
+    from films import FRAMES, RATE, frames, of_opencv, write
+
+    clip, film = write(tmp_path / "clip.mp4", frames()), tmp_path / "out.mp4"
+    status, out, err = alexnet("predict", tiny_run, clip, "--annotate", film, "--every", 5)
+    assert status == 0, err
+    assert "without sound" in out
+    assert sorted(tmp_path.iterdir()) == [clip, film]
+    wanted, found = of_opencv(clip), of_opencv(film)
+    assert len(found) == FRAMES
+    times = [frame.time for frame in reading.opened(str(film))]
+    assert times == pytest.approx([n / RATE for n in range(FRAMES)], abs=2e-3)
+    for before, after in zip(wanted, found, strict=True):
+        apart = np.abs(before.astype(int) - after).mean(-1)
+        assert apart[-10:, -10:].mean() < 8  # as it was in the other corner
+        assert apart[:20, :40].mean() > 20
+    assert "exists already" in alexnet("predict", tiny_run, clip, "--annotate", film)[2]
+
+
+def test_pictures_of_other_sizes_are_fitted_into_the_film(alexnet, tiny_run, tmp_path):
+    needs("av")
+    from films import of_opencv
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (96, 72), "red").save(tmp_path / "in" / "0.png")
+    for number, size in enumerate([(400, 300), (300, 300), (30, 10)], 1):
+        Image.new("RGB", size, "blue").save(tmp_path / "in" / f"{number}.png")
+    status, _, err = alexnet("predict", tiny_run, tmp_path / "in", "--annotate", tmp_path / "a.mp4", "--topk", 1)
+    assert status == 0, err
+    for frame, (width, height) in zip(of_opencv(tmp_path / "a.mp4")[1:], [(96, 72), (72, 72), (96, 32)], strict=True):
+        blue = frame[..., 2] > 128
+        blue[:24] = False  # where the class is written
+        rows, columns = (np.flatnonzero(blue.any(axis)) for axis in (1, 0))
+        assert np.ptp(columns) + 1 == pytest.approx(width, abs=3)
+        assert rows.max() + 1 == pytest.approx((72 + height) / 2, abs=3)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov"])
+def test_what_a_killed_command_left_of_a_film_goes_with_the_next(alexnet, tiny_run, tmp_path, ending):
+    needs("av")
+    from films import FRAMES, frames, of_opencv, write
+
+    path, clip = tmp_path / f"a{ending}", write(tmp_path / "clip.mp4", frames())
+    with Film(path, 12) as film:
+        film.add(reading.Frame(0, 0.0, frames(1)[0]), [])
+        left = film.part.with_name(film.part.name.replace(str(os.getpid()), "4194305"))
+        left.write_bytes(film.part.read_bytes())
+    path.unlink()
+    assert alexnet("predict", tiny_run, clip, "--annotate", path, "--every", 24)[0] == 0
+    assert sorted(tmp_path.iterdir()) == [path, clip]
+    assert len(of_opencv(path)) == FRAMES

@@ -5,66 +5,35 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
+import signal
 import struct
 import sys
+import threading
 import time
+import weakref
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from alexnet.inference import prediction
 from alexnet.inference.moving import answering, reading
-from alexnet.inference.moving.annotating import annotated
-from alexnet.inference.prediction import ClassProbability
 from conftest import COLOURS, coloured, needs
 
 needs("av")
 import av  # noqa: E402
 
-FRAMES, RATE, SIZE = 24, 12, (96, 72)
-
-
-def frames(count: int = FRAMES) -> list[Image.Image]:
-    """A third of the clip in each colour, with a white square that moves down the left half."""
-    made = []
-    for number in range(count):
-        picture = coloured(list(COLOURS)[number * 3 // count], 0, SIZE).resize(SIZE)
-        y = number * (SIZE[1] - 16) // count
-        picture.paste((255, 255, 255), (8, y, 24, y + 16))
-        made.append(picture)
-    return made
-
-
-def write(path: Path, pictures: list[Image.Image], codec: str = "libx264", rate: int = RATE, **options: str) -> Path:
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height, stream.pix_fmt = *pictures[0].size, "yuv420p"
-        if codec == "libx264":
-            stream.options = {"crf": "10", "g": "6"}
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        container.mux(stream.encode(None))
-    return path
+from films import FRAMES, RATE, SIZE, cut, frames, of_opencv, write  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames())
-
-
-def of_opencv(path: Path) -> list[np.ndarray]:
-    capture, found = cv2.VideoCapture(str(path)), []
-    while (read := capture.read())[0]:
-        found.append(read[1][..., ::-1])
-    capture.release()
-    return found
 
 
 @pytest.mark.parametrize(
@@ -191,33 +160,6 @@ def test_a_folder_of_pictures_is_frames_where_an_option_says_so(alexnet, tiny_ru
     assert "1 picture that cannot be read" in err
 
 
-def test_an_annotated_film_has_every_frame_at_its_time_with_the_classes_written_on_it(
-    alexnet, tiny_run, clip, tmp_path
-):
-    film = tmp_path / "out.mp4"
-    status, out, err = alexnet("predict", tiny_run, clip, "--annotate", film, "--every", 5)
-    assert status == 0, err
-    assert "without sound" in out
-    assert list(tmp_path.iterdir()) == [film]
-    wanted, found = of_opencv(clip), of_opencv(film)
-    assert len(found) == FRAMES
-    times = [frame.time for frame in reading.opened(str(film))]
-    assert times == pytest.approx([n / RATE for n in range(FRAMES)], abs=2e-3)
-    for before, after in zip(wanted, found, strict=True):
-        apart = np.abs(before.astype(int) - after).mean(-1)
-        assert apart[-10:, -10:].mean() < 8  # as it was in the other corner
-        assert apart[:20, :40].mean() > 20
-    assert "exists already" in alexnet("predict", tiny_run, clip, "--annotate", film)[2]
-
-
-def test_names_are_written_and_bars_are_as_long_as_their_probabilities():
-    classes = [ClassProbability("a", 0, 0.75), ClassProbability("b" * 90, 1, 0.25)]
-    drawn = np.asarray(annotated(Image.new("RGB", (400, 300), "black"), classes)).astype(int)
-    size = min(300 // 22, 400 // 26)
-    row = drawn[size // 4 + 3]
-    assert np.argmin(row[:, 2] > 100) == pytest.approx(0.75 * 16 * size, abs=2)
-
-
 def slowed(run, seconds: float):
     """A classifier that takes a twelfth of a second or more, where frames come twelve times as fast."""
     from alexnet import load
@@ -232,11 +174,11 @@ def test_in_real_time_frames_are_dropped_and_none_is_late(tiny_run, tmp_path):
     slow = slowed(tiny_run, 0.1)
     newest = reading.Newest(reading.opened(str(path)))
     began, late = None, []
-    for frame, answer in answering.answers(slow, "fast", newest, batch_size=1):
+    for _, answer in answering.answers(slow, "fast", newest, batch_size=1):
         now = time.monotonic()
-        began = now - frame.time if began is None else began
-        late.append(now - began - frame.time)
         assert answer is not None
+        began = now - answer.time if began is None else began
+        late.append(now - began - answer.time)
     assert newest.read == 90
     assert len(late) + newest.dropped == 90
     assert 2 <= len(late) <= 20  # 1.5 s at 0.1 s each
@@ -250,6 +192,69 @@ def test_without_haste_every_frame_is_classified_however_long_it_takes(tiny_run,
     assert len(found) == FRAMES
 
 
+@pytest.mark.parametrize(("size", "held"), [(1, 2), (5, 2), (64, 2)])
+def test_only_what_is_looked_at_is_held_however_many_frames_are_left_out(tiny_run, size, held):
+    from alexnet import load
+
+    seen: list[weakref.ref] = []
+
+    def given():
+        for number in range(60):
+            picture = coloured("red", number)
+            seen.append(weakref.ref(picture))
+            yield reading.Frame(number, number / 10, picture)
+            assert sum(one() is not None for one in seen) <= held
+
+    found = list(answering.answers(load(tiny_run), "clip", given(), every=10, batch_size=size))
+    assert [answer.frame for _, answer in found if answer] == list(range(0, 60, 10))
+    assert len(found) == 60
+
+
+@pytest.mark.parametrize("first", [4, 15])  # within the first six, which one key frame begins, and beyond them
+def test_a_film_that_was_cut_without_coding_it_anew_is_whole(alexnet, tiny_run, clip, tmp_path, first):
+    path = cut(clip, tmp_path / "cut.mp4", first)
+    status, out, err = alexnet("predict", tiny_run, path, "--json")
+    assert (status, json.loads(out.splitlines()[-1])["failed"]) == (0, []), err
+    assert json.loads(out.splitlines()[-1])["frames"] == len(of_opencv(path)) == FRAMES - first
+
+
+def test_films_that_cannot_be_read_take_no_others_answers_along(
+    alexnet, refused, tiny_run, clip, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    good, bad, empty = Path("12:30.mp4"), Path("bad.mp4"), Path("empty.mp4")
+    good.write_bytes(clip.read_bytes())
+    bad.write_bytes(b"no film" * 90)
+    whole = write(tmp_path / "whole.mp4", frames(6), movflags="faststart")
+    empty.write_bytes(whole.read_bytes()[: whole.read_bytes().index(b"mdat") + 4])
+    whole.unlink()
+    for films in ([bad, good, empty], ["*.mp4"]):
+        table = tmp_path / f"{len(films)}.csv"
+        status, _, err = alexnet("predict", tiny_run, *films, "--every", 12, "--output", table)
+        assert status == 1
+        assert f"{bad} is no video" in err
+        assert f"{empty} is no video" in err
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        assert {(row["file"], row["frame"]) for row in rows} == {(str(good), "0"), (str(good), "12")}
+    said = refused("predict", tiny_run, bad, empty, "--output", tmp_path / "none.csv")
+    assert f"none of 2 moving pictures can be read: {bad} is no video" in said
+    assert not (tmp_path / "none.csv").exists()
+    assert "does not exist" in refused("predict", tiny_run, good, "gone*.mp4")
+
+
+def test_more_films_than_files_may_be_open_are_read(alexnet, tiny_run, clip):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 12, hard))
+    try:
+        status, out, err = alexnet("predict", tiny_run, *[clip] * 16, "--every", 24, "--json", "--device", "cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert status == 0, err
+    assert len(json.loads(out.splitlines()[-1])["results"]) == 16
+
+
 def test_how_many_frames_were_dropped_is_said(alexnet, tiny_run, clip):
     status, out, _ = alexnet("predict", tiny_run, clip, "--realtime", "--json")
     facts = json.loads(out.splitlines()[-1])
@@ -258,12 +263,10 @@ def test_how_many_frames_were_dropped_is_said(alexnet, tiny_run, clip):
     assert len(facts["results"]) == facts["frames"]
 
 
-def test_a_request_to_stop_leaves_a_whole_table(alexnet, tiny_run, tmp_path, monkeypatch):
-    """A camera that goes on for minutes, and Ctrl-C."""
-    import os
-    import signal
-
-    picture, table = frames(1)[0], tmp_path / "camera.csv"
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_request_to_stop_leaves_a_whole_table(alexnet, tiny_run, tmp_path, monkeypatch, silent):
+    """A camera that goes on for minutes, or that has gone silent, and Ctrl-C."""
+    picture, table, going = frames(1)[0], tmp_path / "camera.csv", threading.Event()
 
     class Endless:
         name, rate, total, live, error = "camera:0", 30.0, None, True, ""
@@ -272,15 +275,20 @@ def test_a_request_to_stop_leaves_a_whole_table(alexnet, tiny_run, tmp_path, mon
             for number in range(20_000):
                 time.sleep(0.01)
                 if number == 40:  # within the command, however slow the machine
+                    time.sleep(1 if silent else 0)  # until all that was sent is classified
                     os.kill(os.getpid(), signal.SIGINT)
+                    going.wait(60 if silent else 0)
                 yield reading.Frame(number, number / 100, picture)
 
         def close(self):
             """Nothing is open."""
 
     monkeypatch.setattr(reading, "opened", lambda name, rate: Endless())
+    began = time.monotonic()
     status, _, err = alexnet("predict", tiny_run, "camera:0", "--output", table)
+    going.set()
     assert status == 130, err
+    assert time.monotonic() - began < 50
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) >= 3
     assert len(rows) % 3 == 0

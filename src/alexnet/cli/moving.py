@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,11 @@ from alexnet.cli.base import Number, Output
 if TYPE_CHECKING:
     from alexnet.base.signals import StopRequest
     from alexnet.inference.moving.answering import Answer
-    from alexnet.inference.moving.reading import FrameReader
+    from alexnet.inference.moving.reading import Frame, FrameReader
     from alexnet.inference.prediction import ClassProbability
     from alexnet.weights.classifier import Classifier
 
-FILMED = 4  # frames that are classified at a time where all of them are kept to be written on
+FILMED = 4  # frames that are kept at a time to be written on
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,17 @@ def predict(
     from alexnet.engines.loading import device_for, load_classifier
     from alexnet.inference.moving import annotating, answering, reading
 
+    images = reading.named(images)
     if table is not None:
         check_new("--output", Path(table), tables.WRITERS)
     if moving.annotate is not None:
         check_new("--annotate", Path(moving.annotate), annotating.SUFFIXES)
         if len(images) > 1:
             raise AlexNetError(f"--annotate writes one film, and {len(images)} moving pictures were given; give one.")
-    readers = [reading.opened(name, moving.rate or reading.RATE) for name in images]
     classifier = load_classifier(model, choose_device(device_for(engine, device)), engine, batch_size, output.say)
     work = _Work(moving, classifier, topk, views, batch_size, output, table is None)
     with StopRequest() as stop:
-        found = (answer for reader in readers for answer in work.answers(reader, stop))
+        found = work.all(images, stop)
         if table is not None:
             answering.write_table(Path(table), found)
             output.say(f"{table}: {counted(output.results, 'frame')}")
@@ -146,29 +146,58 @@ class _Work:
     dropped: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
 
-    def answers(self, reader: FrameReader, stop: StopRequest) -> Iterator[Answer]:
+    def all(self, names: Sequence[str], stop: StopRequest) -> Iterator[Answer]:
+        """The answers of all sources, one after another; an error where none has any."""
+        from alexnet.inference.moving import reading
+
+        for name in names:
+            if not stop.received:
+                try:
+                    reader = reading.opened(name, self.moving.rate or reading.RATE)
+                except AlexNetError as error:
+                    self._fail(name, error, len(names))
+                else:
+                    yield from self._answers(reader, stop, len(names))
+        if self.failed and not self.frames:
+            first = self.failed[0]
+            raise AlexNetError(f"none of {len(names)} moving pictures can be read: {first['file']} {first['error']}")
+
+    def _fail(self, name: str, error: AlexNetError, sources: int) -> None:
+        if sources == 1 and not self.frames:
+            raise error
+        self.failed.append({"file": name, "error": str(error).removeprefix(name).lstrip()})
+
+    def _frames(self, name: str, source: Iterable[Frame], sources: int) -> Iterator[Frame]:
+        """Its frames, up to what ends it."""
+        try:
+            yield from source
+        except AlexNetError as error:
+            self._fail(name, error, sources)
+
+    def _answers(self, reader: FrameReader, stop: StopRequest, sources: int) -> Iterator[Answer]:
         """The answers of one source, until its end or until the program is asked to stop."""
         from alexnet.inference.moving import annotating, answering, reading
 
-        said = self.moving
+        said, every = self.moving, self.moving.every or 1
         realtime = reader.live if said.realtime is None else said.realtime
-        source = reading.Newest(reader) if realtime else reader
+        source = reading.Newest(reader, lambda: bool(stop.received)) if realtime else reader
         with ExitStack() as stack:
             stack.callback(source.close)
             progress = stack.enter_context(Progress("predicting", reader.total, "frames", quiet=False))
             film = stack.enter_context(annotating.Film(Path(said.annotate), reader.rate)) if said.annotate else None
             written: Sequence[ClassProbability] = ()
             for frame, answer in answering.answers(
-                self.classifier, reader.name, source, self.topk, said.every or 1,
+                self.classifier, reader.name, self._frames(reader.name, source, sources), self.topk, every,
                 answering.SMOOTH if said.smooth is None else said.smooth,
-                1 if realtime else min(self.batch_size, FILMED) if film else self.batch_size, self.views,
+                1 if realtime else min(self.batch_size, max(1, FILMED // every)) if film else self.batch_size,
+                self.views, whole=film is not None,
             ):  # fmt: skip
                 self.frames += 1
                 if answer is not None:
                     self._say(answer)
                     written = answer.smoothed
                     yield answer
-                if film is not None:
+                if film is not None and frame is not None:
                     film.add(frame, written)
                 progress.update(1)
                 if stop.received:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from alexnet.base.files import writing
 from alexnet.base.text import printable
@@ -17,7 +17,7 @@ from alexnet.engines.base import package
 from alexnet.inference.moving.reading import RATE, Frame
 from alexnet.inference.prediction import ClassProbability
 
-SUFFIXES = (".mp4", ".mkv", ".mov")
+SUFFIXES = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # and FFmpeg's names
 CODECS = ("libx264", "mpeg4")  # the first that PyAV was built with
 TICKS = 10_000  # a second, to which frames' times are rounded
 
@@ -41,18 +41,22 @@ def annotated(picture: Image.Image, classes: Sequence[ClassProbability]) -> Imag
 
 
 class Film:
-    """A new video file that frames are added to; it is in its place when all is well at the end."""
+    """A new video file that frames are added to; it is in its place when all is well at the end.
+
+    It is as large as its first frame; others are fitted in, with borders.
+    """
 
     def __init__(self, path: Path, rate: float) -> None:
         self.av: Any = package("av", "video", "--annotate")
-        self.path, self.part = path, path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+        self.path, self.part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
         self.rate = Fraction(rate or RATE).limit_denominator(1001)
         self.stream: Any = None
+        self.size = (0, 0)
         self.last = -1
 
     def __enter__(self) -> Self:
         with writing(self.path):
-            self.container = self.av.open(str(self.part), "w")
+            self.container = self.av.open(str(self.part), "w", format=SUFFIXES[self.path.suffix])
         return self
 
     def add(self, frame: Frame, classes: Sequence[ClassProbability]) -> None:
@@ -60,7 +64,10 @@ class Film:
         with writing(self.path):
             if self.stream is None:
                 self._begin(frame.picture)
-            drawn = annotated(frame.picture, classes) if classes else frame.picture
+            picture = frame.picture
+            if picture.size != self.size:
+                picture = ImageOps.pad(picture.convert("RGB"), self.size)
+            drawn = annotated(picture, classes) if classes else picture
             made = self.av.VideoFrame.from_image(drawn.crop((0, 0, self.stream.width, self.stream.height)))
             made.time_base = Fraction(1, TICKS)
             made.pts = self.last = max(self.last + 1, round(frame.time * TICKS))
@@ -68,7 +75,7 @@ class Film:
 
     def _begin(self, picture: Image.Image) -> None:
         codec = next(one for one in CODECS if one in self.av.codecs_available)
-        self.stream = self.container.add_stream(codec, rate=self.rate)
+        self.stream, self.size = self.container.add_stream(codec, rate=self.rate), picture.size
         # Colours of two pixels each way are one: sides are even.
         self.stream.width, self.stream.height = max(2, picture.width // 2 * 2), max(2, picture.height // 2 * 2)
         self.stream.pix_fmt = "yuv420p"

@@ -77,11 +77,12 @@ class Smoother:
 
 def answers(
     classifier: Classifier, name: str, frames: Iterable[Frame], topk: int = 5, every: int = 1, smooth: float = SMOOTH,
-    batch_size: int = 16, views: int = 1,
-) -> Iterator[tuple[Frame, Answer | None]]:  # fmt: skip
-    """Each frame in order with its answer: of every `every`-th, from the first; the others have None.
+    batch_size: int = 16, views: int = 1, whole: bool = False,
+) -> Iterator[tuple[Frame | None, Answer | None]]:  # fmt: skip
+    """An entry a frame, in order, with the answer of every `every`-th, from the first; the others have None.
 
-    `smooth` is the Smoother's seconds. `batch_size` frames are classified at a time, so as many times `every` are held.
+    `smooth` is the Smoother's seconds. `batch_size` frames are classified at a time. With `whole` the frames come too,
+    and as many times `every` are held; without, None stands for each, and none is held.
     """
     for option, given, least in (
         ("every", every, 1),
@@ -93,21 +94,22 @@ def answers(
             raise AlexNetError(f"{option} was given {given}; it takes {least} or more.")
     if views not in VIEWS:
         raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
-    smoother, waiting, pixels = Smoother(smooth), list[tuple[Frame, bool]](), list[Tensor]()
+    smoother, waiting, pixels = Smoother(smooth), list[tuple[Frame | None, tuple[int, float] | None]](), list[Tensor]()
 
-    def flush() -> Iterator[tuple[Frame, Answer | None]]:
+    def flush() -> Iterator[tuple[Frame | None, Answer | None]]:
         found = iter(probabilities(classifier, torch.stack(pixels), views) if pixels else ())
-        for frame, asked in waiting:
-            yield frame, _answer(classifier, name, frame, next(found), smoother, topk) if asked else None
+        for frame, place in waiting:
+            yield frame, _answer(classifier, name, *place, next(found), smoother, topk) if place else None
         waiting.clear()
         pixels.clear()
 
     for count, frame in enumerate(frames):
         asked = count % every == 0
+        kept = frame if whole else None
         if not asked and not waiting:
-            yield frame, None
+            yield kept, None
             continue
-        waiting.append((frame, asked))
+        waiting.append((kept, (frame.number, frame.time) if asked else None))
         if asked:
             pixels.append(classifier.preprocess.pixels(frame.picture))
         if len(pixels) == batch_size:
@@ -115,10 +117,12 @@ def answers(
     yield from flush()
 
 
-def _answer(classifier: Classifier, name: str, frame: Frame, found: Tensor, smoother: Smoother, topk: int) -> Answer:
-    smoothed = smoother(frame.time, found)
+def _answer(
+    classifier: Classifier, name: str, frame: int, time: float, found: Tensor, smoother: Smoother, topk: int
+) -> Answer:
+    smoothed = smoother(time, found)
     both = [ranked(classifier, one[None], topk)[0] for one in (found, smoothed)]
-    return Answer(name, frame.number, frame.time, *both)
+    return Answer(name, frame, time, *both)
 
 
 def write_table(path: Path, found: Iterable[Answer]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +66,22 @@ def is_live(name: str) -> bool:
     return name.startswith((CAMERA, *STREAMS))
 
 
+def named(names: Sequence[str]) -> list[str]:
+    """The moving pictures that are meant, patterns such as films/*.mp4 as what they match; AlexNetError where one is
+    not there."""
+    found = []
+    for name in names:
+        there = is_live(name) or os.path.exists(name)
+        several = [] if there or not glob.has_magic(name) else sorted(glob.glob(name, recursive=True))
+        if not there and not several:
+            raise AlexNetError(f"{name} does not exist; give a video, a folder of pictures, camera:0 or a stream.")
+        found += several or [name]
+    for name in found:
+        if not os.path.isdir(name):
+            package("av", "video", f"a moving picture ({name})")
+    return found
+
+
 def opened(name: str, rate: float = RATE) -> FrameReader:
     """The source of that name, opened; `rate` is that of a folder of pictures."""
     return Folder(name, rate) if os.path.isdir(name) else Video(name)
@@ -78,25 +95,30 @@ class Video:
         self.name, self.error, self.live = name, "", is_live(name)
         self.container, self.stream = _container(self.av, name)
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 0)
-        self.total = self.stream.frames or None
+        # A film that was cut without coding it anew counts frames in its header that its index leaves out.
+        entries, frames = len(self.stream.index_entries), self.stream.frames
+        self.total = (min(frames, entries) if entries else frames) if frames else None
         self.pixel = float(self.stream.codec_context.sample_aspect_ratio or 1)  # its width over its height
 
     def __iter__(self) -> Iterator[Frame]:
         self.stream.thread_type = "AUTO"
-        number, first = 0, None
+        number, packets, first = 0, 0, None
         try:
-            for frame in self.container.decode(self.stream):
-                at = frame.time if frame.time is not None else number / (self.rate or RATE)
-                first = at if first is None else first
-                yield Frame(number, max(0.0, at - first), _upright(frame, self.pixel))
-                number += 1
+            for packet in self.container.demux(self.stream):
+                packets += packet.size > 0
+                for frame in packet.decode():
+                    at = frame.time if frame.time is not None else number / (self.rate or RATE)
+                    first = at if first is None else first
+                    yield Frame(number, max(0.0, at - first), _upright(frame, self.pixel))
+                    number += 1
         except self.av.FFmpegError as error:
             self.error = f"cannot be decoded after {counted(number, 'frame')} ({_reason(self.av, error)})"
             if not number:
                 raise AlexNetError(f"{self.name} {self._broken(_reason(self.av, error))}") from None
         if not number:
             raise AlexNetError(f"{self.name} {self._broken('no frame in it')}")
-        if not self.error and self.total and number < self.total:
+        # Not by frames: some are only there so that others can be decoded.
+        if not self.error and self.total and packets < self.total:
             self.error = f"is cut short: it says that it has {counted(self.total, 'frame')}, and has {number:,}"
 
     def _broken(self, reason: str) -> str:
@@ -116,9 +138,8 @@ def _container(av: Any, name: str) -> tuple[Any, Any]:
         elif is_live(name):
             container = av.open(name, timeout=WAIT)
         else:
-            if not os.path.exists(name):
-                raise AlexNetError(f"{name} does not exist; give a video, a folder of pictures, camera:0 or a stream.")
-            container = av.open(name)
+            # FFmpeg takes what stands before a colon for a protocol.
+            container = av.open(os.path.abspath(name))
     except av.FFmpegError as error:
         if is_live(name):
             reason = _reason(av, error)
@@ -191,15 +212,18 @@ class Folder:
 class Newest:
     """A source of which only the newest frame is ever given, so that who looks never lags; `dropped` counts the others.
 
-    Frames of a file, which would come as fast as they can be decoded, come at their times.
+    Frames of a file, which would come as fast as they can be decoded, come at their times. It ends when `stopped` says
+    so, though its source is silent.
     """
 
-    def __init__(self, reader: FrameReader) -> None:
-        self.reader, self.dropped, self.read = reader, 0, 0
+    def __init__(self, reader: FrameReader, stopped: Callable[[], bool] = lambda: False) -> None:
+        self.reader, self.stopped, self.dropped, self.read = reader, stopped, 0, 0
         self.name, self.rate, self.total, self.live = reader.name, reader.rate, reader.total, True
         self._slot: Frame | None = None
         self._fault: BaseException | None = None
-        self._changed, self._ended, self._stopped = threading.Condition(), False, False
+        self._changed, self._stopped = threading.Condition(), False
+        self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+        self._ended = self._closed = False
 
     @property
     def error(self) -> str:
@@ -223,15 +247,16 @@ class Newest:
         with self._changed:
             self._ended = True
             self._changed.notify()
+            if self._closed:
+                self.reader.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        thread = threading.Thread(target=self._run, name="frames", daemon=True)
-        thread.start()
+        self._thread.start()
         try:
             while True:
                 with self._changed:
                     # In parts, so that Ctrl-C is heard.
-                    while self._slot is None and not self._ended:
+                    while self._slot is None and not self._ended and not self.stopped():
                         self._changed.wait(0.2)
                     frame, self._slot = self._slot, None
                 if frame is None:
@@ -240,9 +265,13 @@ class Newest:
         finally:
             with self._changed:
                 self._stopped = True
-            thread.join(2)
+            self._thread.join(2)
         if self._fault is not None:
             raise self._fault
 
     def close(self) -> None:
-        self.reader.close()
+        """Close the source; one that is silent, when it has sent something: FFmpeg is within it."""
+        with self._changed:
+            self._closed = True
+            if self._ended or not self._thread.is_alive():
+                self.reader.close()
