@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from alexnet.base import run_files
-from alexnet.reproduction import everything, measures, planning, results, running
+from alexnet.base.errors import AlexNetError
+from alexnet.reproduction import everything, measures, naming, planning, results, running
 from alexnet.reproduction.claims import CLAIMS
 from alexnet.reproduction.everything import Everything
 from two_claims import SETS, two_claims
@@ -84,6 +85,28 @@ def test_the_list_says_epochs_time_at_a_rate_and_where_the_minutes_end(alexnet, 
     assert "as in 2012, seed 0: alexnet64, 30 epochs of 100,000 pictures of tiny-imagenet" in out
 
 
+@pytest.mark.parametrize(("quick", "seeds"), [(False, 1), (False, 5), (True, 1), (True, 2), (True, 4)])
+def test_as_many_seeds_as_are_asked_for_are_planned_of_every_claim(quick, seeds):
+    parts = Everything(None, Path("nowhere"), seeds=seeds, quick=quick).parts()
+    most = {one.name: max((x.seeds for x in parts if x.claim is one), default=0) for one in CLAIMS.values()}
+    assert most == {one.name: seeds if seeds > 1 or one.kind != "ensemble" else 0 for one in CLAIMS.values()}
+
+
+def test_keys_that_a_claim_decides_itself_are_for_the_others():
+    sets = ("learning_rate=0.5", "dropout=0.25", "variant=alexnet64", "epochs=2")
+    work, told = Everything(None, Path("nowhere"), sets=sets), []
+    taken = {one.name: work.study(one, 1).sets for one in CLAIMS.values()}
+    assert taken.pop("relu-vs-tanh") == ("dropout=0.25", "epochs=2")
+    assert taken.pop("lrn-cifar") == taken.pop("cifar-18") == ("learning_rate=0.5", "dropout=0.25", "epochs=2")
+    assert taken.pop("dropout") == ("learning_rate=0.5", "variant=alexnet64", "epochs=2")
+    assert set(taken.values()) == {sets}
+    replace(work, say=told.append, sets=sets[:2]).left()
+    both = [("relu-vs-tanh", "learning_rate"), ("dropout", "dropout")]
+    assert told == [f"{name} decides {key} itself: --set is for the others" for name, key in both]
+    with pytest.raises(AlexNetError, match="decides seed of its networks itself"):
+        Everything(None, Path("nowhere"), sets=("seed=3",)).parts()
+
+
 class Clock:
     """A timer that goes off as soon as a network has its first checkpoint."""
 
@@ -147,11 +170,9 @@ def test_what_another_process_is_at_work_on_is_left_to_it(place, tmp_path, monke
     fcntl = pytest.importorskip("fcntl")
     import os
 
-    from alexnet.reproduction import running
-
     work = Everything(place, tmp_path, seeds=1, sets=SETS, device="cpu")
     study = work.study(CLAIMS["dropout"], 1)
-    folder = running._folder(tmp_path / "work", study.recipe(study.claim.arms[0], 0), study.data(), "", str)
+    folder = naming.folder_of_network(tmp_path / "work", study.recipe(study.claim.arms[0], 0), study.data(), "", str)
     folder.mkdir(parents=True)
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)

@@ -18,7 +18,7 @@ from alexnet.base import metrics
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import find_data
 from alexnet.inference.evaluation import evaluate
-from alexnet.reproduction import measures, results, running
+from alexnet.reproduction import measures, naming, results, running
 from alexnet.reproduction.claims import CLAIMS, TINY, Arm
 from alexnet.training.recipe import Recipe, resolve, to_toml
 from conftest import write_folders
@@ -124,27 +124,56 @@ def test_a_finished_network_is_found_when_recipes_get_a_key_and_under_the_name_t
     """The former names are those that were given when recipes had 44 keys."""
     data = find_data(write_folders(tmp_path / "d", 5))
     known = {
-        "alexnet32-552a4fb06d-0": resolve("cifar10"),
+        "alexnet32-552a4fb06d-0": resolve("cifar10", ["square=squash"]),
         "alexnet64-b6bc0ce8b3-2": resolve("tiny_imagenet", ["seed=2", "weights=x", "workers=3"]),
     }
     longer = make_dataclass("Longer", [("a_key", int, field(default=5))], bases=(Recipe,), frozen=True)
     for former, recipe in known.items():
         values = asdict(recipe)
-        name = running._name(recipe, data, "")
-        assert running._name(longer(**values), data, "") == name
-        assert running._former_name(longer(**values), data, "") == former
-        assert running._name(longer(**values, a_key=6), data, "") != name
-        assert running._name(replace(recipe, stop_error=0.5), data, "") != name
-        assert running._name(recipe, data, "what came before") != name
+        name = naming.name_of(recipe, data, "")
+        assert naming.name_of(longer(**values), data, "") == name
+        assert naming.former_name(longer(**values), data, "") == former
+        assert naming.name_of(longer(**values, a_key=6), data, "") != name
+        assert naming.name_of(replace(recipe, stop_error=0.5), data, "") != name
+        assert naming.name_of(replace(recipe, square="torchvision"), data, "") != name
+        assert naming.name_of(recipe, data, "what came before") != name
         work = tmp_path / recipe.variant
-        assert running._folder(work, recipe, data, "", str).name == name
+        assert naming.folder_of_network(work, recipe, data, "", str).name == name
         (work / former).mkdir(parents=True)
         (work / former / "recipe.toml").write_text(to_toml(recipe))
-        assert running._folder(work, recipe, data, "", str).name == former
+        assert naming.folder_of_network(work, recipe, data, "", str).name == former
         (work / former / "recipe.toml").write_text(to_toml(replace(recipe, momentum=0.8)))
         with pytest.raises(AlexNetError, match=r"was trained with momentum = 0\.8, now 0\.9 is meant; move it away"):
-            running._folder(work, recipe, data, "", str)
-    assert {one.name for one in fields(Recipe)} >= running.UNNAMED
+            naming.folder_of_network(work, recipe, data, "", str)
+    assert {one.name for one in fields(Recipe)} >= naming.UNNAMED
+
+
+def test_networks_that_were_trained_in_earnest_keep_their_names():
+    """The folders of results/work, of CIFAR-10 itself, and a seed beside them."""
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    data = SimpleNamespace(classes=names, splits={"train": range(50_000), "valid": range(10_000)})
+    study = running.Study(CLAIMS["cifar-18"], Path("x"), Path("y"), 2)
+    found = [naming.name_of(study.recipe(study.claim.arms[0], seed), data, "") for seed in (0, 1)]
+    assert found == ["cifar10_18-97fbd9d491-0", "cifar10_18-7c7d1f267d-1"]
+    assert (Path(__file__).parents[1] / "results/work" / found[0]).is_dir()
+
+
+def test_what_a_network_begins_from_is_in_its_name_or_was_seen_in_its_folder(tmp_path):
+    data = find_data(write_folders(tmp_path / "d", 5))
+    for one in CLAIMS.values():
+        study = running.Study(one, Path("x"), Path("y"), 1)
+        recipe = study.recipe(one.arms[-1], 0)
+        names = {naming.name_of(replace(recipe, square=how), data, "") for how in ("crop", "squash", "torchvision")}
+        assert len(names) == 3
+        assert naming.name_of(replace(recipe, square="squash"), data, "its weights") == naming.name_of(
+            recipe, data, "its weights"
+        )
+        folder = tmp_path / one.name / naming.name_of(recipe, data, "")
+        folder.mkdir(parents=True)
+        for key, other in (("weights", "tiny"), ("square", "torchvision")):
+            (folder / "recipe.toml").write_text(to_toml(replace(recipe, **{key: other})))
+            with pytest.raises(AlexNetError, match=f"was trained with {key} = '{other}', now '.*' is meant"):
+                naming.folder_of_network(tmp_path / one.name, recipe, data, "", str)
 
 
 @pytest.mark.parametrize(("rate", "names"), [("0.002", "others"), ("0.002", "the same"), ("1e30", "the same")])
@@ -179,7 +208,7 @@ def test_two_processes_share_networks_out(place, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     study = running.Study(CLAIMS["dropout"], place, tmp_path, 1, sets=(VARIANT, *SETS))
     arm = study.claim.arms[0]
-    folder = running._folder(tmp_path / "work", study.recipe(arm, 0), study.data(), "", str)
+    folder = naming.folder_of_network(tmp_path / "work", study.recipe(arm, 0), study.data(), "", str)
     with running._alone(folder), pytest.raises(running.Busy, match="another process is training"):
         study.trained(arm, 0)
     handle = os.open(folder, os.O_RDONLY)
@@ -336,12 +365,47 @@ def test_a_loss_that_becomes_infinite_is_a_sentence_or_a_rate_that_loses(place, 
         (["reproduce", "--quick"], "no claim was named; give one of"),
         (["reproduce", "--report", "x.md", "--out", "nothing"], "holds no results; run alexnet reproduce NAME"),
         (["reproduce", "towers", "--data", ".", "--set", "epoch=3"], "did you mean 'epochs'"),
-        (["reproduce", "lrn-cifar", "--data", ".", "--set", "variant=alexnet32"], "has networks of its own"),
     ],
 )
 def test_bad_input_is_one_sentence(refused, tmp_path, monkeypatch, words, sentence):
     monkeypatch.chdir(tmp_path)
     assert sentence in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "sentence"),
+    [
+        *((name, "seed=7", "decides seed of its networks itself (--seeds N takes 0 to N - 1)") for name in CLAIMS),
+        *((name, "weights=tiny", "decides weights of its networks itself (its networks begin") for name in CLAIMS),
+        (
+            "relu-vs-tanh",
+            "learning_rate=0.5",
+            "decides learning_rate of its networks itself; leave",
+        ),
+        ("relu-vs-tanh", "activation=tanh", "decides activation of its networks itself"),
+        ("relu-vs-tanh", "stop_error=0.5", "decides stop_error of its networks itself"),
+        ("dropout", "dropout=0", "decides dropout of its networks itself"),
+        ("crops-and-flips", "flips=false", "decides flips of its networks itself"),
+        ("colour-noise", "colour_noise=0", "decides colour_noise of its networks itself"),
+        ("pretrain", "class_weights=true", "decides class_weights of its networks itself"),
+        ("lrn-cifar", "variant=alexnet32", "decides variant of its networks itself"),
+        (
+            "filters",
+            "variant=alexnet64_half",
+            "is of two towers, which alexnet64_half does not have; give",
+        ),
+        ("filters", "variant=alexnet_owt", "is of two towers, which alexnet_owt does not have"),
+    ],
+)
+def test_what_a_claim_decides_itself_is_not_taken_from_a_set(refused, place, tmp_path, name, sets, sentence):
+    said = refused("reproduce", name, "--data", place, "--set", sets, "--out", tmp_path / "r")
+    assert f"the claim {name} {sentence}" in said
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("variant", ["alexnet2012", "alexnet64", "caffenet"])
+def test_filters_are_of_any_network_with_towers(variant):
+    assert running.Study(CLAIMS["filters"], Path("x"), Path("y"), 1, sets=(f"variant={variant}",))
 
 
 def test_a_study_that_ends_within_its_first_epoch_is_told_by_the_networks_it_has(alexnet, place, tmp_path):

@@ -56,7 +56,16 @@ class Claim:
     stated: float = 0.0  # the error that is stated for the first arm, in percent
     quick: tuple[int, int, int] = (3, 20, 100)
 
+    @property
+    def own(self) -> set[str]:
+        """Keys of recipes that the claim decides itself: they tell its networks apart, or are the same in all."""
+        keys = {"learning_rate"} if any(arm.rates for arm in self.arms) else set()
+        if not any(arm.recipe == "tiny_imagenet" for arm in self.arms):
+            keys.add("variant")
+        return keys.union(*(arm.sets for arm in self.arms), ALWAYS_OWN)
 
+
+ALWAYS_OWN = {"seed": "--seeds N takes 0 to N - 1", "weights": "its networks begin from random ones or from its own"}
 BASE = Arm("as in 2012", "tiny_imagenet")
 SCRATCH = {"crops": False, "flips": False, "weight_decay": 0.0, "drops": (), "bias_drops": (), "stop_error": 0.25}
 

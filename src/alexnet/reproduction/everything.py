@@ -22,7 +22,7 @@ from alexnet.base.errors import Interrupted
 from alexnet.base.text import counted
 from alexnet.data.layouts.registry import Data
 from alexnet.reproduction import planning, results
-from alexnet.reproduction.claims import Claim
+from alexnet.reproduction.claims import ALWAYS_OWN, Claim
 from alexnet.reproduction.measures import measure_claim
 from alexnet.reproduction.planning import StudyPart
 from alexnet.reproduction.running import WORK, Busy, Study
@@ -51,13 +51,17 @@ class Everything:
     made_at: float = field(default_factory=time.monotonic)
 
     def study(self, claim: Claim, seeds: int) -> Study:
-        """One that shares what others have read. `variant` is for the claims that have no networks of their own."""
-        own = not any(arm.recipe == "tiny_imagenet" for arm in claim.arms)
-        sets = tuple(one for one in self.sets if not (own and one.startswith("variant=")))
+        """One that shares what others have read, with the keys that the claim does not decide itself."""
+        left_out = self._decided(claim)
+        sets = tuple(one for one in self.sets if _key(one) not in left_out)
         place = self.place or Path()
         return Study(
             claim, place, self.out, seeds, self.quick, sets, self.device, self.say, self.quiet, self.found, self.known
         )
+
+    def _decided(self, claim: Claim) -> list[str]:
+        """Keys of `sets` that are for the other claims."""
+        return [key for key in map(_key, self.sets) if key in claim.own - ALWAYS_OWN.keys()]
 
     def parts(self) -> list[StudyPart]:
         """What there is to do, of the data given or else of whole sets."""
@@ -68,14 +72,15 @@ class Everything:
             whole = planning.PICTURES[name]
             return min(whole, claim.quick[1] * claim.quick[2]) if self.quick else whole
 
-        return planning.plan(
-            self.study, count, lambda claim: min(self.seeds or claim.seeds, planning.seeds_of(claim, self.quick))
-        )
+        return planning.plan(self.study, count, lambda claim: self.seeds or planning.seeds_of(claim, self.quick))
 
     def left(self, parts: list[StudyPart] | None = None) -> list[StudyPart]:
         """What is to do still, of all parts or of these."""
         whole = self.parts() if parts is None else parts
         left = [part for part in whole if not self._there(part)]
+        for claim in {part.claim.name: part.claim for part in whole}.values() if parts is None else ():
+            if decided := self._decided(claim):
+                self.say(f"{claim.name} decides {', '.join(decided)} itself: --set is for the others")
         if parts is None and len(left) < len(whole):
             self.say(f"{self.out} holds {len(whole) - len(left)} of {counted(len(whole), 'part')}")
         return left
@@ -189,3 +194,7 @@ class Everything:
 
 def _named(part: StudyPart) -> str:
     return f"{part.claim.name}, {part.seeds} seed{'s' * (part.seeds > 1)}"
+
+
+def _key(one: str) -> str:
+    return one.partition("=")[0].strip()

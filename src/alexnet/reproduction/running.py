@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -10,7 +9,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from alexnet.data.layouts.registry import Data, find_data
 from alexnet.inference.evaluation import opened
 from alexnet.inference.scoring import log_probabilities
 from alexnet.networks.variants import VARIANTS
-from alexnet.reproduction.claims import CIFAR, TINY, Arm, Claim
+from alexnet.reproduction.claims import ALWAYS_OWN, CIFAR, TINY, Arm, Claim
+from alexnet.reproduction.naming import MADE, folder_of_network, former_name, name_of
 from alexnet.training import recipe as recipes
 from alexnet.training.finetuning import recipe_for
 from alexnet.training.loop import train
@@ -42,22 +42,7 @@ PLACES = {  # what a data set's folder or archive may be called inside DIR
     TINY: ("tiny-imagenet", "tiny-imagenet-200", "tiny_imagenet", "imagenet"),
 }
 CLASSES = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}  # CIFAR-10's
-WORK, MADE, DIVERGED = "work", "made.json", "diverged"
-NAMED = [  # keys that were in every folder's name, until names came to be of departures alone
-    "variant", "channels", "stored", "input", "epochs", "max_steps", "batch_size", "seed", "learning_rate",
-    "bias_rate", "momentum", "weight_decay", "bias_decay", "label_smoothing", "schedule", "warmup",
-    "schedule_epochs", "drops", "drop_factor", "bias_drops", "conv1_slow", "conv1_frozen", "colour_noise_off",
-    "patience", "activation", "ties", "rate_below", "class_weights", "stop_after", "stop_error", "dropout", "crops",
-    "crop_area", "chunk", "flips", "colour_noise", "precision", "compile", "deterministic", "neighbours",
-]  # fmt: skip
-UNNAMED = {
-    "weights",
-    "workers",
-    "log_every",
-    "checkpoint_every",
-    "sinks",
-    "square",
-}  # keys in none; the data are squares
+WORK, DIVERGED = "work", "diverged"
 
 
 class Busy(AlexNetError):
@@ -81,6 +66,12 @@ class Study:
     known: dict[tuple[Any, ...], str] = field(default_factory=dict)  # their identities
 
     def __post_init__(self) -> None:
+        for key in recipes.parse_sets(self.sets):
+            if key in self.claim.own:
+                why = f" ({ALWAYS_OWN[key]})" if key in ALWAYS_OWN else ""
+                raise AlexNetError(
+                    f"the claim {self.claim.name} decides {key} of its networks itself{why}; leave --set {key}= out."
+                )
         for arm in self.claim.arms:
             self.recipe(arm, 0)  # what cannot be trained is said before anything is
 
@@ -111,8 +102,6 @@ class Study:
         """What an arm trains, from scratch."""
         chosen = recipes.resolve(arm.recipe)
         asked = recipes.parse_sets(self.sets)
-        if "variant" in asked and not any(one.recipe == "tiny_imagenet" for one in self.claim.arms):
-            raise AlexNetError(f"the claim {self.claim.name} has networks of its own; leave --set variant= out.")
         variant = asked.pop("variant", chosen.variant)
         values: dict[str, Any] = {"epochs": self.claim.quick[0]} if self.quick else {}
         values |= asked
@@ -127,13 +116,18 @@ class Study:
                     f"the claim {self.claim.name} needs {values['variant']}, which is no variant; give --set variant= "
                     f"{' or '.join(forms)}."
                 )
+            if self.claim.kind == "towers" and not _has_towers(values["variant"]):
+                raise AlexNetError(
+                    f"the claim {self.claim.name} is of two towers, which {values['variant']} does not have; give "
+                    "--set variant= a network that has them, for example alexnet64 or alexnet2012."
+                )
         if rate:
             values["learning_rate"] = rate
         return recipes.override(chosen, values)
 
     def made(self, recipe: Recipe, data: str) -> bool:
         """Whether that network, begun from random weights, is trained to its end or its loss became infinite."""
-        names = [name(recipe, self.data(data), "") for name in (_name, _former_name)]
+        names = [name(recipe, self.data(data), "") for name in (name_of, former_name)]
         return any((self.out / WORK / name / file).exists() for name in names for file in (MADE, DIVERGED))
 
     def trained(self, arm: Arm, seed: int, rate: float = 0.0, most: float = math.inf) -> Finished | None:
@@ -156,7 +150,7 @@ class Study:
 
     def _train(self, recipe: Recipe, name: str, arm: Arm, seed: int, origin: str) -> Finished | None:
         data = self.data(name)
-        folder = _folder(self.out / WORK, recipe, data, origin, lambda: self.identity(name))
+        folder = folder_of_network(self.out / WORK, recipe, data, origin, lambda: self.identity(name))
         finished = Finished(self.claim, arm, seed, recipe, data, folder, self.quick, self.device)
         if finished.whole:
             return finished
@@ -288,6 +282,10 @@ def part(data: Data, classes: int, per_class: int) -> Data:
     return replace(data, classes=[data.classes[i] for i in kept], splits=splits)
 
 
+def _has_towers(variant: str) -> bool:
+    return any(getattr(layer, "groups", 1) == 2 for layer in VARIANTS[variant].layers)
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Nobody else trains in `folder` meanwhile, so that several processes can share the networks out; else Busy.
@@ -314,61 +312,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _folder(work: Path, recipe: Recipe, data: Data, origin: str, known: Callable[[], str]) -> Path:
-    """Where that network is, or will be: under the name of today, or under the one that names once had.
-
-    A folder whose recipe is another all the same, as after a default was changed, is refused, and so is one of as many
-    other pictures of the same classes; `known` gives the identity of these. (Until 28 November 2026 made.json did not
-    say what pictures it was of.)
-    """
-    names = [_name(recipe, data, origin), _former_name(recipe, data, origin)]
-    folder = next((work / name for name in names if (work / name / run_files.RECIPE).exists()), work / names[0])
-    file = folder / run_files.RECIPE
-    if file.exists():
-        recorded, asked = asdict(recipes.from_toml(file.read_text("utf-8"), str(file))), asdict(recipe)
-        for key in asked.keys() & recorded.keys() - UNNAMED:
-            if asked[key] != recorded[key]:
-                raise AlexNetError(
-                    f"{folder} was trained with {key} = {recorded[key]}, now {asked[key]} is meant; move it away, or "
-                    "give another --out."
-                )
-    made = folder / MADE
-    was = json.loads(made.read_text("utf-8")).get("identity") if made.exists() else None
-    if was and was != known():
-        raise AlexNetError(
-            f"{folder} was trained on other pictures than those of {data.path}, though on as many of the same classes, "
-            "or on the same in another order; move it away, or give another --out."
-        )
-    return folder
-
-
-def _name(recipe: Recipe, data: Data, origin: str) -> str:
-    """A folder's name from all that decides the run: the recipe's departures from its defaults, so that a new key
-    leaves the names of finished runs as they are; data by classes and numbers; and what came before."""
-    values = asdict(recipe)
-    departures = {
-        one.name: values[one.name]
-        for one in sorted(fields(recipe), key=lambda one: one.name)
-        if one.name not in UNNAMED and values[one.name] != one.default
-    }
-    return _hashed(recipe, departures, data, origin)
-
-
-def _former_name(recipe: Recipe, data: Data, origin: str) -> str:
-    """The name until 26 November 2026: of the keys NAMED, whatever their values, and of others that depart."""
-    values = asdict(recipe)
-    later = {one.name: one.default for one in fields(recipe) if one.name not in UNNAMED.union(NAMED)}
-    kept = {key: values[key] for key in NAMED if key in values}
-    kept |= {key: values[key] for key in sorted(later) if values[key] != later[key]}
-    return _hashed(recipe, kept, data, origin)
-
-
-def _hashed(recipe: Recipe, kept: dict[str, Any], data: Data, origin: str) -> str:
-    facts = [kept, data.classes, {name: len(split) for name, split in data.splits.items()}, origin]
-    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
-    return f"{recipe.variant}-{digest}-{recipe.seed}"
 
 
 def versions() -> dict[str, str]:
