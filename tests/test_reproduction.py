@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from alexnet.base import metrics
 from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import find_data
 from alexnet.inference.evaluation import evaluate
-from alexnet.reproduction import measures, naming, results, running
+from alexnet.reproduction import measures, naming, planning, results, running
 from alexnet.reproduction.claims import CLAIMS, TINY, Arm
 from alexnet.training.recipe import Recipe, resolve, to_toml
 from conftest import write_folders
@@ -190,6 +191,7 @@ def test_what_was_trained_on_as_many_other_pictures_is_not_taken_for_a_network_o
     words = ["reproduce", "cifar-18", "--seeds", "1", "--out", tmp_path / "r"]
     words += [*options("epochs=1", f"learning_rate={rate}"), "--data"]
     status, _, _ = alexnet(*words, tmp_path / "these")
+    shutil.rmtree(tmp_path / "r/cifar-18", ignore_errors=True)  # the result, and not the network
     said = refused(*words, tmp_path / "others")
     assert f"was trained on other pictures than those of {tmp_path / 'others' / 'cifar10'}, though on as many" in said
     (tmp_path / "these").rename(tmp_path / "moved")
@@ -200,6 +202,7 @@ def test_what_was_trained_on_as_many_other_pictures_is_not_taken_for_a_network_o
     facts = json.loads(made.read_text())
     del facts["identity"]  # as of runs that did not say
     made.write_text(json.dumps(facts))
+    shutil.rmtree(tmp_path / "r/cifar-18", ignore_errors=True)
     assert alexnet(*words, tmp_path / "others")[0] == status
 
 
@@ -406,6 +409,116 @@ def test_what_a_claim_decides_itself_is_not_taken_from_a_set(refused, place, tmp
 @pytest.mark.parametrize("variant", ["alexnet2012", "alexnet64", "caffenet"])
 def test_filters_are_of_any_network_with_towers(variant):
     assert running.Study(CLAIMS["filters"], Path("x"), Path("y"), 1, sets=(f"variant={variant}",))
+
+
+def a_result(out: Path, name: str, **changes: object) -> Path:
+    """A result of that claim as the command leaves it, and of no network."""
+    one = {"name": "x, top-1", "unit": "points", "mean": 1.0, "low": 0.5, "high": 1.5, "seeds": 2, "pictures": 12}
+    facts = {"claim": name, "quick": False, "verdict": "reproduced", "seeds": 2, "sets": ["epochs=1"], "notes": []}
+    facts |= {"comparisons": [one | {"verdict": "reproduced"}], **changes}
+    (folder := out / name).mkdir(parents=True)
+    (folder / results.RESULT).write_text(json.dumps(facts))
+    (folder / results.RUNS).write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "seeds", "sentence"),
+    [
+        ({}, "1", "holds a result of 2 seeds with --set epochs=1, and 1 seed with --set epochs=1 was asked for; give"),
+        ({"sets": []}, "2", "holds a result of 2 seeds with no --set, and 2 seeds with --set epochs=1 was asked for"),
+        ({"sets": ["epochs=2"]}, "3", "holds a result of 2 seeds with --set epochs=2, and 3 seeds with --set epochs=1"),
+        ({"identity": "others"}, "2", "holds a result of other pictures than those of"),
+        ({"identity": "others"}, "3", "holds a result of other pictures than those of"),
+        (None, "3", "holds README.md and no result.json, so it is no result of a claim; move it away, or give another"),
+    ],
+)
+def test_a_result_is_replaced_by_no_other_and_that_is_said_before_training(
+    refused, place, tmp_path, monkeypatch, every, changes, seeds, sentence
+):
+    if every and changes == {}:
+        return  # with --all it is there already
+    monkeypatch.setattr(planning, "CLAIMS", {"dropout": CLAIMS["dropout"]})
+    folder = a_result(tmp_path, "dropout", **changes or {})
+    if changes is None:
+        (folder / results.RESULT).rename(folder / results.PAGE)
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    words = ["--all" if every else "dropout", "--data", place, "--seeds", seeds, "--set", "epochs=1"]
+    said = refused("reproduce", *words, "--out", tmp_path)
+    assert f"{folder} {sentence}" in said.replace(f"{results.RUNS} and no", f"{results.PAGE} and no")
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_result_makes_room_for_more_seeds_of_the_same_keys_in_any_order(place, tmp_path):
+    sets = ("epochs=1", "momentum=0.8")
+    a_result(tmp_path, "dropout", sets=list(sets))
+    for seeds in (2, 3):
+        results.refuse_to_replace(running.Study(CLAIMS["dropout"], place, tmp_path, seeds, sets=sets[::-1]))
+
+
+@pytest.mark.parametrize("words", [[], ["--report", "page.md"], ["dropout"], ["--all"]])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "3", '{"claim": "dropout"}', "no comparison", "an empty comparison", "unknown verdict"]
+)
+def test_a_damaged_result_is_a_sentence(refused, place, tmp_path, monkeypatch, words, text):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(planning, "CLAIMS", {"dropout": CLAIMS["dropout"]})
+    changes = {"no comparison": {"comparisons": []}, "an empty comparison": {"comparisons": [{}]}}
+    name = "init-and-bias" if text == "unknown verdict" else "dropout"
+    folder = a_result(Path("r"), name, **changes.get(text, {}), **({"verdict": "?"} if name != "dropout" else {}))
+    if text in ("", "[]", "3") or text.startswith("{"):
+        (folder / results.RESULT).write_text(text)
+    if name != "dropout" and words[:1] != ["--report"]:
+        return  # its verdict is said as it stands
+    data = ["--data", place] if words in (["dropout"], ["--all"]) else []
+    said = refused("reproduce", *words, *data, "--out", "r")
+    assert f"{folder} holds a damaged result (" in said
+    assert f"delete it and run alexnet reproduce {name} anew" in said
+    assert not Path("r/work").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "file", "sentence"),
+    [
+        ("", "notes.txt", "--report was given notes.txt; it writes .md"),
+        ("", "none/notes.md", "--report none/notes.md: there is no folder none"),
+        ("notes.md", "notes.md", "--report notes.md exists already; give another name"),
+        ("notes.png", "notes.md", "--report notes.md: notes.png exists already; give another name"),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["dropout"], ["--all"], ["--list"]])
+def test_a_report_that_cannot_be_or_would_replace_another_file_is_refused_before_any_work(
+    refused, place, tmp_path, monkeypatch, there, file, sentence, words
+):
+    monkeypatch.chdir(tmp_path)
+    a_result(Path("r"), "dropout")
+    if there:
+        Path(there).write_text("mine")
+    data = ["--data", place] if words in (["dropout"], ["--all"]) else []
+    assert sentence in refused("reproduce", *words, *data, "--report", file, "--out", "r")
+    assert not there or Path(there).read_text() == "mine"
+    assert not Path("r/work").exists()
+
+
+def test_a_report_is_made_anew_and_told_as_json(alexnet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a_result(Path("r"), "dropout")
+    for _ in range(2):
+        status, out, _ = alexnet("reproduce", "--report", "page.md", "--out", "r", "--json")
+        assert status == 0
+        assert json.loads(out.splitlines()[-1]) == {"report": "page.md", "results": 1}
+    assert Path("page.md").read_text().startswith("# The paper's claims")
+
+
+def test_a_page_says_the_versions_of_all_its_networks(tmp_path):
+    keys = ("arm", "variant", "images", "classes", "data", "seed", "epochs", "views", "top1_error", "top5_error")
+    line = dict.fromkeys((*keys, "seconds"), 1)
+    line |= {"device": "cpu", "commit": "c"}
+    lines = [line | {"versions": {"alexnet": "0.2.0", "torch": torch}} for torch in ("2.15", "2.11", "2.15")]
+    facts = json.loads((a_result(tmp_path, "dropout") / results.RESULT).read_text())
+    assert "; alexnet 0.2.0, torch 2.11 and alexnet 0.2.0, torch 2.15; commit c." in results.page(facts, lines, "f.png")
 
 
 def test_a_study_that_ends_within_its_first_epoch_is_told_by_the_networks_it_has(alexnet, place, tmp_path):

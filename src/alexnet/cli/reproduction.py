@@ -57,7 +57,15 @@ def reproduce(
     from alexnet.reproduction.claims import CLAIMS, claim
 
     output = Output(as_json)
+    if report:
+        results.check_report(Path(report))
     if everything or listed:
+        if listed and (together != 1 or device != "auto"):
+            raise AlexNetError(
+                "--together and --device are for what is trained, and --list trains nothing; leave them out."
+            )
+        if rate and not listed:
+            raise AlexNetError("--rate is of --list; add it, or leave --rate out.")
         if name is not None:
             raise AlexNetError(f"--{'all' if everything else 'list'} is of all claims; leave {name} out.")
         if data is None and not listed:
@@ -74,7 +82,9 @@ def reproduce(
         if data is not None or seeds or quick or sets:
             raise AlexNetError(f"no claim was named; give one of {', '.join(CLAIMS)}.")
         if report:
-            output.say(f"{report}: {results.report(Path(out), Path(report))} results")
+            count = results.report(Path(out), Path(report))
+            output.say(f"{report}: {count} results")
+            output.end({"report": report, "results": count})
         else:
             _list(output, Path(out))
         return 0
@@ -100,6 +110,7 @@ def _one(
 
     count = seeds or seeds_of(chosen, quick)
     study = Study(chosen, data, out, count, quick, sets, device, output.say, quiet=False)
+    results.refuse_to_replace(study)
     output.say(f"{chosen.name} ({chosen.section}): {chosen.text}")
     outcome = measure_claim(study)
     facts = results.write(study, outcome)

@@ -88,6 +88,8 @@ class Everything:
     def run(self) -> dict[str, Any]:
         """Train, compare and write results; what was done, as facts."""
         missing, done = self.left(), []
+        for last in {part.claim.name: part for part in missing}.values():
+            results.refuse_to_replace(self.study(last.claim, last.seeds), fewer=True)
         with self._others(list(missing)), self._deadline():
             while missing and not self.over.is_set():  # which a network may have outlived by its last step
                 part = next((one for one in missing if self._done(one)), None)
@@ -114,8 +116,7 @@ class Everything:
             return False
         folder, held = results.folder_of(self.out, part.claim.name, self.quick), self._held(part)
         if held and held["seeds"] > part.seeds:
-            others = f"{held['seeds']} seeds, by other keys or of other data"
-            self.say(f"{folder} holds {others}: it stays until there are as many of these")
+            self.say(f"{folder} holds {held['seeds']} seeds: it stays until there are as many of these")
             return True
         for one in results.write(study, outcome)["comparisons"]:
             self.say(f"{_named(part)}: {one['name']}: {results.ours(one)}: {one['verdict']}")
@@ -127,7 +128,7 @@ class Everything:
     def _there(self, part: StudyPart) -> bool:
         """Whether results hold as many seeds of it, made with the same keys of the same data."""
         held, study = self._held(part), self.study(part.claim, part.seeds)
-        if held is None or held["sets"] != list(study.sets) or held["seeds"] < part.seeds:
+        if held is None or sorted(held["sets"]) != sorted(study.sets) or held["seeds"] < part.seeds:
             return False
         return self.place is None or held.get("identity") == study.identity()
 

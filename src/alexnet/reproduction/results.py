@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import write_all, write_bytes
+from alexnet.base.files import check_new, hold, write_all, write_bytes
 from alexnet.base.text import counted
 from alexnet.reproduction import figures, overview
 from alexnet.reproduction.claims import CLAIMS, Claim
@@ -21,6 +21,7 @@ from alexnet.reproduction.measures import Outcome
 from alexnet.reproduction.running import Study
 
 RUNS, RESULT, FIGURE, PAGE = "runs.jsonl", "result.json", "figure.png", "README.md"
+FACTS = {"claim", "quick", "verdict", "seeds", "sets", "notes", "comparisons"}  # that every result has
 
 
 def folder_of(out: Path, name: str, quick: bool) -> Path:
@@ -28,8 +29,41 @@ def folder_of(out: Path, name: str, quick: bool) -> Path:
     return out / (f"{name}-quick" if quick else name)
 
 
+def refuse_to_replace(study: Study, fewer: bool = False) -> None:
+    """An error where what a study would write is there already, of other keys, of other data, or of more seeds.
+
+    With `fewer`, more seeds may be there.
+    """
+    folder = folder_of(study.out, study.claim.name, study.quick)
+    held = read(folder, study.claim)
+    if held is None:
+        for name in (RUNS, FIGURE, PAGE):
+            if (folder / name).exists():
+                raise AlexNetError(
+                    f"{folder} holds {name} and no {RESULT}, so it is no result of a claim; move it away, or give "
+                    "another --out."
+                )
+        return
+    sets = list(study.sets)
+    if sorted(held["sets"]) != sorted(sets) or (held["seeds"] > study.seeds and not fewer):
+        raise AlexNetError(
+            f"{folder} holds a result of {_asked(held['seeds'], held['sets'])}, and {_asked(study.seeds, sets)} was "
+            "asked for; give another --out, or delete it."
+        )
+    if held.get("identity") not in (None, study.identity()):  # older results do not say
+        raise AlexNetError(
+            f"{folder} holds a result of other pictures than those of {study.data().path}; give another --out, or "
+            "delete it."
+        )
+
+
+def _asked(seeds: int, sets: list[str]) -> str:
+    return f"{counted(seeds, 'seed')} with {' '.join(f'--set {one}' for one in sets) or 'no --set'}"
+
+
 def write(study: Study, outcome: Outcome) -> dict[str, Any]:
-    """Write everything; gives the contents of result.json."""
+    """Write everything, unless another result is there; gives the contents of result.json."""
+    refuse_to_replace(study)
     claim, folder = study.claim, folder_of(study.out, study.claim.name, study.quick)
     folder.mkdir(parents=True, exist_ok=True)
     views = sorted({1, claim.views})
@@ -130,11 +164,11 @@ def page(facts: dict[str, Any], lines: list[dict[str, Any]], figure: str) -> str
         )
     devices = sorted({line["device"] for line in lines})
     commits = sorted({str(line["commit"]) for line in lines})
-    versions = lines[0]["versions"] if lines else {}
+    versions = sorted({", ".join(f"{name} {one}" for name, one in line["versions"].items()) for line in lines})
     text += [
         "",
         f"`alexnet reproduce {claim.name} --data DIR --seeds {facts['seeds']}{quick}{sets}`; {', '.join(devices)}; "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; commit {', '.join(commits)}.",
+        f"{' and '.join(versions)}; commit {', '.join(commits)}.",
         "",
     ]
     return "\n".join(text)
@@ -150,22 +184,25 @@ def found(out: Path) -> Iterable[tuple[Claim, dict[str, Any], list[dict[str, Any
                 continue
             with _whole(folder, claim):
                 lines = [json.loads(line) for line in (folder / RUNS).read_text("utf-8").splitlines()]
-            yield claim, judged(claim, facts), lines, folder
+            yield claim, facts, lines, folder
 
 
 def read(folder: Path, claim: Claim) -> dict[str, Any] | None:
-    """What its result.json says; None where there is none."""
+    """What its result.json says, with the verdicts of today's rules; None where there is none."""
     if not (folder / RESULT).exists():
         return None
     with _whole(folder, claim):
-        return json.loads((folder / RESULT).read_text("utf-8"))
+        facts = json.loads((folder / RESULT).read_text("utf-8"))
+        if missing := FACTS - set(facts):
+            raise ValueError(f"it does not say {', '.join(sorted(missing))}")
+        return judged(claim, facts)
 
 
 @contextmanager
 def _whole(folder: Path, claim: Claim) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlexNetError(
             f"{folder} holds a damaged result ({error}); delete it and run alexnet reproduce {claim.name} anew."
         ) from None
@@ -186,8 +223,19 @@ def judged(claim: Claim, facts: dict[str, Any]) -> dict[str, Any]:
     return facts | {"comparisons": told, "verdict": together([one["verdict"] for one in told])}
 
 
+def check_report(file: Path) -> None:
+    """Refuse, before any work, a page that could not be written, or that would replace what `report` has not made."""
+    picture, title = file.with_suffix(".png"), HEAD.partition("\n")[0].encode()
+    if file.suffix == ".md" and file.is_file() and file.read_bytes().startswith(title):  # its own, and so is its figure
+        hold("--report", file)
+        hold("--report", picture)
+    else:
+        check_new("--report", file, [".md"], [picture])
+
+
 def report(out: Path, file: Path) -> int:
     """Write one page of all results in `out`, its figure beside it, and each result's own page anew; their number."""
+    check_report(file)
     rows, parts, shown = [], [], []
     for claim, facts, lines, folder in found(out):
         quick = facts["quick"]
@@ -195,8 +243,10 @@ def report(out: Path, file: Path) -> int:
         anchor = f"{claim.name} ({claim.section}){', quick' if quick else ''}"
         rows.append(f"| {anchor} | {claim.paper} | {said} | {'quick: ' if quick else ''}{facts['verdict']} |")
         shown.append((claim, facts))
-        write_bytes(folder / PAGE, page(facts, lines, FIGURE).encode())
-        parts.append(page(facts, lines, os.path.relpath(folder / FIGURE, file.parent)))
+        with _whole(folder, claim):
+            own, part = (page(facts, lines, at) for at in (FIGURE, os.path.relpath(folder / FIGURE, file.parent)))
+        write_bytes(folder / PAGE, own.encode())
+        parts.append(part)
     if not rows:
         raise AlexNetError(f"--out {out} holds no results; run alexnet reproduce NAME --data DIR first.")
     picture = file.with_suffix(".png")
