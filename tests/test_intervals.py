@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,6 +61,56 @@ def test_a_verdict_is_which_side_of_nothing_the_interval_is_on_and_whether_the_p
     low, high, paper, said
 ):
     assert intervals.verdict(intervals.Interval(0, low, high, 3, 10), 0.0, paper) == said
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(1.2, 2.8, "reproduced"), (0.5, 1.0, "reproduced"), (0.1, 0.9, "weaker"), (-1, 3, "not distinguishable")],
+)
+def test_over_a_point_is_met_by_any_more(low, high, said):
+    assert CLAIMS["colour-noise"].over
+    assert intervals.verdict(intervals.Interval(2, low, high, 3, 10), 0.0, 1.0, over=True) == said
+    one = {"name": "without colour noise, top-1", "unit": "points", "mean": 2, "low": low, "high": high}
+    facts = {"seeds": 3, "comparisons": [one | {"seeds": 3, "pictures": 10}]}
+    assert results.judged(CLAIMS["colour-noise"], facts)["verdict"] == said
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "said"),
+    [
+        (18.2, 17.44, 18.96, "reproduced"),  # results/cifar-18
+        (17, 16, 18, "reproduced"), (12, 11, 13, "reproduced"), (18.3, 18.1, 18.5, "reproduced"),
+        (18.9, 17.9, 19.9, "reproduced"), (19.1, 17.9, 20.3, "not distinguishable"),
+        (18.6, 18.2, 19, "not distinguishable"), (32.5, 0.7, 64.3, "not distinguishable"),
+        (19, 18.6, 19.4, "opposite"), (30, 29, 31, "opposite"),
+    ],
+)  # fmt: skip
+def test_a_stated_error_is_met_where_the_interval_is_below_it_or_holds_it_closely(mean, low, high, said):
+    interval = intervals.Interval(mean, low, high, 2, 10)
+    assert intervals.met(interval, 18.0) == said
+    one = {"name": "top-1 error, stated 18 %", "unit": "%", "mean": mean, "low": low, "high": high}
+    facts = {"seeds": 2, "comparisons": [one | {"seeds": 2, "pictures": 10, "verdict": "reproduced"}], "notes": []}
+    facts = results.judged(CLAIMS["cifar-18"], facts)
+    assert facts["verdict"] == facts["comparisons"][0]["verdict"] == said
+    words = {"reproduced": "is met", "opposite": "is missed", "not distinguishable": "cannot tell whether"}
+    assert words[said] in results.meaning(CLAIMS["cifar-18"], facts)
+
+
+def test_two_seeds_far_above_a_stated_error_and_apart_do_not_meet_it():
+    wrong = np.zeros((2, 2000))
+    wrong[0, :600] = wrong[1, :700] = 100
+    interval = intervals.paired(wrong)
+    assert interval.low < 18 < interval.high
+    assert intervals.met(interval, 18.0) == "not distinguishable"
+
+
+def test_an_ensemble_is_set_against_the_papers_figure_where_it_is_of_as_many():
+    assert [CLAIMS["ensemble"].compared(seeds)[0] for seeds in (2, 3, 4, 5, 6)] == [None, None, None, 2.6, None]
+    assert CLAIMS["lrn"].compared(1) == (1.4, 1.2)
+    one = {"name": "one network against 3, top-1", "unit": "points", "mean": 1, "low": 0.5, "high": 1.5, "pictures": 9}
+    for seeds, said in ((3, "reproduced"), (5, "weaker")):
+        facts = {"seeds": seeds, "comparisons": [one | {"seeds": seeds}]}
+        assert results.judged(CLAIMS["ensemble"], facts)["verdict"] == said
 
 
 def test_several_comparisons_are_as_good_as_their_worst():
@@ -118,3 +170,83 @@ def test_a_bound_from_below_is_drawn_from_its_lower_end_to_beyond_the_mean():
     bar = next(line for line in axes.lines if line.get_marker() == ">")
     assert bar.get_xdata()[0] == 2.1
     assert 2.2 < bar.get_xdata()[1] < axes.get_xlim()[1]
+
+
+def study(name: str, trained, seeds: int = 1, classes: int = 10) -> SimpleNamespace:
+    """One that trains nothing: `trained(arm, seed)` is what each network came to."""
+    return SimpleNamespace(
+        claim=CLAIMS[name], seeds=seeds, data=lambda: SimpleNamespace(classes=range(classes)),
+        trained=lambda arm, seed, *rates: trained(arm, seed),
+    )  # fmt: skip
+
+
+def sooner(arm, seed):
+    errors = [0.5, 0.2] if arm.name == "ReLU" else [0.5, 0.4, 0.3, 0.2]
+    return SimpleNamespace(seed=seed, epochs=[{"epoch": n, "train_top1_error": e} for n, e in enumerate(errors, 1)])
+
+
+def test_one_seed_that_is_sooner_has_no_interval_and_is_no_bound():
+    (found,) = measures.measure_claim(study("relu-vs-tanh", sooner)).comparisons
+    assert (found.interval.low, found.interval.high) == (-math.inf, math.inf)
+    assert found.verdict == "not distinguishable"
+    (found,) = measures.measure_claim(study("relu-vs-tanh", sooner, 3)).comparisons
+    assert found.interval.low == pytest.approx(found.interval.mean)
+
+
+@pytest.mark.parametrize("wild", [("tanh",), ("ReLU",), ("tanh", "ReLU")])
+def test_networks_whose_loss_became_infinite_are_left_out_of_the_figure(wild):
+    outcome = measures.measure_claim(study("relu-vs-tanh", lambda arm, n: None if arm.name in wild else sooner(arm, n)))
+    assert {name for name, several in outcome.runs.items() if not several} == set(wild)
+    assert outcome.verdict == "not distinguishable"
+    figures.save_figure(outcome, "relu-vs-tanh", file := io.BytesIO())
+    assert file.getvalue().startswith(b"\x89PNG")
+
+
+def untrained(arm, seed):
+    raise AssertionError("it was trained")
+
+
+def test_an_ensemble_of_one_network_is_refused_before_it_is_trained():
+    with pytest.raises(AlexNetError, match="takes two networks or more: give --seeds 2 or more"):
+        measures.measure_claim(study("ensemble", untrained))
+
+
+def test_a_start_that_ends_within_its_first_epoch_is_a_sentence():
+    with pytest.raises(
+        AlexNetError, match="ended within its first epoch, so its training loss is not known; give a high"
+    ):
+        measures.measure_claim(study("init-and-bias", lambda arm, seed: SimpleNamespace(epochs=[])))
+
+
+@pytest.mark.parametrize(("below", "flat"), [(0.5, False), (0.03, True), (0.0, True), (-0.2, True)])
+def test_a_loss_that_is_not_below_guessing_by_2_percent_is_flat(below, flat):
+    line = {"train_loss": math.log(10) - below}
+    outcome = measures.measure_claim(study("init-and-bias", lambda arm, seed: SimpleNamespace(epochs=[line])))
+    assert [one.verdict == "reproduced" for one in outcome.comparisons] == [not flat, flat, not flat]
+    assert "a loss that is not below it by 2 % counts as flat" in outcome.notes[0]
+
+
+def test_neighbours_are_asked_of_every_seed(monkeypatch):
+    shares = {"fc7": [[0.2, 0.4], [0.6, 0.8]], "pixels": [[0.0, 0.2], [0.2, 0.4]]}
+
+    def seen(seed, data):
+        own = {name: np.array(both[seed]) for name, both in shares.items()}
+        return measures.Neighbourhood(np.full((2, 3), seed), torch.tensor([0, 1]), torch.full((2, 5), seed), own)
+
+    monkeypatch.setattr(measures, "neighbourhood", lambda classifier, data: seen(classifier.seed, data))
+    preprocess = SimpleNamespace(shape=(3, 1, 1))
+    monkeypatch.setattr(measures, "load_classifier", lambda at, device: SimpleNamespace(seed=at, preprocess=preprocess))
+    two = SimpleNamespace(classes=range(2))
+    one = study("retrieval", lambda arm, seed: SimpleNamespace(seed=seed, folder=seed, data=two), 2)
+    outcome = measures.measure_claim(one)
+    (found,) = outcome.comparisons
+    assert (found.interval.mean, found.interval.seeds, found.interval.pictures) == (pytest.approx(30), 2, 2)
+    assert outcome.notes == ["Precision at 5: fc7 50.0 %, pixels 20.0 %; chance is 50.0 %."]
+    assert outcome.extra["rows"].unique().tolist() == [0]  # the figure is the first seed's
+
+
+@pytest.mark.parametrize(("classes", "why"), [(1000, "ten views, and this of one"), (200, "other data")])
+def test_headline_says_why_the_papers_figure_is_not_compared(classes, why):
+    run = SimpleNamespace(right=lambda views: np.ones((2, 9), bool))
+    outcome = measures.measure_claim(study("headline", lambda arm, seed: run, classes=classes))
+    assert outcome.notes == [f"The paper's figure is of {why}, so nothing is compared: this is the error to know."]

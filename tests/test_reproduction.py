@@ -276,7 +276,7 @@ def test_each_kind_of_claim_runs_to_its_end(alexnet, place, tmp_path, name):
     words = ["reproduce", name, "--data", place, "--seeds", seeds, "--out", tmp_path, "--json", *sets]
     status, out, err = alexnet(*words)
     assert status == 0, err
-    assert json.loads(out.splitlines()[-1])["comparisons"]
+    assert {one["seeds"] for one in json.loads(out.splitlines()[-1])["comparisons"]} == {int(seeds)}
     for file in (results.RUNS, results.RESULT, results.FIGURE, results.PAGE):
         assert (tmp_path / name / file).stat().st_size > 100
 

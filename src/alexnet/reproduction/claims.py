@@ -53,8 +53,13 @@ class Claim:
     views: int = 1
     seeds: int = 3
     figures: tuple[float | None, float | None] = (None, None)
+    over: bool = False  # whether the paper says that, or more
     stated: float = 0.0  # the error that is stated for the first arm, in percent
     quick: tuple[int, int, int] = (3, 20, 100)
+
+    def compared(self, seeds: int) -> tuple[float | None, float | None]:
+        """The figures that so many seeds are set against: an ensemble's are of as many networks as the paper's."""
+        return self.figures if self.kind != "ensemble" or seeds == self.seeds else (None, None)
 
     @property
     def own(self) -> set[str]:
@@ -137,7 +142,7 @@ CLAIMS = {
             "§3.2",
             "Two towers are better than one of half the width.",
             "Both are trained alike, and their answers are compared picture by picture.",
-            "1.7 points top-1, 1.2 top-5 (ILSVRC-2010)",
+            "1.7 points top-1, 1.2 top-5 (ILSVRC-2010, ten views; ours one)",
             "errors",
             TINY,
             (BASE, _without("one tower of half the width", "_half")),
@@ -148,7 +153,7 @@ CLAIMS = {
             "§3.3",
             "Response normalisation lowers the error.",
             "The same network is trained with and without it, and answers are compared picture by picture.",
-            "1.4 points top-1, 1.2 top-5",
+            "1.4 points top-1, 1.2 top-5 (ten views; ours one)",
             "errors",
             TINY,
             (BASE, _without("without LRN", "_nonorm")),
@@ -160,7 +165,7 @@ CLAIMS = {
             "Overlapping pooling lowers the error.",
             "Windows of 3 by 3 every 2 pixels are set against 2 by 2 every 2, and answers are compared picture by "
             "picture.",
-            "0.4 points top-1, 0.3 top-5",
+            "0.4 points top-1, 0.3 top-5 (ten views; ours one)",
             "errors",
             TINY,
             (BASE, _without("without overlap", "_nonoverlap")),
@@ -186,12 +191,14 @@ CLAIMS = {
             TINY,
             (BASE, _without("without colour noise", colour_noise=0.0)),
             figures=(1.0, None),
+            over=True,
         ),
         Claim(
             "dropout",
             "§4.2",
             "Without dropout the network overfits; with it training takes about twice the iterations.",
-            "The network is trained with and without dropout in fc6 and fc7 for as many epochs.",
+            "The network is trained with and without dropout in fc6 and fc7 for as many epochs; how many each takes is "
+            "not tested.",
             "substantial overfitting without",
             "errors",
             TINY,
@@ -271,7 +278,7 @@ CLAIMS = {
             "§6.1, Fig. 4",
             "Pictures whose fc7 features are near by Euclidean distance are alike, which pixels are not.",
             "Each validation picture is asked among all others, and the share of its five nearest that have its "
-            "class is counted.",
+            "class is counted; by fc7's outputs before their ReLU, where the paper takes them after it.",
             "a figure",
             "neighbours",
             TINY,

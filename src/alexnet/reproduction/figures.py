@@ -41,6 +41,8 @@ def _curves(axes: Axes, outcome: Outcome) -> None:
     key = "train_loss" if guess else "train_top1_error" if target else "valid_top1_error"
     scale = 1.0 if guess else 100.0
     for number, (name, several) in enumerate(outcome.runs.items()):
+        if not several:  # the loss of each became infinite
+            continue
         at, values = _together(several, key)
         colour, style = f"C{number}", LINES[number % len(LINES)]
         axes.plot(at, scale * np.nanmean(values, 0), style, color=colour, label=name, marker="o", ms=2.5, lw=1.3)
@@ -57,7 +59,8 @@ def _curves(axes: Axes, outcome: Outcome) -> None:
     if not guess:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def _together(several: list[Finished], key: str) -> tuple[np.ndarray, np.ndarray]:

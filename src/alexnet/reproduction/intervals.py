@@ -54,14 +54,28 @@ def _interval(mean: float, parts: list[tuple[float, int]], seeds: int, pictures:
     return Interval(mean, mean - half, mean + half, seeds, pictures)
 
 
-def verdict(interval: Interval, none: float = 0.0, paper: float | None = None) -> Verdict:
+def verdict(interval: Interval, none: float = 0.0, paper: float | None = None, over: bool = False) -> Verdict:
     """What an interval says of a claim that the value is above `none` and, where the paper has a figure, that it is
-    `paper`: reproduced in direction but not in size is weaker or stronger."""
+    `paper`, or with `over` that or more: reproduced in direction but not in size is weaker or stronger."""
     if interval.low <= none:
         return "opposite" if interval.high < none else "not distinguishable"
     if paper is None or interval.low <= paper <= interval.high:
         return "reproduced"
-    return "weaker" if interval.high < paper else "stronger"
+    if interval.high < paper:
+        return "weaker"
+    return "reproduced" if over else "stronger"
+
+
+NEAR = 1.0  # points of error above a stated one, whose rounding is half of that
+
+
+def met(interval: Interval, stated: float) -> Verdict:
+    """What an interval says of an error that is stated in whole percent: it is met where the whole interval is at or
+    below it, or where the interval holds it and its mean is no more than NEAR above."""
+    if interval.low > stated + 0.5:
+        return "opposite"
+    near = interval.low <= stated <= interval.high and interval.mean <= stated + NEAR
+    return "reproduced" if interval.high <= stated + 0.5 or near else "not distinguishable"
 
 
 def together(verdicts: list[Verdict]) -> Verdict:
