@@ -29,7 +29,8 @@ SETS = ["epochs=2", "batch_size=8", "learning_rate=0.002", "precision=float32"]
 
 
 def options(*sets: str) -> list[str]:
-    return [word for one in (*SETS, *sets) for word in ("--set", one)]
+    by_key = {one.partition("=")[0]: one for one in (*SETS, *sets)}  # a key is taken once
+    return [word for one in by_key.values() for word in ("--set", one)]
 
 
 def test_claims_of_the_2012_network_need_only_another_variant():
