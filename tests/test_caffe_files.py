@@ -143,6 +143,22 @@ def test_lengths_that_lie_and_other_networks_are_named_with_their_byte_or_layer(
         formats.read(caffe_file.write(bad, {**arrays, "conv2.bias": holed}))
 
 
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("slope", [0.3, 0.0])
+def test_a_relu_that_lets_some_of_what_is_below_zero_through_is_no_relu(tmp_path, thin, monkeypatch, old, slope):
+    arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
+    file = caffe_file.write(tmp_path / "net.caffemodel", arrays, old=old)
+    plain = caffe_file.layer("relu3", "ReLU", old=old)
+    monkeypatch.setitem(caffe_file.PARAMETERS, "ReLU", (30, 123))  # caffe.proto: relu_param
+    leaky = caffe_file.layer("relu3", "ReLU", caffe_file.real(1, slope), old=old)
+    file.write_bytes(file.read_bytes().replace(plain, leaky))
+    if slope:
+        with pytest.raises(AlexNetError, match=r"relu3 is ReLU \(negative_slope 0.3\) where bvlc_alexnet has ReLU"):
+            formats.read(file)
+    else:
+        assert formats.read(file).variant == "bvlc_alexnet"
+
+
 # -- what Caffe's nets say of their pictures ----------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import torchvision
 
 import alexnet
 from alexnet.base.errors import AlexNetError
+from alexnet.base.hints import Hints
 from alexnet.networks import variants
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import formats
@@ -167,6 +168,17 @@ def test_torchvisions_export_is_read(tmp_path, thin, monkeypatch):
     assert classifier.model.variant.name == "alexnet_owt"
     with torch.no_grad():
         torch.testing.assert_close(classifier.model(x), peer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [None, "1,2,3", "7"])
+def test_a_mean_that_is_given_for_torchvisions_network_is_subtracted(tmp_path, thin, given):
+    found = made("alexnet_owt")
+    file = foreign(tmp_path / "owt.onnx", zoo_steps(found), 224)
+    got = formats.read(file, Hints(mean=given))
+    assert got.variant == "alexnet_owt"
+    expected = {None: [123.675, 116.28, 103.53], "1,2,3": [1, 2, 3], "7": [7] * 3}[given]
+    assert got.preprocess.mean.flatten().tolist() == pytest.approx(expected)
+    assert got.preprocess.scale == pytest.approx((58.395, 57.12, 57.375))
 
 
 def test_other_operators_and_damage_are_named(tmp_path, thin):

@@ -199,3 +199,64 @@ def test_arrays_of_plain_data_are_read_like_lists(protocol):
     assert list(got[0]) == ["conv1"]
     np.testing.assert_array_equal(got[0]["conv1"][0], np.arange(3.0))
     assert got[1] == [1]
+
+
+def short(text: str) -> bytes:
+    return b"\x8c" + bytes([len(text)]) + text.encode()
+
+
+def name(module: str, what: str) -> bytes:
+    return short(module) + short(what) + b"\x93"
+
+
+# Four lists, each twice in the next: number 3 of the memo would be text of 2^n parts, were it made text.
+DEEP = b"\x80\x04]\x94" + b"".join(b"(h" + bytes([n]) * 1 + b"h" + bytes([n]) + b"l\x94" for n in range(3))
+EMPTY = name("numpy.core.multiarray", "_reconstruct") + b")R"
+BYTE = name("numpy", "dtype") + short("u1") + b"\x85R"
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (DEEP + name("numpy", "dtype") + b"h\x03\x85R.", "whose type is a list"),
+        (DEEP + EMPTY + b"(K\x01h\x03" + BYTE + b"\x89C\x00tb.", "whose shape is none"),
+        (DEEP + b"h\x03h\x03\x93.", "a name that is no text"),
+        (DEEP + short("m") + b"X" + (2000).to_bytes(4, "little") + b"n" * 2000 + b"\x93.", "a name of 2,002 letters"),
+    ],
+    ids=["a type", "a shape", "a name", "a long name"],
+)
+def test_lists_within_lists_are_never_made_text(contents, words):
+    with pytest.raises(AlexNetError, match=rf"not a whole pickle \(.*{words}\)"):
+        restricted_pickle.loads(contents, "a pickle", objects=True)
+
+
+def of_size(opcode: bytes, size: int, count: int) -> bytes:
+    return opcode + count.to_bytes(size, "little")
+
+
+COPIES = {  # a long value as number 0 of the memo, what is done with it as number 1 and 2, and how often
+    "arrays of objects": b"](" + b"N" * 300_000 + b"e\x94" + name("numpy", "dtype") + short("O") + b"\x85R\x94(K\x01"
+    + of_size(b"J", 4, 300_000) + b"\x85h\x01\x89h\x00t\x94" + b"(" + (EMPTY + b"h\x02b") * 20 + b"l.",
+    "bytes": of_size(b"\x96", 8, 1 << 20) + b"a" * (1 << 20) + b"\x94" + name("_codecs", "encode") + b"\x94h\x00"
+    + short("latin1") + b"\x86\x94" + b"(" + b"h\x01h\x02R" * 20 + b"l.",
+    "dictionaries": b"(" + b"".join(of_size(b"J", 4, n) + b"N\x86" for n in range(20_000)) + b"l\x94"
+    + name("collections", "OrderedDict") + b"\x94h\x00\x85\x94" + b"(" + b"h\x01h\x02R" * 20 + b"l.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", COPIES)
+def test_copies_of_one_long_value_are_counted(what):
+    with pytest.raises(AlexNetError, match="more memory"):
+        restricted_pickle.loads(b"\x80\x05" + COPIES[what], "a pickle")
+
+
+def test_many_objects_once_are_no_more_memory_than_their_file_needs():
+    made = np.array([None] * 300_000, object)
+    assert restricted_pickle.loads(pickle.dumps(made, 4), "a pickle").shape == (300_000,)
+
+
+@pytest.mark.parametrize("text", [b"'\\xff\\x00'", b'"it\'s"', b"''", b"'\xe9'"])
+def test_python_2s_text_of_any_bytes_is_what_pickle_reads(text):
+    contents = b"(dp0\nS'data'\np1\nS" + text + b"\np2\ns."
+    by_pickle = pickle.loads(contents, encoding="latin-1")  # noqa: S301, our own bytes
+    assert restricted_pickle.loads(contents, "a pickle") == by_pickle

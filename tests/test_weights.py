@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import socket
+import threading
 import zipfile
 
 import pytest
@@ -180,6 +182,31 @@ def test_offline_one_sentence_says_which_file_to_put_where(shelf, tmp_path):
     where = tmp_path / "cache" / "weights.pth"
     with pytest.raises(AlexNetError, match=f"get file://.*/weights.pth elsewhere and put it at {where}"):
         alexnet.load("torchvision")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"220 mail.example.org\r\n\r\n", "220 mail.example.org"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc", "IncompleteRead"),
+        (b"", "closed connection"),
+    ],
+)
+def test_what_answers_otherwise_than_a_web_server_is_one_sentence(tmp_path, monkeypatch, answer, why):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def once() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        threading.Thread(target=once, daemon=True).start()
+        entry = Published(f"http://127.0.0.1:{server.getsockname()[1]}/x.pth", "sha256:00", 1 << 20, "free", "none")
+        monkeypatch.setitem(published.PUBLISHED, "bvlc", entry)
+        monkeypatch.setenv(published.CACHE_VARIABLE, str(tmp_path / "cache"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(AlexNetError, match=rf"'bvlc' are not here and cannot be fetched \(.*{why}.*\); get http"):
+            published.fetch("bvlc")
 
 
 def test_a_path_that_exists_wins_over_a_published_name(shelf, tmp_path, monkeypatch, tiny_run):

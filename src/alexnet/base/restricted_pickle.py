@@ -6,6 +6,7 @@ any other function or class is refused before a line of it could run.
 
 from __future__ import annotations
 
+import codecs
 import math
 import pickletools
 import re
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from alexnet.base.errors import AlexNetError
 
 LIMIT = 2 << 30  # bytes of a file that is read
 STEPS_AT_MOST = 4_000_000  # of a pickle: each may make an object of some hundred bytes
+LONGEST_NAME = 500  # letters of a module and what is in it
+# What counts for memory that a call makes anew. A file has a byte for each object and two for each pair, and may take
+# four times its size.
+OF_AN_OBJECT, OF_A_PAIR = 4, 8
 NUMPY = re.compile(r"numpy(\.core|\._core)?(\.multiarray|\.numeric)?")
 DTYPE = re.compile(r"([<>|=]?)(b1|[iu][1248]|f[248])")
 TEXT = {"_codecs encode"}
@@ -120,8 +125,9 @@ class _Name:
 
     kind: str
 
-    def __str__(self) -> str:
-        return self.kind
+    def __post_init__(self) -> None:
+        if len(self.kind) > LONGEST_NAME:
+            raise ValueError(f"a name of {len(self.kind):,} letters")
 
 
 @dataclass
@@ -132,7 +138,7 @@ class _Type:
 
     def dtype(self) -> np.dtype:
         if not DTYPE.fullmatch(self.code):
-            raise _Refused(f"an array of type {self.code!r}, not of numbers")
+            raise _Refused(f"an array of type {self.code!r:.40}, not of numbers")
         return np.dtype(self.code)
 
 
@@ -145,10 +151,8 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self, stream: IO[bytes]) -> Any:
-        for number, (opcode, given, _) in enumerate(pickletools.genops(stream)):
-            if number > STEPS_AT_MOST:
-                raise ValueError(f"it has more than {STEPS_AT_MOST:,} steps")
-            name, argument = opcode.name, cast(Any, given)
+        for _ in range(STEPS_AT_MOST):
+            name, argument = _step(stream)
             if name == "STOP":
                 return self.stack.pop()
             if name in LITERALS:
@@ -165,7 +169,7 @@ class _Machine:
                 OF_OBJECTS[name](self, argument)
             elif name not in ("PROTO", "FRAME"):
                 raise _Refused(f"the instruction {name}")
-        raise ValueError("it has no end")
+        raise ValueError(f"it has more than {STEPS_AT_MOST:,} steps")
 
     def items(self) -> list[Any]:
         """Everything above the last mark, taken off with it."""
@@ -225,11 +229,15 @@ class _Machine:
             self.stack.append(self.calls.functions[kind](*arguments))
         elif kind in DICTS and len(arguments) < 2:
             self.stack.append({})
-            self.put([x for pair in (arguments[0] if arguments else ()) for x in (pair[0], pair[1])])
+            pairs = arguments[0] if arguments else ()
+            self.take(OF_A_PAIR * len(pairs))
+            self.put([x for pair in pairs for x in (pair[0], pair[1])])
         elif kind in ("__builtin__ bytes", "builtins bytes") and arguments == ():
             self.stack.append(b"")
         elif of_numpy and name == "dtype":
-            self.stack.append(_Type(str(arguments[0])))
+            if not isinstance(arguments[0], str):  # lists of lists have no end as text
+                raise ValueError(f"an array whose type is a {type(arguments[0]).__name__}")
+            self.stack.append(_Type(arguments[0]))
         elif of_numpy and name == "_reconstruct":
             self.stack.append(np.empty(0))
         elif of_numpy and name == "scalar":
@@ -267,14 +275,16 @@ class _Machine:
         """Give the array its shape and numbers, in place, for it may have been referred to already."""
         if not isinstance(kind, _Type):
             raise ValueError("an array without a type")
+        sides = isinstance(shape, tuple) and len(shape) <= 32
+        if not sides or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
+            raise ValueError("an array whose shape is none")
         if kind.code.lstrip("|") in ("O", "O8") and isinstance(data, list):
-            if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != len(data):
+            if math.prod(shape) != len(data):
                 raise ValueError(f"an array of shape {shape} with {len(data):,} objects")
+            self.take(OF_AN_OBJECT * len(data))
             array.__setstate__((1, tuple(shape), np.dtype("O"), bool(fortran), data))  # type: ignore[arg-type]
             return
         dtype, contents = kind.dtype(), self.bytes(data)
-        if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
-            raise ValueError(f"an array of shape {shape}")
         if math.prod(shape) * dtype.itemsize != len(contents):
             raise ValueError(f"an array of shape {shape} with {len(contents):,} bytes")
         self.take(len(contents))
@@ -287,11 +297,29 @@ class _Machine:
             return value.encode("latin-1")
         if not isinstance(value, bytes | bytearray):
             raise ValueError("bytes were expected")
+        if isinstance(value, bytearray):
+            self.take(len(value))
         return bytes(value)
+
+
+def _step(stream: IO[bytes]) -> tuple[str, Any]:
+    """The next instruction by name, and what the file says beside it."""
+    code = stream.read(1)
+    if code not in INSTRUCTIONS:
+        raise ValueError(f"the byte {code.hex()}, which is no instruction" if code else "it has no end")
+    one = INSTRUCTIONS[code]
+    if one.name == "STRING":  # of Python 2, where any byte may stand; pickletools takes ASCII alone
+        line = stream.readline()
+        if len(line) < 3 or line[-1:] != b"\n" or line[0] not in b"'\"" or line[-2] != line[0]:
+            raise ValueError("text without its quotes")
+        return one.name, codecs.escape_decode(line[1:-2])[0].decode("latin-1")
+    return one.name, one.arg.reader(stream) if one.arg else None
 
 
 def _stack_global(machine: _Machine, _: Any) -> None:
     module, name = machine.pop(2)
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise ValueError("a name that is no text")
     machine.stack.append(_Name(f"{module} {name}"))
 
 
@@ -326,6 +354,7 @@ def _dict(machine: _Machine, _: Any) -> None:
     machine.put(items)
 
 
+INSTRUCTIONS: dict[bytes, Any] = {one.code.encode("latin-1"): one for one in pickletools.opcodes}
 LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),

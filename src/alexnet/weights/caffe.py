@@ -48,7 +48,7 @@ PARAMETERS: dict[str, tuple[str, int, int, dict[str, tuple[int, Any]]]] = {
     "Slice": ("slice_param", 126, 31, {"axis": (3, 1), "slice_point": (2, 0)}),
     "Concat": ("concat_param", 104, 9, {"axis": (2, 1)}),
     "Scale": ("scale_param", 142, 0, {"axis": (1, 1)}),
-    "ReLU": ("relu_param", 123, 0, {}),
+    "ReLU": ("relu_param", 123, 30, {"negative_slope": (1, 0.0)}),
     "TanH": ("tanh_param", 127, 0, {}),
     "Softmax": ("softmax_param", 125, 0, {}),
 }  # fmt: skip

@@ -47,19 +47,20 @@ def read(file: Path, hints: Hints = NOTHING) -> Weights:
     except OSError as error:
         raise AlexNetError(f"MODEL {file} cannot be read ({error.strerror}); give a file that you may read.") from None
     for reader in readers():
-        if len(head) >= 16 and reader.recognises(head, file):
-            try:
-                found = base.checked(file, reader.read(file, hints))
-            except AlexNetError as error:  # names in a file may be of any characters
-                raise AlexNetError(text.printable(str(error))) from None
-            except DAMAGE as error:  # readers name what they foresee; whatever else a file may hold ends here
-                said = text.printable(base.first_line(error))
-                raise AlexNetError(
-                    f"MODEL {file} is damaged, or another kind of file than it seems ({said}); copy it again."
-                ) from None
-            if hints.square:
-                found = replace(found, preprocess=replace(found.preprocess, square=hints.square))
-            return _named(file, _agreed(file, found, hints, reader), hints.classes)
+        try:
+            if len(head) < 16 or not reader.recognises(head, file):
+                continue
+            found = base.checked(file, reader.read(file, hints))
+        except AlexNetError as error:  # names in a file may be of any characters
+            raise AlexNetError(text.printable(str(error))) from None
+        except DAMAGE as error:  # readers name what they foresee; whatever else a file may hold ends here
+            said = text.printable(base.first_line(error))
+            raise AlexNetError(
+                f"MODEL {file} is damaged, or another kind of file than it seems ({said}); copy it again."
+            ) from None
+        if hints.square:
+            found = replace(found, preprocess=replace(found.preprocess, square=hints.square))
+        return _named(file, _agreed(file, found, hints, reader), hints.classes)
     *others, last = sorted((one.words for one in readers()), key=lambda words: not words.startswith("."))
     raise AlexNetError(f"MODEL {file} {_what(head)}; give a run folder, or weights as {', '.join(others)} or {last}.")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,8 @@ def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
     input = side or variant.input
     if variant.name == "alexnet_owt":
         preprocess = state.preprocess()
+        if hints.mean:
+            preprocess = replace(preprocess, mean=caffe_mean.given_mean(hints.mean, 3, 256, 224))
     else:
         found["conv1.weight"] = found["conv1.weight"].flip(1)
         image = caffe_mean.find_mean(file, hints.mean, 3, 256, input)

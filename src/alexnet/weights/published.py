@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import CACHE_VARIABLE, cache_folder, write_whole
 from alexnet.base.progress import Progress
+from alexnet.base.text import printable
 
 CHUNK = 1 << 20
 PACKAGE = "package:"
@@ -102,8 +104,8 @@ def _chunks(name: str, entry: Published, path: Path) -> Iterator[bytes]:
         with urllib.request.urlopen(entry.url, timeout=30) as answer:
             while chunk := answer.read(CHUNK):
                 yield chunk
-    except OSError as error:  # no network, no such address, a broken connection
-        reason = getattr(error, "reason", error)
+    except (OSError, http.client.HTTPException) as error:  # no network, no such address, a broken connection
+        reason = printable(str(getattr(error, "reason", error)).strip())
         raise AlexNetError(
             f"the weights '{name}' are not here and cannot be fetched ({reason}); get {entry.url} elsewhere and put it "
             f"at {path}."

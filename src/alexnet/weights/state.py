@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 
 from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.hints import Hints
-from alexnet.base.restricted_pickle import Inert
 from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
@@ -35,6 +33,7 @@ from alexnet.weights.base import (
     state_shapes,
     taken,
 )
+from alexnet.weights.sets import FIRST, Found, dictionaries, objects, sets
 
 MODULES = {
     "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8", "conv5": "features.10",
@@ -44,28 +43,10 @@ KEYS = {f"{name}.{kind}": f"{module}.{kind}" for name, module in MODULES.items()
 # Hints that the files read here take, by how their origin begins.
 HINTS = {"mean": ("torchvision", "state_dict"), "key": ("torchvision", "state_dict")}
 KEY = "alexnet"  # of this project's facts, beside the weights
-WITHIN = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
 MEAN_RGB = (127.305, 119.715, 104.913)  # of ILSVRC-2012 at 256 x 256 (docs/facts.md 5.2)
 AVERAGED = re.compile(r"(^|[^a-z])(ema|averaged|swa)([^a-z]|$)")
 KNOWN = "torchvision.models.alexnet.AlexNet"
-DEPTH, SETS = 6, 64  # how deep sets of weights are looked for, and how many
-FIRST, LAST = ("features.0.weight", "conv1.weight"), ("fc8.", "fc10.")
-
-
-@dataclass(frozen=True)
-class Found:
-    """A set of weights: where it stands, whose names its tensors have, what stood beside them, and in what module."""
-
-    place: str
-    torchvision: bool
-    tensors: dict[str, Lazy]
-    beside: list[str]
-    module: str = ""  # the class, where a whole module was saved
-
-    def lacks(self) -> list[str]:
-        """Of torchvision's names."""
-        return sorted(set(KEYS.values()) - self.tensors.keys())
 
 
 def preprocess() -> Preprocess:
@@ -76,10 +57,10 @@ def preprocess() -> Preprocess:
 
 def weights(file: Path, found: Any, hints: Hints, config: Mapping[str, Any] | None = None) -> Weights:
     """The weights in whatever was read; `config` is what a folder of Hugging Face says of them."""
-    sets = list(_sets(found))
-    if not sets:
+    known = list(sets(found))
+    if not known:
         _refuse(file, found)
-    chosen = _choice(file, sets, hints.key)
+    chosen = _choice(file, known, hints.key)
     for name in ("fc8.bias", KEYS["fc8.bias"]):
         if name in chosen.tensors and chosen.tensors[name].shape == (1,):
             note(
@@ -100,8 +81,13 @@ def weights(file: Path, found: Any, hints: Hints, config: Mapping[str, Any] | No
     )  # fmt: skip
 
 
+def _lacks(chosen: Found) -> list[str]:
+    """Of torchvision's names."""
+    return sorted(set(KEYS.values()) - chosen.tensors.keys())
+
+
 def _torchvision(file: Path, chosen: Found, hints: Hints, own: Any, found: Any, config: Mapping[str, Any]) -> Weights:
-    missing, extra = chosen.lacks(), sorted(chosen.tensors.keys() - set(KEYS.values()))
+    missing, extra = _lacks(chosen), sorted(chosen.tensors.keys() - set(KEYS.values()))
     if missing or extra:
         odd = [f"lacks {x}" for x in missing[:1]] + [f"has {x:.80}{' besides' * (not missing)}" for x in extra[:1]]
         raise AlexNetError(
@@ -249,83 +235,6 @@ def _preprocess(file: Path, variant: v.Variant, channels: int, hints: Hints, con
     return Preprocess(*sizes, torch.tensor(MEAN_RGB).reshape(3, 1, 1))
 
 
-# -- finding ----------------------------------------------------------------------------------------------------
-
-
-def _sets(found: Any) -> Iterator[Found]:
-    """The sets of weights in nested dictionaries and modules, in the file's order."""
-    stack: list[tuple[str, Any, int]] = [("", found, 0)]
-    count = 0
-    while stack:
-        place, one, depth = stack.pop()
-        flat = _flat(one)
-        for chosen in _of_prefixes(place, flat):
-            count += 1
-            yield replace(chosen, module=one.kind) if isinstance(one, Inert) else chosen
-            if count >= SETS:
-                return
-        items = _items(one)
-        if depth < DEPTH and not (isinstance(one, Inert) and flat):
-            inner = [(f"{place}.{key}" if place else str(key), value, depth + 1) for key, value in items]
-            stack += [x for x in inner if isinstance(x[1], dict | Inert)][: 10 * SETS][::-1]
-
-
-def _items(one: Any) -> list[tuple[Any, Any]]:
-    if isinstance(one, Inert):
-        state = one.state if isinstance(one.state, dict) else {}
-        return [*one.items.items(), *state.items()]
-    return list(one.items()) if isinstance(one, dict) else []
-
-
-def _flat(one: Any) -> dict[str, Lazy]:
-    """The tensors of a state_dict, or of a whole module by the names that its state_dict would have."""
-    if isinstance(one, dict):
-        return {str(key): value for key, value in one.items() if isinstance(value, Lazy)}
-    found: dict[str, Lazy] = {}
-    stack = [("", one, 0)] if isinstance(one, Inert) else []
-    while stack and len(found) < 10_000:
-        prefix, module, depth = stack.pop()
-        state = module.state if isinstance(module.state, dict) else {}
-        found |= {prefix + str(k): x for k, x in module.items.items() if isinstance(x, Lazy)}
-        for kind in ("_parameters", "_buffers"):
-            held = state.get(kind)
-            found |= {prefix + str(k): x for k, x in _items(held) if isinstance(x, Lazy)}
-        if depth < DEPTH:
-            inner = [(f"{prefix}{key}.", x, depth + 1) for key, x in _items(state.get("_modules"))]
-            stack += [x for x in inner if isinstance(x[1], Inert)][::-1]
-    return found
-
-
-def _of_prefixes(place: str, flat: Mapping[str, Lazy]) -> Iterator[Found]:
-    """Each network in one dictionary, whose names may all begin alike; wrappers' parts of names are taken out."""
-    plain: dict[str, Lazy] = {}
-    for key, value in flat.items():
-        plain.setdefault(".".join(part for part in key.split(".") if part not in WITHIN), value)
-    prefixes = list(dict.fromkeys(
-        key.removesuffix(first) for key in plain for first in FIRST if key == first or key.endswith(f".{first}")
-    ))  # fmt: skip
-    for prefix in prefixes:
-        own = {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
-        others = [other for other in prefixes if other != prefix and other.startswith(prefix)]
-        own = {k: x for k, x in own.items() if not any((prefix + k).startswith(other) for other in others)}
-        torchvision = FIRST[0] in own
-        heads = ("features.", "classifier.") if torchvision else tuple(f"{x}." for x in _layer_names())
-        # What counters and quantisers hang on a layer is a number or nothing, never a layer's own.
-        mine = {k: x for k, x in own.items() if k.startswith(heads) and (x.shape or k.endswith("batches_tracked"))}
-        if not prefix and not torchvision and "mean" in own:
-            mine["mean"] = own["mean"]
-        beside = [key for key in plain if key.removeprefix(prefix) not in mine or not key.startswith(prefix)]
-        beside = [key for key in beside if not any(key.startswith(x) for x in prefixes if x and x != prefix)]
-        beside = [k for k in beside if not k.endswith(("total_ops", "total_params"))]
-        where = ".".join(x for x in (place, prefix.rstrip(".")) if x)
-        if torchvision or not beside or any(k.startswith(LAST) for k in mine):  # else a ResNet, say
-            yield Found(where, torchvision, mine, beside)
-
-
-def _layer_names() -> set[str]:
-    return {layer.name for variant in v.VARIANTS.values() for layer in variant.layers}
-
-
 def _choice(file: Path, sets: list[Found], key: str | None) -> Found:
     """The set that was asked for; else of whole ones an average of the weights before others, and it is said."""
     if key is not None:
@@ -334,7 +243,7 @@ def _choice(file: Path, sets: list[Found], key: str | None) -> Found:
                 return one
         known = ", ".join(one.place or "(no key)" for one in sets)
         raise AlexNetError(f"MODEL {file} has no weights under '{key}'; it has them under {known}.")
-    whole = [one for one in sets if not one.torchvision or not one.lacks()]
+    whole = [one for one in sets if not one.torchvision or not _lacks(one)]
     if not whole:
         return max(sets, key=lambda one: len(one.tensors))
     chosen = next((one for one in whole if AVERAGED.search(one.place.lower())), whole[0])
@@ -354,22 +263,13 @@ def _refuse(file: Path, found: Any) -> None:
             f"MODEL {file} is refused: it holds more than weights (it wants to run {', '.join(kinds)[:120]}), which "
             "is not run, and no weights of AlexNet beside; save its state_dict alone and give that."
         )
-    flat = [key for one in _dictionaries(found) for key in one if isinstance(one[key], Lazy)]
+    flat = [key for one in dictionaries(found) for key in one if isinstance(one[key], Lazy)]
     if isinstance(found, dict) and flat:
         raise AlexNetError(
             f"MODEL {file} holds no network that is called as torchvision's alexnet or this project's are (it has "
             f"{next((str(x) for x in flat if not str(x).endswith(FIRST)), flat[0])[:60]}); give weights of one of them."
         )
     raise AlexNetError(f"MODEL {file} holds no state_dict but a {type(found).__name__}; save model.state_dict().")
-
-
-def _dictionaries(found: Any) -> Iterator[dict]:
-    stack, steps = [found], 0
-    while stack and steps < 10_000:
-        one, steps = stack.pop(), steps + 1
-        if isinstance(one, dict):
-            yield one
-            stack += [x for x in one.values() if isinstance(x, dict)]
 
 
 # -- folders of Hugging Face --------------------------------------------------------------------------------------
@@ -385,16 +285,3 @@ def config_beside(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise AlexNetError(f"{path} beside the weights is no JSON ({first_line(error)}); mend it.") from None
     return found if isinstance(found, dict) else {}
-
-
-def objects(found: Any) -> Iterator[str]:
-    """The kinds of foreign objects in what was read, in order, not those within tensors or within each other."""
-    stack, steps = [found], 0
-    while stack and steps < 100_000:
-        one, steps = stack.pop(), steps + 1
-        if isinstance(one, Inert):
-            yield one.kind
-        elif isinstance(one, dict):
-            stack += list(one.values())[::-1]
-        elif isinstance(one, list | tuple):
-            stack += list(one)[::-1]

@@ -87,8 +87,13 @@ def contents(file: Path) -> Any:
         return Storage(kind, numel, lambda start, length: _member(file, f"{root}data/{key}", start, length))
 
     with zipfile.ZipFile(file) as archive:
-        if f"{root}byteorder" in members and archive.read(f"{root}byteorder")[:8] != b"little":
-            raise AlexNetError(f"MODEL {file} was saved with the bytes of numbers in another order; save it on a PC.")
+        if f"{root}byteorder" in members:
+            with archive.open(f"{root}byteorder") as word:
+                order = word.read(8)
+            if order != b"little":
+                raise AlexNetError(
+                    f"MODEL {file} was saved with the bytes of numbers in another order; save it on a PC."
+                )
         with archive.open(pickled) as stream:
             return restricted_pickle.read(stream, members[pickled].file_size, f"MODEL {file}", True, calls(stored))
 
@@ -162,7 +167,7 @@ def calls(stored: Callable[[torch.dtype, str, int], Storage]) -> Calls:
         if not isinstance(given, tuple) or len(given) < 5 or given[0] != "storage":
             raise ValueError("a reference to something that is no storage")
         _, kind, key, _, numel = given[:5]
-        dtype = DTYPES.get(str(getattr(kind, "kind", "")).rpartition(" ")[2])
+        dtype = DTYPES.get(_name(kind).rpartition(" ")[2])
         if dtype is None or type(numel) is not int or numel < 0 or not isinstance(key, str | int):
             raise ValueError("a storage of an unknown type or size")
         return stored(dtype, str(key), numel)
@@ -171,8 +176,8 @@ def calls(stored: Callable[[torch.dtype, str, int], Storage]) -> Calls:
         if not isinstance(storage, Storage):
             raise ValueError("a tensor without a storage")
         kind = dtype or storage.dtype
-        numbers = [offset, *shape, *stride]
-        if len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS or not all(type(n) is int for n in numbers):
+        fits = len(shape) == len(stride) and len(shape) <= MOST_DIMENSIONS
+        if not fits or not all(type(n) is int and abs(n) < 1 << 63 for n in (offset, *shape, *stride)):
             raise ValueError(f"a tensor of {len(shape)} sides and {len(stride)} strides")
         name, count = str(kind).removeprefix("torch."), math.prod(shape)
         if count > max(FEW, storage.numel * storage.dtype.itemsize // kind.itemsize):  # a few bytes, repeated
@@ -180,9 +185,9 @@ def calls(stored: Callable[[torch.dtype, str, int], Storage]) -> Calls:
         return Lazy(tuple(shape), name, lambda: _take(storage, kind, offset, shape, stride))
 
     def of_type(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, kind: Any, *rest) -> Lazy:
-        if str(kind) not in BY_NAME:
-            raise ValueError(f"a tensor of {kind!s:.40}")
-        return tensor(storage, offset, shape, stride, dtype=BY_NAME[str(kind)])
+        if (dtype := BY_NAME.get(_name(kind))) is None:
+            raise ValueError(f"a tensor of {_name(kind):.40}")
+        return tensor(storage, offset, shape, stride, dtype=dtype)
 
     def special(what: str) -> Callable[..., Lazy]:
         return lambda *given: Lazy(_sides(given), what, _cannot(what))
@@ -200,9 +205,14 @@ def calls(stored: Callable[[torch.dtype, str, int], Storage]) -> Calls:
     return Calls(functions, storage)
 
 
+def _name(given: Any) -> str:
+    """A class's or function's; "" of anything else, for lists of lists have no end as text."""
+    return str(getattr(given, "kind", ""))
+
+
 def _again(functions: Mapping[str, Callable[..., Any]], function: Any, given: Any) -> Any:
     """A subclass of torch's tensor, as the tensor that it is made from."""
-    name = str(function)
+    name = _name(function)
     if name not in functions or name.endswith("_from_type_v2") or not isinstance(given, tuple):
         return Inert(name)
     return functions[name](*given)
