@@ -1,4 +1,4 @@
-"""What a run does at its edges: useless weights, its last epoch cut short, disks without locks, torch left as it was."""
+"""What a run does at its edges: useless weights, a last epoch cut short, disks without locks, torch as it was."""
 
 from __future__ import annotations
 

@@ -60,14 +60,7 @@ def reproduce(
     if report:
         results.check_report(Path(report))
     if everything or listed:
-        if listed and (together != 1 or device != "auto"):
-            raise AlexNetError(
-                "--together and --device are for what is trained, and --list trains nothing; leave them out."
-            )
-        if rate and not listed:
-            raise AlexNetError("--rate is of --list; add it, or leave --rate out.")
-        if name is not None:
-            raise AlexNetError(f"--{'all' if everything else 'list'} is of all claims; leave {name} out.")
+        _check_all(name, everything, listed, together, device, rate)
         if data is None and not listed:
             raise AlexNetError("--all needs pictures; give --data DIR, which holds cifar10/ and tiny-imagenet/.")
         work = _everything(data, out, minutes, seeds, quick, sets, device, together, output)
@@ -96,6 +89,20 @@ def reproduce(
         output.say(f"{report}: {results.report(Path(out), Path(report))} results")
     output.end(facts)
     return 0
+
+
+def _check_all(
+    name: str | None, everything: bool, listed: bool, together: int, device: str, rate: float | None
+) -> None:
+    """Refuse what --all or --list would not use."""
+    if listed and (together != 1 or device != "auto"):
+        raise AlexNetError(
+            "--together and --device are for what is trained, and --list trains nothing; leave them out."
+        )
+    if rate and not listed:
+        raise AlexNetError("--rate is of --list; add it, or leave --rate out.")
+    if name is not None:
+        raise AlexNetError(f"--{'all' if everything else 'list'} is of all claims; leave {name} out.")
 
 
 def _one(

@@ -36,7 +36,7 @@ def folder_of_network(work: Path, recipe: Recipe, data: Data, origin: str, known
     other pictures of the same classes; `known` gives the identity of these. (Until 28 November 2026 made.json did not
     say what pictures it was of.)
     """
-    names = [name_of(recipe, data, origin), former_name(recipe, data, origin)]
+    names = [network_name(recipe, data, origin), former_name(recipe, data, origin)]
     folder = next((work / name for name in names if (work / name / run_files.RECIPE).exists()), work / names[0])
     file = folder / run_files.RECIPE
     if file.exists():
@@ -58,7 +58,7 @@ def folder_of_network(work: Path, recipe: Recipe, data: Data, origin: str, known
     return folder
 
 
-def name_of(recipe: Recipe, data: Data, origin: str) -> str:
+def network_name(recipe: Recipe, data: Data, origin: str) -> str:
     """A folder's name from all that decides the run: the recipe's departures from its defaults, so that a new key
     leaves the names of finished runs as they are; data by classes and numbers; and what came before."""
     values = asdict(recipe)

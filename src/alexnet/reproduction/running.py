@@ -31,7 +31,7 @@ from alexnet.inference.evaluation import opened
 from alexnet.inference.scoring import log_probabilities
 from alexnet.networks.variants import VARIANTS
 from alexnet.reproduction.claims import ALWAYS_OWN, CIFAR, TINY, Arm, Claim
-from alexnet.reproduction.naming import MADE, folder_of_network, former_name, name_of
+from alexnet.reproduction.naming import MADE, folder_of_network, former_name, network_name
 from alexnet.training import recipe as recipes
 from alexnet.training.finetuning import recipe_for
 from alexnet.training.loop import train
@@ -127,7 +127,7 @@ class Study:
 
     def made(self, recipe: Recipe, data: str) -> bool:
         """Whether that network, begun from random weights, is trained to its end or its loss became infinite."""
-        names = [name(recipe, self.data(data), "") for name in (name_of, former_name)]
+        names = [name(recipe, self.data(data), "") for name in (network_name, former_name)]
         return any((self.out / WORK / name / file).exists() for name in names for file in (MADE, DIVERGED))
 
     def trained(self, arm: Arm, seed: int, rate: float = 0.0, most: float = math.inf) -> Finished | None:

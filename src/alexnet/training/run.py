@@ -157,9 +157,8 @@ def prepare(
         pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
         if told := parallel.check_division(recipe, model, world):
             say(told)
-    if world.size > 1:
-        same(world, DATA=digest(found_data))
-        world.check_alike("say --set precision=float32", precision=str(precision)[6:])
+    same(world, DATA=digest(found_data))
+    world.check_alike("say --set precision=float32", precision=str(precision)[6:])
     with world.together():
         if world.first:
             lock.begin(recipe, world)

@@ -16,7 +16,14 @@ from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts import split_column
 from alexnet.data.layouts.base import Layout
 from alexnet.data.layouts.numbered import tell_of_missing
-from alexnet.data.layouts.parquet_columns import LABELS, features, image_column, is_text, label_column, own_pictures
+from alexnet.data.layouts.parquet_columns import (
+    LABELS,
+    described_columns,
+    image_column,
+    is_text,
+    label_column,
+    own_pictures,
+)
 from alexnet.data.layouts.parquet_files import are_parquet, is_answers, is_parquet, parquet_files
 from alexnet.data.layouts.parquet_rows import Rows, Table, opened
 from alexnet.data.pictures import Unreadable
@@ -25,7 +32,7 @@ MOST_CLASSES, MOST_TOLD = 1_000_000, 100
 ORDER: tuple[str, ...] = ("train", "valid", "test")
 
 
-class Part(NamedTuple):
+class FileRows(NamedTuple):
     """The rows of a file that are of one split, all of them where none are named."""
 
     table: Table
@@ -49,13 +56,13 @@ def parquet(root: Path, tell: Tell = refuse) -> Data:
     if root.is_dir():
         tell_of_missing(paths.values(), root, tell)
     chosen = by_split(paths, root, tell)
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[FileRows]] = {}
     origins: dict[str, str] = {}
     for kind, found in chosen.items():
         for table, said in _tables(sorted(found), tell):
             for own in sorted(filter(None, {*said})) if said else [kind]:
                 rows = np.array([one == own for one in said], bool) if said else None
-                parts.setdefault(own, []).append(Part(table, rows))
+                parts.setdefault(own, []).append(FileRows(table, rows))
                 origins.setdefault(own, own if said else called(paths[found[0]]))
     # A split as competitions publish it, without labels.
     for kind in [kind for kind, some_parts in parts.items() if all(one.unlabelled for one in some_parts)]:
@@ -97,7 +104,7 @@ def _stated(file: Path, tell: Tell) -> list[str | None] | None:
 
     parquet = opened(file)
     schema = parquet.schema_arrow
-    for name in split_column.columns(schema.names):
+    for name in split_column.split_columns(schema.names):
         kind = schema.field(name).type
         if is_text(getattr(kind, "value_type", kind)):
             batches = parquet.iter_batches(batch_size=1 << 16, columns=[name])
@@ -143,7 +150,7 @@ def _table(file: Path, tell: Tell) -> Table:
         raise Fault(
             file, f"has {counted(len(found), 'label')} for {counted(parquet.metadata.num_rows, 'row')}", "copy it again"
         )
-    stated = features(schema).get(label, {}).get("names")
+    stated = described_columns(schema).get(label, {}).get("names")
     if pa.types.is_boolean(kind) and not isinstance(stated, list):
         stated = ["False", "True"]
     own = (
@@ -204,7 +211,7 @@ def _place(names: dict[str, int], name: str | None) -> int:
 # -- all files together -------------------------------------------------------------------------------------------
 
 
-def _without_numbers_beside_names(parts: dict[str, list[Part]], tell: Tell) -> dict[str, list[Part]]:
+def _without_numbers_beside_names(parts: dict[str, list[FileRows]], tell: Tell) -> dict[str, list[FileRows]]:
     """The files but those whose labels are bare numbers where others have names, whose order nothing says."""
     tables = {one.table.file: one.table for some_parts in parts.values() for one in some_parts}
     named = next((table for table in tables.values() if table.names is not None and not table.stated), None)
@@ -238,7 +245,7 @@ def _classes(tables: Sequence[Table], root: Path, tell: Tell) -> tuple[list[str]
     return first, True
 
 
-def _split(parts: Sequence[Part], origin: str, classes: list[str], root: Path, tell: Tell) -> Split:
+def _split(parts: Sequence[FileRows], origin: str, classes: list[str], root: Path, tell: Tell) -> Split:
     place = {name: number for number, name in enumerate(classes)}
     found, rows = [np.empty(0, np.int64)], Rows([part.table for part in parts])
     of_it = [np.empty(0, bool)]

@@ -62,13 +62,13 @@ def _usual(names: list[str], known: tuple[str, ...]) -> list[str]:
 
 def label_column(schema: Any, image: str) -> str | None:
     """The column of labels: by its name, else the one that Hugging Face's description calls so."""
-    described = features(schema)
+    described = described_columns(schema)
     typed = [name for name in schema.names if described.get(name, {}).get("_type") == "ClassLabel"]
     named = [name for name in _usual(schema.names, LABELS) if name != image]
     return named[0] if named else typed[0] if len(typed) == 1 else None
 
 
-def features(schema: Any) -> dict[str, dict]:
+def described_columns(schema: Any) -> dict[str, dict]:
     """Hugging Face's description of the columns, as far as it can be made out."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -11,7 +11,7 @@ from alexnet.data.faults import Fault, Note, Tell
 COLUMNS = ("split", "set", "subset", "partition", "fold")
 
 
-def columns(names: Sequence[str]) -> list[str]:
+def split_columns(names: Sequence[str]) -> list[str]:
     """Those that may say splits, the likeliest first."""
     return [name for known in COLUMNS for name in names if name.lower() == known]
 

@@ -212,7 +212,7 @@ def _table(file: Path) -> LabelledFiles | Fault | None:
         missing += f" ({pairs[0][0]}) is not there" if pairs else "s are not there"
         return (fault or Fault(file, missing, "put the pictures beside it or into a folder there")) if known else None
     others: dict[str, list[str]] = {one: [] for one in head if one.lower() in LABELS}
-    others |= {one: [row[head.index(one)] for row in rows] for one in split_column.columns(head)}
+    others |= {one: [row[head.index(one)] for row in rows] for one in split_column.split_columns(head)}
     others = {one: values for one, values in others.items() if one not in (head[name], head[label])}
     return LabelledFiles(file, pairs, (head[name], head[label]), others, *where)
 

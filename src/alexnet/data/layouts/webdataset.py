@@ -248,18 +248,32 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
     if len(waiting) != 1 and not torn and not found and not kinds[CLASS]:
         tell(_without_labels(shard, kinds, [one["picture"].name for one in waiting.values()]))
         return _listing([])
-    for key, stems in _by_key(waiting).items():
-        both = {part: one for stem in stems for part, one in waiting[stem].items()}
-        if len(both) == len(stems) == 2:
-            add(both)
-        elif key in paired and "label" not in both:
-            rest += len(stems)
-        elif not torn:
-            usual = next((kind for kind, _ in kinds.most_common() if kind in PICTURES), PICTURES[0])
-            _tell_halves(stems, waiting, shard, usual, tell)
+    joined, further, alone = _by_first_dot(waiting, paired)
+    for sample in joined:
+        add(sample)
+    usual = next((kind for kind, _ in kinds.most_common() if kind in PICTURES), PICTURES[0])
+    for stems in [] if torn else alone:
+        _tell_halves(stems, waiting, shard, usual, tell)
+    rest += further
     if rest:
         tell(Note(shard, f"has {counted(rest, 'further file')} of samples with picture and label", "they are not used"))
     return _listing(sorted(found, key=lambda pair: pair[0].start))
+
+
+def _by_first_dot(
+    waiting: Mapping[str, dict[str, Any]], paired: set[str]
+) -> tuple[list[dict[str, Any]], int, list[list[str]]]:
+    """Of halves, by what is before their first dot: whole samples, how many files are further ones, and names alone."""
+    joined, further, alone = [], 0, []
+    for key, stems in _by_key(waiting).items():
+        both = {part: one for stem in stems for part, one in waiting[stem].items()}
+        if len(both) == len(stems) == 2:
+            joined.append(both)
+        elif key in paired and "label" not in both:
+            further += len(stems)
+        else:
+            alone.append(stems)
+    return joined, further, alone
 
 
 def _by_key(stems: Iterable[str]) -> dict[str, list[str]]:
