@@ -221,10 +221,6 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
         torn.append(fault)
         tell(fault)
 
-    def add(sample: dict[str, Any]) -> None:
-        if sample["label"] is not None:
-            found.append((sample["picture"], sample["label"]))
-
     for one in tars.members(file, shard, tell=note):
         stem, _, kind = one.name.rpartition(".")
         if one.name.rpartition("/")[2].startswith("."):
@@ -242,15 +238,16 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
                 continue
         sample[part] = one if part == "picture" else _label(file, one, shard, tell)
         if len(sample) == 2:
-            add(waiting.pop(stem))
-            last = stem if sample["label"] is not None else last
+            del waiting[stem]
+            if sample["label"] is not None:
+                found.append((sample["picture"], sample["label"]))
+                last = stem
             paired.add(_key(one.name))
     if len(waiting) != 1 and not torn and not found and not kinds[CLASS]:
         tell(_without_labels(shard, kinds, [one["picture"].name for one in waiting.values()]))
         return _listing([])
     joined, further, alone = _by_first_dot(waiting, paired)
-    for sample in joined:
-        add(sample)
+    found += [(sample["picture"], sample["label"]) for sample in joined if sample["label"] is not None]
     usual = next((kind for kind, _ in kinds.most_common() if kind in PICTURES), PICTURES[0])
     for stems in [] if torn else alone:
         _tell_halves(stems, waiting, shard, usual, tell)
