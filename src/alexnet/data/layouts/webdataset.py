@@ -248,9 +248,8 @@ def _list(file: Any, shard: str, tell: Tell) -> Listing:
         return _listing([])
     joined, further, alone = _by_first_dot(waiting, paired)
     found += [(sample["picture"], sample["label"]) for sample in joined if sample["label"] is not None]
-    usual = next((kind for kind, _ in kinds.most_common() if kind in PICTURES), PICTURES[0])
     for stems in [] if torn else alone:
-        _tell_halves(stems, waiting, shard, usual, tell)
+        _tell_halves(stems, waiting, shard, kinds, tell)
     rest += further
     if rest:
         tell(Note(shard, f"has {counted(rest, 'further file')} of samples with picture and label", "they are not used"))
@@ -281,8 +280,9 @@ def _by_key(stems: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _tell_halves(
-    stems: Iterable[str], samples: Mapping[str, Mapping[str, Any]], shard: str, usual: str, tell: Tell
+    stems: Iterable[str], samples: Mapping[str, Mapping[str, Any]], shard: str, kinds: Counter[str], tell: Tell
 ) -> None:
+    usual = next((kind for kind, _ in kinds.most_common() if kind in PICTURES), PICTURES[0])
     for stem in stems:
         lost = CLASS if "picture" in samples[stem] else usual
         tell(Fault(shard, f"has {stem} without its .{lost}", REMEDY))
