@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import json
 import math
 import warnings
@@ -307,6 +308,19 @@ def test_the_confusion_matrix_is_drawn_with_names_of_any_kind(tmp_path, classes)
     with Image.open(tmp_path / "m.png") as picture:
         assert min(picture.size) > max(200, 2 * classes)
         assert np.unique(np.asarray(picture.convert("L"))).size > 5
+
+
+def test_a_confusion_matrix_of_very_many_classes_is_drawn_by_cells_of_several(monkeypatch):
+    monkeypatch.setattr(confusion, "DRAWN", 50)
+    matrix = np.zeros((4000, 4000), np.int32)
+    matrix[:2000, :2000] = 1  # the first half is taken for any of the first half
+    matrix[np.arange(2000, 4000), np.arange(2000, 4000)] = 9
+    drawn = Image.open(io.BytesIO(confusion.draw_confusion(matrix, [str(n) for n in range(4000)]))).convert("L")
+    assert max(drawn.size) < 2000
+    inside = np.asarray(drawn)[150:-150, 150:-150]
+    middle = len(inside) // 2
+    assert inside[middle + 50 :, : middle - 50].min() > 245  # of neither half in the other
+    assert inside[: middle - 50, : middle - 50].mean() > inside[middle + 50 :, middle + 50 :].mean()
 
 
 def test_tables_are_refused_before_any_work_where_they_cannot_be_written(untrained, data, tmp_path):

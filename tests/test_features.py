@@ -145,6 +145,18 @@ def test_every_format_holds_the_same_rows_in_the_order_of_the_pictures(alexnet, 
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.skipif(os.sep == "\\", reason="a backslash parts folders there")
+def test_no_two_files_have_one_name_beside_their_features(alexnet, tiny_run, tmp_path):
+    odd = ["a\nb.png", "a\\nb.png", "a\\\nb.png", "a\\\\nb.png", "ä b.png"]
+    (tmp_path / "odd").mkdir()
+    for name in odd:
+        coloured("red", 0).save(tmp_path / "odd" / name)
+    assert alexnet("features", tiny_run, tmp_path / "odd", "--output", tmp_path / "f.npy")[0] == 0
+    lines = (tmp_path / "f.filenames.txt").read_text("utf-8").splitlines()
+    plain = [os.path.basename(line).replace("ä", "\\xe4").encode().decode("unicode_escape") for line in lines]
+    assert sorted(plain) == sorted(odd)
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(alexnet, tiny_run, pictures, tmp_path, monkeypatch):
     """kill -9 after two whole batches were noted, a third being begun; names come through a pipe."""
     names = [f"{pictures / f'{n % 10}.png'}\n".encode() for n in range(23)]

@@ -7,6 +7,8 @@ import html
 import io
 import json
 import re
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +184,9 @@ REFUSED = {
     "a layer there is not": (["IMAGE", "--layer", "conv9"], "has no layer 'conv9'"),
     "a folder": (["FOLDER"], "is a folder, and one picture is looked at; give one in it"),
     "a broken picture": (["BROKEN"], "broken.png cannot be read (not a picture); give another picture"),
+    "an archive of two": (["TWO", "--what", "maps"], "two.tar holds several pictures, and one is looked at; give one"),
+    "an archive of none": (["NONE", "--what", "filters"], "none.tar holds no picture; give one"),
+    "fig4 of stdin": (["-", "--what", "fig4"], "- can be read but once; give files"),
     "fig4 of nothing": (["--what", "fig4"], "give one IMAGE or more"),
     "fig4 of a broken picture": (["BROKEN", "--what", "fig4"], "none was given that can be read"),
 }
@@ -191,8 +196,34 @@ REFUSED = {
 def test_what_cannot_be_drawn_is_refused_in_a_sentence(refused, tiny_run, photos, tmp_path, name):
     words, said = REFUSED[name]
     named = {"IMAGE": photos / "red" / "0.png", "BROKEN": photos / "red" / "broken.png", "FOLDER": photos}
+    for word, count in (("NONE", 0), ("TWO", 2)):
+        named[word] = tmp_path / f"{word.lower()}.tar"
+        with tarfile.open(named[word], "w") as archive:
+            for number in range(count):
+                archive.add(photos / "red" / f"{number}.png")
     assert said in refused("look", tiny_run, *[named.get(word, word) for word in words], "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["archive", "stdin", "open file"])
+def test_a_picture_that_can_be_read_but_once_is_looked_at_as_a_file_is(
+    alexnet, tiny_run, photos, tmp_path, monkeypatch, form
+):
+    file = photos / "red" / "0.png"
+    wanted = package.look(tiny_run, file, ["maps", "views"])
+    given: object = "-"
+    if form == "archive":
+        given = tmp_path / "one.tar"
+        with tarfile.open(given, "w") as archive:
+            archive.add(file)
+    elif form == "stdin":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    else:
+        given = io.BytesIO(file.read_bytes())
+    found = package.look(tiny_run, given, ["maps", "views"])
+    assert found.classes == wanted.classes
+    assert np.array_equal(found.views.mean, wanted.views.mean)
+    assert all(np.array_equal(found.maps[layer], values) for layer, values in wanted.maps.items())
 
 
 def test_nothing_is_overwritten(refused, tiny_run, photos, tmp_path):

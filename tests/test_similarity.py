@@ -123,6 +123,11 @@ def test_index_and_similar_refusals(alexnet, refused, index, tiny_run, folders, 
     sheet = tmp_path / "s.png"
     assert "was made by another model" in refused("similar", index, picture, "--model", other, "--output", sheet)
     moved = shutil.copytree(tiny_run, tmp_path / "moved")
+    gone = shutil.copytree(index, tmp_path / "gone index")
+    about = json.loads((gone / "about.json").read_text())
+    (gone / "about.json").write_text(json.dumps({**about, "path": str(tmp_path / "gone")}))
+    assert "give where it is now with --model" in refused("similar", gone, picture, "--output", sheet)
+    assert alexnet("similar", gone, picture, "--model", moved, "--output", tmp_path / "gone.png")[0] == 0
     assert alexnet("similar", index, picture, "--model", moved, "--output", sheet)[0] == 0
     assert "s.png exists" in refused("similar", index, picture, "--output", sheet)
 
@@ -146,6 +151,26 @@ def test_the_picture_itself_is_left_out_on_request_however_it_is_named(alexnet, 
     words = ["similar", index, own, "--not-itself", "--count", "3", "--json", "--output", tmp_path / "s.png"]
     facts = json.loads(alexnet(*words)[1])
     assert [n["file"] for n in facts["results"][0]["neighbours"]] == [n.file for n in others[:3]]
+
+
+@pytest.mark.parametrize("query", ["1.png", "link.png"])
+def test_a_link_to_the_picture_is_the_picture_itself(alexnet, tiny_run, tmp_path, query):
+    photos = write_folders(tmp_path / "photos", 4) / "red"
+    (photos / "link.png").symlink_to(photos / "1.png")
+    assert alexnet("index", tiny_run, photos, tmp_path / "index")[0] == 0
+    (one,) = similarity.similar(tmp_path / "index", str(photos / query), 3, not_itself=True)
+    assert {n.file for n in one.neighbours} == {str(photos / f"{number}.png") for number in (0, 2, 3)}
+
+
+def test_more_neighbours_than_fit_on_a_sheet_are_in_the_answer_alone(alexnet, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(contact_sheet, "ACROSS", 3)
+    words = ["similar", index, tmp_path / "photos" / "red" / "1.png", "--output", tmp_path / "s.png", "--json"]
+    status, out, err = alexnet(*words, "--count", "5")
+    assert status == 0
+    assert len(json.loads(out)["results"][0]["neighbours"]) == 5
+    assert "the nearest 3 of 5 are shown" in err
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.width == 4 * (contact_sheet.TILE + contact_sheet.GAP) + 3 * contact_sheet.GAP
 
 
 def test_more_queries_than_fit_on_a_sheet_are_on_further_pages(alexnet, refused, index, tmp_path, monkeypatch):

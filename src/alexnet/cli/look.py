@@ -92,6 +92,8 @@ def _check(inside: list[str], chosen: list[str], images: tuple[str, ...], pictur
         )
     if "fig4" in chosen and not images:
         raise AlexNetError("fig4 shows pictures and their classes; give one IMAGE or more.")
+    if "fig4" in chosen and "-" in images:
+        raise AlexNetError("fig4 reads its pictures more than once, and - can be read but once; give files.")
     if "top" in inside and pictures is None:
         raise AlexNetError("top shows patches of other pictures; name them with --pictures FOLDER.")
 

@@ -246,7 +246,8 @@ def similar(
     pages.write()
     if pages.files:
         more = f" and {len(pages.files) - 1} further pages" if pages.files[1:] else ""
-        out.say(f"{sheet}{more}: a contact sheet of {counted(out.results, 'picture')} and their neighbours")
+        few = f"; the nearest {contact_sheet.ACROSS} of {count} are shown" if count > contact_sheet.ACROSS else ""
+        out.say(f"{sheet}{more}: a contact sheet of {counted(out.results, 'picture')} and their neighbours{few}")
     passed = out.passed(sources)
     status = out.answered(failed)
     sheets = {"sheet": pages.files[0] if pages.files else None, "sheets": pages.files}

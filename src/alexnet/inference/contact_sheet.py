@@ -15,20 +15,20 @@ from alexnet.data.sources import Sources
 from alexnet.inference.similarity import Similar
 
 TILE, GAP, LINE = 144, 10, 16  # pixels: side of a picture, space around it, height of its caption
-ROWS = 40  # that fit on a sheet
+ROWS, ACROSS = 40, 20  # queries, and neighbours of each, that fit on a sheet
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}  # Pillow's, by the name's end
 
 
 def contact_sheet(answers: Sequence[Similar], pictures: Mapping[str, Source]) -> Image.Image:
-    """The sheet of the answers without errors; a picture that is not in `pictures` is a grey tile."""
+    """The sheet of the answers without errors, and first neighbours of each; what `pictures` lacks is a grey tile."""
     shown = [one for one in answers if one.error is None][:ROWS]
-    across = 1 + max((len(one.neighbours) for one in shown), default=0)
+    across = 1 + min(ACROSS, max((len(one.neighbours) for one in shown), default=0))
     step = TILE + GAP
     sheet = Image.new("RGB", (across * step + 3 * GAP, max(1, len(shown)) * (step + 2 * LINE) + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for number, one in enumerate(shown):
         y = GAP + number * (step + 2 * LINE)
-        cells = [(one.file, ""), *((n.file, f"{round(n.distance, 6):.4g}") for n in one.neighbours)]
+        cells = [(one.file, ""), *((n.file, f"{round(n.distance, 6):.4g}") for n in one.neighbours[:ACROSS])]
         for column, (name, said) in enumerate(cells):
             x = GAP + column * step + (2 * GAP if column else 0)  # the query stands apart
             tile = _tile(pictures.get(name))
@@ -66,7 +66,7 @@ class Pages:
         number = len(self.files) + 1
         path = self.path if number == 1 else self.path.with_stem(f"{self.path.stem}-page{number}")
         asked = find_pictures(self.images, [one.file for one in self._answers])
-        shown = find_pictures(self.indexed, {n.file for one in self._answers for n in one.neighbours})
+        shown = find_pictures(self.indexed, {n.file for one in self._answers for n in one.neighbours[:ACROSS]})
         save(path, self._answers, asked | shown)
         self.files.append(str(path))
         self._answers = []

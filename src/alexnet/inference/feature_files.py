@@ -82,8 +82,9 @@ def _names_file(output: Path) -> Path:
 
 
 def _names(found: Gathered) -> Callable[[BinaryIO], object]:
-    """What writes the names, one a line."""
-    lines = (printable(name).encode() + b"\n" for name in found.filenames())
+    """What writes the names, one a line: escapes for what is no text, and for backslashes that do not part folders."""
+    names = (name.replace("\\", "\\\\") if os.sep == "/" else name for name in found.filenames())
+    lines = (printable(name).encode() + b"\n" for name in names)
     return lambda file: file.writelines(lines)
 
 

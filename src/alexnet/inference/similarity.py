@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -154,7 +154,15 @@ def similar(
         classifier = model
     else:
         where = choose_device(device)
-        classifier = load_classifier(opened.model if model is None else model, where)
+        try:
+            classifier = load_classifier(opened.model if model is None else model, where)
+        except AlexNetError as error:
+            if model is not None:
+                raise
+            raise AlexNetError(
+                f"the model of INDEX {opened.folder} cannot be loaded ({str(error).rstrip('.')}); give where it is now "
+                "with --model."
+            ) from None
     check_float32(classifier.model)
     if fingerprint(classifier) != opened.fingerprint:
         raise AlexNetError(
@@ -171,26 +179,32 @@ def _similar(
     index: Index, classifier: Classifier, sources: Sources, count: int, distance: Distance, batch_size: int,
     quiet: bool, not_itself: bool,
 ) -> Iterator[Similar]:  # fmt: skip
-    layer, own = index.layer, Counter(index.filenames) if not_itself else {}
+    layer, own = index.layer, Counter(map(_real, index.filenames)) if not_itself else {}
     for batch in feature_batches(classifier, sources, [layer], None, batch_size, total=sources.total, quiet=quiet):
         queries = torch.from_numpy(batch.values[layer]).flatten(1)
         # A file may stand in the index several times.
-        more = max((own.get(place, 0) for name in batch.names for place in _places(name)), default=0)
+        more = max((own.get(_real(name), 0) for name in batch.names), default=0)
         asked = min(count + more, len(index.filenames))
         distances, rows = nearest_rows(queries, index.parts(), asked, distance)
         answers = zip(distances.tolist(), rows.tolist(), strict=True)
         for name, error in zip(batch.names, batch.errors, strict=True):
             if error is None:
                 found = [Neighbour(index.filenames[int(row)], d) for d, row in zip(*next(answers), strict=True)]
-                itself = _places(name) if not_itself else ()
-                yield Similar(name, [one for one in found if one.file not in itself][:count])
+                others = [one for one in found if not (not_itself and _real(one.file) == _real(name))]
+                yield Similar(name, others[:count])
             else:
                 yield Similar(name, [], error)
 
 
-def _places(name: str) -> tuple[str, str]:
-    """Where a picture is, as an index names it, links followed or not."""
-    return os.path.abspath(name), os.path.realpath(name)
+def _real(name: str) -> str:
+    """Where a picture is, all links followed."""
+    folder, file = os.path.split(os.path.abspath(name))
+    place = os.path.join(_real_folder(folder), file)
+    return os.path.realpath(place) if os.path.islink(place) else place
+
+
+# Of a large index, looking up every part of every name would take minutes.
+_real_folder = lru_cache(1 << 12)(os.path.realpath)
 
 
 def nearest_rows(queries: Tensor, parts: Iterable[np.ndarray], count: int, distance: Distance) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from alexnet.base.device import choose_device
 from alexnet.base.errors import AlexNetError, did_you_mean
 from alexnet.base.text import counted, printable
 from alexnet.data import labels
-from alexnet.data.pictures import Source
+from alexnet.data.pictures import Source, Unreadable
 from alexnet.data.sources import Sources
 from alexnet.engines.loading import load_classifier
 from alexnet.inference.features import check_layers
@@ -65,6 +66,21 @@ class Look:
         return f"{first.label}, {100 * first.probability:.2f} %{of}"
 
 
+def _single(given: Source) -> tuple[str, Source]:
+    """The one picture that is meant, read once where it can be read but once, and its name."""
+    said = printable(str(given)) if isinstance(given, str | Path) else "what was given"
+    if isinstance(given, str | Path) and Path(given).is_dir():
+        raise AlexNetError(f"{said} is a folder, and one picture is looked at; give one in it.")
+    found = list(islice(Sources(given), 2))
+    if len(found) != 1:
+        many = "several pictures, and one is looked at; give one of them" if found else "no picture; give one"
+        raise AlexNetError(f"{said} holds {many}.")
+    ((name, picture),) = found
+    if isinstance(picture, Unreadable):
+        raise AlexNetError(f"{printable(name)} cannot be read ({picture}); give another picture.")
+    return printable(name), picture
+
+
 def look(
     model: str | Path | Classifier,
     picture: Source,
@@ -86,11 +102,10 @@ def look(
     check_what(what)
     classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
     names = maps.spatial(classifier.model) if layers is None else check_layers(classifier.model, layers)
-    if isinstance(picture, str | Path) and Path(picture).is_dir():
-        raise AlexNetError(f"{printable(str(picture))} is a folder, and one picture is looked at; give one in it.")
+    name, picture = _single(picture)
     one = predict(classifier, picture)[0]
     if one.error is not None:
-        raise AlexNetError(f"{printable(one.file)} cannot be read ({one.error}); give another picture.")
+        raise AlexNetError(f"{name} cannot be read ({one.error}); give another picture.")
     index = one.classes[0].index if of is None else class_of(classifier, of)
     with in_eval_mode(classifier.model):
         preprocess = classifier.preprocess
