@@ -17,6 +17,7 @@ from alexnet.engines.base import quiet
 from alexnet.engines.choosing import made_up_batch
 from alexnet.engines.loading import attach
 from alexnet.inference import exporting
+from alexnet.networks.layers import LocalResponseNorm
 from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS
 from alexnet.weights.classifier import Classifier, weights_bytes
@@ -69,11 +70,17 @@ def out_of_order(net: AlexNet) -> None:
     net.order.remove("norm1")
 
 
+def narrower(net: AlexNet) -> None:
+    old = net.norm1
+    net.norm1 = LocalResponseNorm(len(old.band), old.towers, 3, old.alpha, old.beta, old.k)
+
+
 CHANGES: dict[str, tuple[Callable[[AlexNet], object], str]] = {
     "another activation": (gelu, r"^relu1 is GELU\(approximate='none'\) where alexnet2012 has ReLU, .*pt2"),
     "no norm": (lambda net: setattr(net, "norm1", nn.Identity()),
                 r"^norm1 is Identity where alexnet2012 has LocalResponseNorm\(towers=2, size=5, .*torch\.save\.$"),
     "another number": (lambda net: setattr(net.norm2, "alpha", 0.5), "^norm2 has alpha 0.5 where alexnet2012 has "),
+    "another window": (narrower, "^norm1 has size 3 where alexnet2012 has 5"),
     "another kernel": (lambda net: setattr(net, "pool1", nn.MaxPool2d(2, 2)), "^pool1 has kernel_size 2 where .* 3,"),
     "dilation": (lambda net: setattr(net.conv4, "dilation", (2, 2)), r"^conv4 has dilation \(2, 2\) where .*\(1, 1\)"),
     "another dropout": (lambda net: setattr(net.drop6, "p", 0.1), "^drop6 has p 0.1 where alexnet2012 has 0.5"),

@@ -62,9 +62,12 @@ def _words(layer: nn.Module | None) -> str:
 
 
 def _numbers(layer: nn.Module) -> dict[str, Any]:
+    """What the layer computes with, besides tensors: its attributes, and what its class lets nobody change."""
+    found = dict(vars(layer))
+    found |= {key: getattr(layer, key) for key, one in vars(type(layer)).items() if isinstance(one, property)}
     return {
         key: value
-        for key, value in vars(layer).items()
+        for key, value in found.items()
         if key not in IDLE and not key.startswith("_") and isinstance(value, int | float | str | tuple)
     }
 
