@@ -305,6 +305,11 @@ def test_what_cannot_be_exported_is_refused_before_the_work(refused, tmp_path, t
     out = tmp_path / "net"
     assert "int8 needs --data" in refused("export", tiny_run, out, "--format", "onnx", "--weights", "int8")
     assert "it writes .xml" in refused("export", tiny_run, tmp_path / "net.onnx", "--format", "openvino")
+    with monkeypatch.context() as patch:  # a folder of the run's name is no export of it
+        patch.chdir(tmp_path)
+        (tmp_path / "net").mkdir()
+        assert exporting._places(Path("net.onnx"), "onnx") == [Path("net.onnx")]
+        (tmp_path / "net").rmdir()
     for name in ("net.xml", "net.bin", "net"):
         (tmp_path / name).write_text("mine")
         assert f"{name} exists already" in refused("export", tiny_run, out, "--format", "openvino")

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from alexnet.base import files, run_files
-from alexnet.base.errors import CannotWrite
+from alexnet.base.errors import AlexNetError, CannotWrite
 from alexnet.base.metrics import read
 
 SMALL = ["variant=cifar10_18", "epochs=2", "batch_size=16", "log_every=1", "precision=float32", "workers=1"]
@@ -152,3 +152,16 @@ def test_what_a_killed_run_left_half_written_is_removed_when_it_goes_on(alexnet,
     (out / f".{run_files.STATE}.4711.part").write_bytes(b"half")
     assert alexnet("train", folders, "--out", out, "--resume")[0] == 0
     assert not list(out.glob(".*.part"))
+
+
+@pytest.mark.parametrize("variable", ["", "ALEXNET_CACHE", "XDG_CACHE_HOME"])
+def test_without_a_home_folder_one_sentence_says_where_to_name_another(monkeypatch, variable):
+    for name in ("HOME", "ALEXNET_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    if variable:
+        monkeypatch.setenv(variable, "/there")
+        assert files.cache_folder().parts[:2] == ("/", "there")
+        return
+    with pytest.raises(AlexNetError, match="no home folder to keep a cache in; set ALEXNET_CACHE"):
+        files.cache_folder()

@@ -163,6 +163,39 @@ def test_comparison_shows_where_two_networks_part(thin):
     assert rows["logits"].difference > 0
 
 
+@pytest.mark.parametrize("order", [[3, 0, 6, 1, 2, 5, 4], [0, 1, 2, 3, 4, 5, 6]])
+def test_classes_in_another_order_are_compared_by_their_names(thin, order):
+    one, turned = made("bvlc_alexnet", classes=list("abcdefg")), made("bvlc_alexnet", classes=list("abcdefg"))
+    turned.classes[:] = [one.classes[n] for n in order]
+    for kind in ("weight", "bias"):
+        turned.tensors[f"fc8.{kind}"] = one.tensors[f"fc8.{kind}"][order]
+    result = compare(built(one), built(turned), device="cpu")
+    assert result.same_top1 == 1.0
+    assert all(row.difference < 1e-4 for row in result.layers)
+    turned.classes[:] = one.classes  # the same numbers, for other classes
+    same = compare(built(one), built(turned), device="cpu")
+    assert (max(row.difference for row in same.layers) < 1e-4) == (order == sorted(order))
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("form", ["npy", "caffemodel", "pth"])
+def test_digits_that_float32_cannot_hold_are_said_to_be_lost(tmp_path, thin, caplog, form, lost):
+    found = made("bvlc_alexnet")
+    arrays = {key: value.double().numpy() * (1 + 1e-12 * lost) for key, value in found.tensors.items()}
+    file = tmp_path / f"net.{form}"
+    if form == "npy":
+        np.save(
+            file, {x: [arrays[f"{x}.weight"], arrays[f"{x}.bias"]] for x in {k[:-5] for k in arrays if "bias" in k}}
+        )
+    elif form == "caffemodel":
+        caffe_file.write(file, arrays, double=True)
+    else:
+        torch.save({key: torch.from_numpy(x) for key, x in arrays.items()}, file)
+    got = formats.read(file, Hints(variant="bvlc_alexnet"))
+    assert all(x.dtype == torch.float32 for x in got.tensors.values())
+    assert ("is float64 and is taken as float32: digits are lost, and so 15 more" in caplog.text) == lost
+
+
 def test_nothing_is_overwritten_and_unknown_endings_are_named(tmp_path, thin):
     found = made("alexnet_owt")
     formats.write(found, tmp_path / "net.onnx")

@@ -181,6 +181,14 @@ def test_a_mean_that_is_given_for_torchvisions_network_is_subtracted(tmp_path, t
     assert got.preprocess.scale == pytest.approx((58.395, 57.12, 57.375))
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_digits_that_float32_cannot_hold_are_said_to_be_lost(tmp_path, thin, caplog, lost):
+    steps = [(op, a, *(x.astype(np.float64) * (1 + 1e-12 * lost) for x in rest)) for op, a, *rest in
+             zoo_steps(made("bvlc_alexnet_zoo"))]  # fmt: skip
+    assert same_tensors(made("bvlc_alexnet_zoo"), formats.read(foreign(tmp_path / "wide.onnx", steps, 224))) or lost
+    assert ("is float64 and is taken as float32: digits are lost" in caplog.text) == lost
+
+
 def test_other_operators_and_damage_are_named(tmp_path, thin):
     found = made("bvlc_alexnet_zoo")
     steps = zoo_steps(found)

@@ -44,10 +44,15 @@ class Seekable(io.RawIOBase):
 
 
 def cache_folder() -> Path:
-    """$ALEXNET_CACHE, or alexnet in the user's cache folder."""
+    """$ALEXNET_CACHE, or alexnet in the user's cache folder. Raises AlexNetError where there is no home folder."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+    except RuntimeError:
+        raise AlexNetError(
+            f"there is no home folder to keep a cache in; set {CACHE_VARIABLE} to a folder that you may write."
+        ) from None
 
 
 def check_new(what: str, path: Path, suffixes: Iterable[str] | None = None, beside: Iterable[Path] = ()) -> None:
@@ -137,7 +142,7 @@ def write_bytes(path: Path, contents: bytes) -> None:
 
 
 def write_all(writes: Mapping[Path, Callable[[Any], object]]) -> None:
-    """Write files that belong together beside their paths, then put them in their places: all of them, or none."""
+    """Write files that belong together beside their paths, then put them in their places: each whole, or not at all."""
     parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in writes}
     try:
         for path, part in parts.items():

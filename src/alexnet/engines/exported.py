@@ -62,7 +62,9 @@ def recognises(file: Path) -> bool:
 def load_export(file: Path) -> Classifier:
     """The classifier in an export, answering by the engine that it was made for."""
     try:
-        if file.read_bytes()[:5] in XML:
+        with open(file, "rb") as opened:
+            head = opened.read(5)
+        if head in XML:
             metadata, start = _openvino(file)
             name = "openvino"
         else:

@@ -15,6 +15,7 @@ from alexnet.base import hints
 from alexnet.base.device import choose_device
 from alexnet.base.errors import AlexNetError
 from alexnet.base.text import counted
+from alexnet.data import labels
 from alexnet.data.pictures import Unreadable
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.sources import Sources
@@ -79,9 +80,13 @@ class Comparison:
 def compare(
     a: str | Path | Classifier, b: str | Path | Classifier, pictures: Sequence[Any] = (), device: str = "auto"
 ) -> Comparison:
-    """Run two models on the same pictures, each with its own preprocessing; on made-up ones where none are given."""
+    """Run two models on the same pictures, each with its own preprocessing; on made-up ones where none are given.
+
+    Classes of the same names in another order are compared by their names.
+    """
     place = choose_device(device)
     one, other = (x if isinstance(x, Classifier) else load_classifier(x, place) for x in (a, b))
+    order = _order(one.classes, other.classes)
     greatest: dict[str, list[float]] = {}
     failed: list[dict[str, str]] = []
     seen = agree = 0
@@ -89,7 +94,7 @@ def compare(
         try:
             if isinstance(picture, Unreadable):
                 raise picture
-            outputs = [_outputs(model, picture) for model in (one, other)]
+            outputs = [_outputs(one, picture), _outputs(other, picture, order)]
         except Unreadable as error:
             failed.append({"file": name, "error": str(error)})
             continue
@@ -120,18 +125,30 @@ def _made_up(model: Classifier) -> list[np.ndarray]:
     return [draw.integers(0, 256, shape, np.uint8) for _ in range(RANDOM_PICTURES)]
 
 
+def _order(a: list[str], b: list[str]) -> list[int] | None:
+    """Where each class of A stands among B's; None where B's order is A's, or its names are others."""
+    found = labels.places(a, b)
+    return found if sorted(found) == list(range(len(b))) != found else None
+
+
 @torch.no_grad()
-def _outputs(classifier: Classifier, picture: Any) -> dict[str, Tensor]:
-    """What every layer makes of a picture: float32 on the CPU, by name, and `logits` for the last before softmax."""
+def _outputs(classifier: Classifier, picture: Any, order: list[int] | None = None) -> dict[str, Tensor]:
+    """What every layer makes of a picture: float32 on the CPU, by name, and `logits` for the last before softmax.
+
+    Classes come in `order`.
+    """
     if classifier.engine is not None:
         pixels = classifier.preprocess.pixels(picture)[None]
-        return {"logits": classifier.engine.logits(classifier.preprocess.central(pixels))[0]}
+        logits = classifier.engine.logits(classifier.preprocess.central(pixels))[0]
+        return {"logits": logits if order is None else logits[order]}
     model = classifier.model
     names = [record.name for record in model.variant.layers]
     names = names[: names.index(model.logits) + 1]
     picture = classifier.preprocess.seen(picture)[None].to(classifier.device)
     with for_pictures(model):
         found = model.activations(picture, names, keep=lambda output: output[0].float().cpu().clone())
+    if order is not None:
+        found[model.logits] = found[model.logits][order]
     return {**found, "logits": found[model.logits]}
 
 

@@ -178,9 +178,10 @@ def calibration(one: Classifier, data: Data) -> list[np.ndarray]:
 def _places(out: Path, format: str) -> list[Path]:
     """The files that will be made; an ending that is missing is added, anything that is there is refused."""
     ending = ENDINGS[format]
+    bare = [] if out.suffix else [out]  # a folder of that name may have been meant
     out = out if out.suffix else out.with_suffix(ending)
     files = [out, out.with_suffix(".bin")] if format == "openvino" else [out]
-    check_new(f"OUT of --format {format}", out, [ending], [*files[1:], out.with_suffix("")])
+    check_new(f"OUT of --format {format}", out, [ending], [*files[1:], *bare])
     return files
 
 

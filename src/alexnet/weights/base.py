@@ -223,9 +223,28 @@ def taken(
                 "save the weights as float32."
             )
     whole = {name: one for name, one in given.items() if needed[name][1]}
-    tensors = {name: one.take().detach().to("cpu", torch.float32).contiguous() for name, one in whole.items()}
+    tensors, lost = dict[str, Tensor](), list[str]()
+    for name, one in whole.items():
+        x = one.take().detach().cpu()
+        tensors[name] = x.to(torch.float32).contiguous()
+        if x.dtype == torch.float64 and not torch.equal(tensors[name].double(), x):
+            lost.append((called or {}).get(name, name))
+    _note_lost(file, lost)
     counts = {name for name, (_, floating) in needed.items() if not floating}
     return tensors | {name: given[name].take().long() if name in given else torch.tensor(0) for name in counts}
+
+
+def as_float32(file: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays of numbers as tensors of float32; that digits are lost is said."""
+    found = {name: np.array(x, np.float32, order="C") for name, x in arrays.items()}
+    _note_lost(file, [name for name, x in arrays.items() if x.dtype == np.float64 and (found[name] != x).any()])
+    return {name: torch.from_numpy(x) for name, x in found.items()}
+
+
+def _note_lost(file: Path, names: list[str]) -> None:
+    if names:
+        more = f", and so {len(names) - 1} more" if names[1:] else ""
+        note(f"{file.name}: {names[0]} is float64 and is taken as float32: digits are lost{more}")
 
 
 def _same(x: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
@@ -23,7 +22,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights import caffe_transform
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes
+from alexnet.weights.base import ASSUMED, Weights, as_float32, check_finite, check_shapes
 from alexnet.weights.caffe_mean import find_mean, read_blob, reversed_channels, square_of_hints
 from alexnet.weights.caffe_transform import Transform
 from alexnet.weights.registry import Reader
@@ -228,7 +227,7 @@ def _weights(file: Path, found: list[CaffeLayer], side: int, transform: Transfor
             f"MODEL {file} has {counted(len(weighted), 'layer')} with weights ({', '.join(x.name for x in weighted)}); "
             f"{variant.name} has {len(records)}: give weights of that network, or another --variant."
         )
-    first, tensors = f"{records[0].name}.weight", _tensors(records, weighted)
+    first, tensors = f"{records[0].name}.weight", _tensors(file, records, weighted)
     channels, classes = tensors[first].shape[1], tensors[f"{records[-1].name}.bias"].numel()
     padded = any(isinstance(record, v.Conv) and record.ceil for record in variant.layers)
     input = (
@@ -250,14 +249,15 @@ def _weights(file: Path, found: list[CaffeLayer], side: int, transform: Transfor
     )
 
 
-def _tensors(records: list[Any], weighted: list[CaffeLayer]) -> dict[str, Tensor]:
+def _tensors(file: Path, records: list[Any], weighted: list[CaffeLayer]) -> dict[str, Tensor]:
     """The blobs by our names, the first layer's colours turned round."""
-    tensors: dict[str, Tensor] = {}
+    arrays: dict[str, np.ndarray] = {}
     for record, layer in zip(records, weighted, strict=True):
         weight, bias = layer.blobs
         weight = weight.reshape(weight.shape[-2:]) if isinstance(record, v.FC) else weight
-        tensors[f"{record.name}.weight"] = torch.from_numpy(weight)
-        tensors[f"{record.name}.bias"] = torch.from_numpy(bias.reshape(-1))
+        arrays[f"{record.name}.weight"] = weight
+        arrays[f"{record.name}.bias"] = bias.reshape(-1)
+    tensors = as_float32(file, arrays)
     first = f"{records[0].name}.weight"
     tensors[first] = reversed_channels(tensors[first], axis=1)
     return tensors

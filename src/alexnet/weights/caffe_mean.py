@@ -167,7 +167,7 @@ def reversed_channels(tensor: Tensor, axis: int) -> Tensor:
 
 
 def read_blob(message: pb.Message) -> np.ndarray:
-    """float32, copied out of the file; data in double precision is rounded."""
+    """Numbers of single or double precision, copied out of the file."""
     data = message.floats(5)
     if not len(data):
         doubles = message.messages(8)
@@ -176,4 +176,4 @@ def read_blob(message: pb.Message) -> np.ndarray:
     shape = shapes[-1].integers(1) if shapes else [message.integer(number, 1) for number in (1, 2, 3, 4)]
     if any(side < 0 for side in shape) or int(np.prod([*map(int, shape)], dtype=object)) != len(data):
         raise pb.WireError(f"a blob at byte {message.start} has {len(data):,} values for the shape {tuple(shape)}")
-    return np.array(data, np.float32).reshape(shape)
+    return np.array(data).reshape(shape)

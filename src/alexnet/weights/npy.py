@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from alexnet.base import restricted_pickle
 from alexnet.base.errors import AlexNetError
@@ -26,7 +24,7 @@ from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import weight_shapes
-from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
+from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, as_float32, check_finite, check_shapes, note
 from alexnet.weights.caffe_mean import find_mean, npy_array, square_of_hints
 from alexnet.weights.registry import Reader
 
@@ -67,7 +65,7 @@ def read(file: Path, hints: Hints) -> Weights:
             ("TensorFlow", "rows, columns, maps", "chw") if turned else ("Caffe", "maps, rows, columns", "hwc")
         )
         note(f"{file.name}: its arrays lie as {whose}'s, so fc6's inputs are taken for {how} (--order {other} if not)")
-    tensors = _tensors(records, arrays, shapes, turned, order)
+    tensors = as_float32(file, _tensors(records, arrays, shapes, turned, order))
     check_shapes(file, chosen, tensors, classes, 3, chosen.input)
     check_finite(file, tensors)
     first = f"{records[0].name}.weight"
@@ -88,10 +86,10 @@ def read(file: Path, hints: Hints) -> Weights:
 def _tensors(
     records: list[Any], arrays: Mapping[str, tuple[np.ndarray, np.ndarray]], shapes: Mapping[str, tuple[int, ...]],
     turned: bool, order: str,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, np.ndarray]:  # fmt: skip
     """The arrays as torch has them, from Caffe's way or TensorFlow's."""
     first_full = next(record.name for record in records if isinstance(record, v.FC))
-    tensors: dict[str, Tensor] = {}
+    found: dict[str, np.ndarray] = {}
     for record in records:
         weight, bias = arrays[record.name]
         if isinstance(record, v.FC):
@@ -100,9 +98,8 @@ def _tensors(
                 weight = _maps_first(weight, shapes, records, record)
         elif turned and weight.ndim == 4:
             weight = weight.transpose(3, 2, 0, 1)
-        tensors[f"{record.name}.weight"] = torch.from_numpy(np.array(weight, np.float32, order="C"))
-        tensors[f"{record.name}.bias"] = torch.from_numpy(np.array(bias, np.float32).reshape(-1))
-    return tensors
+        found[f"{record.name}.weight"], found[f"{record.name}.bias"] = weight, bias.reshape(-1)
+    return found
 
 
 def _full(weight: np.ndarray, turned: bool) -> np.ndarray:

@@ -24,7 +24,16 @@ from alexnet.networks import variants as v
 from alexnet.networks.shapes import layer_facts
 from alexnet.weights import caffe_mean, state
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import ASSUMED, Weights, check_finite, check_shapes, from_facts, image, metadata_object
+from alexnet.weights.base import (
+    ASSUMED,
+    Weights,
+    as_float32,
+    check_finite,
+    check_shapes,
+    from_facts,
+    image,
+    metadata_object,
+)
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
 from alexnet.weights.registry import Reader
 
@@ -109,7 +118,7 @@ def _tensor(file: Path, message: pb.Message) -> tuple[str, np.ndarray]:
     if count != len(array):
         raise pb.WireError(f"{name!r:.60} has {len(array):,} values for the shape {tuple(shape)}")
     array = array.reshape(shape)  # whole numbers stay as they lie: they are shapes, not weights
-    return name, array.astype(np.float32, copy=False) if kind in (FLOAT, FLOAT16, DOUBLE) else array
+    return name, array.astype(np.float32, copy=False) if kind in (FLOAT, FLOAT16) else array
 
 
 def _elsewhere(file: Path, name: str, message: pb.Message, size: int) -> memoryview | bytes:
@@ -217,11 +226,11 @@ def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
             f"MODEL {file} has {counted(len(weighted), 'layer')} with weights; {variant.name} has {len(records)}: give "
             "weights of that network, or another --variant."
         )
-    found: dict[str, Tensor] = {}
+    arrays: dict[str, np.ndarray] = {}
     for record, node in zip(records, weighted, strict=True):
-        weight, bias = _weight(node, tensors), _bias(file, node, nodes, tensors)
-        found[f"{record.name}.weight"] = torch.from_numpy(np.array(weight, np.float32, order="C"))
-        found[f"{record.name}.bias"] = torch.from_numpy(np.array(bias, np.float32).reshape(-1))
+        arrays[f"{record.name}.weight"] = _weight(node, tensors)
+        arrays[f"{record.name}.bias"] = _bias(file, node, nodes, tensors).reshape(-1)
+    found = as_float32(file, arrays)
     classes = found[f"{records[-1].name}.bias"].numel()
     input = side or variant.input
     if variant.name == "alexnet_owt":

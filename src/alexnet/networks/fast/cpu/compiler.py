@@ -47,7 +47,7 @@ def library() -> tuple[ctypes.CDLL | None, str]:
             digest.update(part + b"\0")
         try:
             folder = cache_folder() / "fast"
-        except RuntimeError:
+        except AlexNetError:
             raise _Unable("there is no home folder to keep them in; $ALEXNET_CACHE may name another") from None
         file = folder / f"{digest.hexdigest()[:24]}.so"
         kept = _opened(file) if _trusted(file) else None
