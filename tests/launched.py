@@ -16,6 +16,14 @@ SETS = [
     *("--set", "variant=alexnet32", "--set", "epochs=2", "--set", "batch_size=7", "--set", "learning_rate=0.002"),
     *("--set", "precision=float32", "--set", "log_every=1", "--set", "workers=1"),
 ]
+
+
+def with_sets(*changes: str) -> list[str]:
+    """SETS with those KEY=VALUE instead of their own, or besides."""
+    by_key = {one.partition("=")[0]: one for one in (*SETS[1::2], *changes)}
+    return [word for one in by_key.values() for word in ("--set", one)]
+
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from alexnet.base.errors import AlexNetError
-from alexnet.base.hints import Hints
 from alexnet.weights import formats, torch_file
 
 
@@ -82,13 +81,6 @@ def test_a_maze_without_weights_is_left_at_once(tmp_path, kind):
     with pytest.raises(AlexNetError, match=r"no state_dict|holds more than weights"):
         formats.read(tmp_path / "maze.pth")
     assert time.process_time() - began < 5
-
-
-def test_the_same_weights_under_two_names_are_found_by_either(tmp_path, state):
-    torch.save({"model": state, "best": state, "opt": {"a": {}, "b": {}}}, tmp_path / "two.pth")
-    for key in ("model", "best"):
-        got = formats.read(tmp_path / "two.pth", Hints(key=key))
-        assert torch.equal(got.tensors["fc8.bias"], state["classifier.6.bias"])
 
 
 def test_lists_within_lists_are_no_type_of_tensors():

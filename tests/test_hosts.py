@@ -9,14 +9,14 @@ import pytest
 from alexnet.base import run_files
 from conftest import write_folders
 from hosts import missing
+from launched import losses, with_sets
 from several import Said, several
-from test_processes import SETS, losses
 from test_several import PATCHES, files, plain
 
 pytestmark = [pytest.mark.cpu, pytest.mark.slow]
 
 WAYS = ("data", "hybrid", "towers")
-RUN = (*SETS, "--set", "epochs=1", "max_steps=3")
+RUN = with_sets("epochs=1", "max_steps=3")
 UNDRAWN = {**PATCHES, "alexnet.training.plots.PICTURES": {}}
 LINK = ("300mbit", 0.01)
 

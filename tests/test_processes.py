@@ -18,7 +18,7 @@ from alexnet.base.metrics import read
 from alexnet.training import checkpoint
 from alexnet.training.loop import train
 from conftest import write_folders
-from launched import ENVIRONMENT, SETS, command, losses, wait_for_step
+from launched import ENVIRONMENT, SETS, command, losses, wait_for_step, with_sets
 from together import Command, group
 
 pytestmark = pytest.mark.cpu
@@ -45,7 +45,7 @@ def alone(data, tmp_path_factory) -> Path:
 
 
 def test_ctrl_c_ends_a_process_with_its_status_and_a_saved_run(data, tmp_path):
-    process = Command(tmp_path, "train", data, "--out", tmp_path / "run", *SETS, "--set", "epochs=500")
+    process = Command(tmp_path, "train", data, "--out", tmp_path / "run", *with_sets("epochs=500"))
     wait_for_step(tmp_path / "run", 3, process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130, process.err
@@ -76,7 +76,7 @@ def test_two_processes_agree_on_the_step_at_which_they_stop_and_three_go_on_to_t
 
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(data, tmp_path):
-    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=3"]
+    sets = with_sets("checkpoint_every=2", "epochs=3")
     train(data, tmp_path / "whole", sets=sets[1::2])
     clock = random.Random(2012)
     for killed, step in enumerate((3, 13)):

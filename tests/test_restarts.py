@@ -25,7 +25,7 @@ from alexnet.training.loop import train
 from alexnet.training.restarts import LOCK, WRITER
 from conftest import write_folders
 from elastic import children
-from launched import ENVIRONMENT, SETS, losses, wait_for_step
+from launched import ENVIRONMENT, SETS, losses, wait_for_step, with_sets
 from together import group
 
 pytestmark = pytest.mark.cpu
@@ -177,7 +177,7 @@ def workers(run: Path) -> list[int]:
 def test_killed_at_random_twice_a_run_ends_as_one_left_alone(data, tmp_path, processes):
     """kill -9 of any worker at any moment; of three processes too every bit is the same."""
     kills, dice = 2, random.Random(processes)
-    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=20", "--set", "max_steps=20"]
+    sets = with_sets("checkpoint_every=2", "epochs=20", "max_steps=20")
 
     def start(out: Path) -> subprocess.Popen:
         words = [str(Path(__file__).with_name("elastic.py")), processes, kills, "train", data, "--out", out, *sets]
@@ -215,7 +215,7 @@ def below(parent: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc").exists(), reason="there is no /proc to find the workers in")
 def test_machines_that_come_and_go_leave_order_and_losses_as_they_are(data, tmp_path):
     """Three agents of torchrun meet as three machines would: one comes late, and one is gone with all its processes."""
-    sets = [*SETS, "--set", "checkpoint_every=2", "--set", "epochs=20", "--set", "max_steps=20"]
+    sets = with_sets("checkpoint_every=2", "epochs=20", "max_steps=20")
     train(data, tmp_path / "alone", sets=sets[1::2])
     run, until, port = tmp_path / "run", tmp_path / "until", random.Random(os.getpid()).randint(20_000, 60_000)
     until.write_text("5")
@@ -263,7 +263,7 @@ def test_machines_that_come_and_go_leave_order_and_losses_as_they_are(data, tmp_
 @pytest.mark.parametrize("still", [0, 1])
 def test_a_process_that_stands_still_ends_the_others_after_the_time_limit(data, tmp_path, still):
     """Whichever it is: where the first is stuck the second says so."""
-    sets = [*SETS, "--set", "timeout=4", "--set", "epochs=500", "--set", "max_steps=400"]
+    sets = with_sets("timeout=4", "epochs=500", "max_steps=400")
     two = group(2, tmp_path, "train", data, "--out", tmp_path / "run", *sets)
     wait_for_step(tmp_path / "run", 2, two[0])
     two[still].send_signal(signal.SIGSTOP)

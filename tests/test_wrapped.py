@@ -258,6 +258,13 @@ def test_files_that_are_something_else_are_called_by_their_name(tmp_path):
         formats.read(tmp_path / "net.pt2")
 
 
+def test_the_same_weights_under_two_names_are_found_by_either(tmp_path, state):
+    torch.save({"model": state, "best": state, "opt": {"a": {}, "b": {}}}, tmp_path / "two.pth")
+    for key in ("model", "best"):
+        got = formats.read(tmp_path / "two.pth", Hints(key=key))
+        assert torch.equal(got.tensors["fc8.bias"], state["classifier.6.bias"])
+
+
 def test_one_output_is_said_to_be_always_certain(tmp_path, state, caplog):
     torch.save({**state, "classifier.6.weight": state["classifier.6.weight"][:1], "classifier.6.bias": torch.zeros(1)},
                tmp_path / "one.pth")  # fmt: skip

@@ -108,13 +108,13 @@ def predict(
     from alexnet.engines.loading import device_for, load_classifier
     from alexnet.inference.moving import annotating, answering, reading
 
-    images = reading.named(images)
     if table is not None:
         check_new("--output", Path(table), tables.WRITERS)
     if moving.annotate is not None:
         check_new("--annotate", Path(moving.annotate), annotating.SUFFIXES)
-        if len(images) > 1:
-            raise AlexNetError(f"--annotate writes one film, and {len(images)} moving pictures were given; give one.")
+    images = reading.named(images)
+    if moving.annotate is not None and len(images) > 1:
+        raise AlexNetError(f"--annotate writes one film, and {len(images)} moving pictures were given; give one.")
     classifier = load_classifier(model, choose_device(device_for(engine, device)), engine, batch_size, output.say)
     work = _Work(moving, classifier, topk, views, batch_size, output, table is None)
     with StopRequest() as stop:
