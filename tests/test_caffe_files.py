@@ -159,6 +159,31 @@ def test_a_relu_that_lets_some_of_what_is_below_zero_through_is_no_relu(tmp_path
         assert formats.read(file).variant == "bvlc_alexnet"
 
 
+@pytest.mark.parametrize("asked", VARIANTS)
+def test_a_variant_that_is_named_is_that_of_the_file_or_refused(tmp_path, thin, asked):
+    """bvlc_alexnet_zoo is bvlc_alexnet with sizes rounded otherwise, of which a Caffe file says nothing."""
+    for net in ("bvlc_alexnet", "caffenet"):
+        arrays = {key: value.numpy() for key, value in made(net).tensors.items()}
+        file = caffe_file.write(tmp_path / f"{net}.caffemodel", arrays, net)
+        if asked in (net, f"{net}_zoo"):
+            assert formats.read(file, Hints(variant=asked)).variant == asked
+            continue
+        with pytest.raises(AlexNetError, match=f"is of {net}, and --variant says {asked}; leave it out"):
+            formats.read(file, Hints(variant=asked))
+
+
+def test_a_net_of_no_variant_is_read_as_the_one_that_is_named_and_that_is_said(tmp_path, thin, monkeypatch, caplog):
+    arrays = {key: value.numpy() for key, value in made("bvlc_alexnet").tensors.items()}
+    file = caffe_file.write(tmp_path / "net.caffemodel", arrays)
+    plain = caffe_file.layer("relu3", "ReLU")
+    monkeypatch.setitem(caffe_file.PARAMETERS, "ReLU", (30, 123))  # caffe.proto: relu_param
+    leaky = caffe_file.layer("relu3", "ReLU", caffe_file.real(1, 0.3))
+    file.write_bytes(file.read_bytes().replace(plain, leaky))
+    assert formats.read(file, Hints(variant="bvlc_alexnet")).variant == "bvlc_alexnet"
+    said = "is read as bvlc_alexnet, which was asked for, though layer relu3 is ReLU (negative_slope 0.3) where"
+    assert said in caplog.text
+
+
 # -- what Caffe's nets say of their pictures ----------------------------------------------------------------------
 
 

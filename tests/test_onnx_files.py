@@ -194,8 +194,10 @@ def test_other_operators_and_damage_are_named(tmp_path, thin):
     steps = zoo_steps(found)
     with pytest.raises(AlexNetError, match="operator Sigmoid, which is none of AlexNet's"):
         formats.read(foreign(tmp_path / "sigmoid.onnx", [*steps[:2], ("Sigmoid", {}), *steps[2:]], 224))
-    with pytest.raises(AlexNetError, match=r"none of the networks known here \(it computes Conv, Relu, LRN, MaxPool"):
+    with pytest.raises(AlexNetError, match=r"none of the networks known here: it computes Conv, Relu, LRN, MaxPool"):
         formats.read(foreign(tmp_path / "short.onnx", steps[:-3], 224))
+    with pytest.raises(AlexNetError, match="is of bvlc_alexnet_zoo, and --variant says caffenet; leave it out"):
+        formats.read(foreign(tmp_path / "zoo.onnx", steps, 224), Hints(variant="caffenet"))
     whole = tmp_path / "whole.onnx"
     formats.write(found, whole)
     contents = whole.read_bytes()

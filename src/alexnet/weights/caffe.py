@@ -6,8 +6,9 @@ Caffe: conv1's input channels and the mean are turned round, which changes no bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, as_float32, check_finite, check_shapes
 from alexnet.weights.caffe_mean import find_mean, read_blob, reversed_channels, square_of_hints
 from alexnet.weights.caffe_transform import Transform
+from alexnet.weights.recognising import choose
 from alexnet.weights.registry import Reader
 
 STORED = 256  # the side of the pictures that Caffe crops (docs/facts.md 10)
@@ -218,7 +220,8 @@ def _weights(file: Path, found: list[CaffeLayer], side: int, transform: Transfor
         scale = tuple(one / transform.scale for one in scale)
     changes: dict[str, Any] = {"activation": "tanh"} if any(x.type == "TanH" for x in computing) else {}
     rates = {layer.parameters["dropout_ratio"] for layer in found if layer.type == "Dropout"}
-    variant = v.variant(hints.variant) if hints.variant else _recognised(file, computing, bool(scales), changes, rates)
+    recognise = partial(_recognised, computing, bool(scales), changes, rates)
+    variant = choose(file, hints.variant, recognise)
     if len(rates) == 1:
         changes["dropout"] = round(rates.pop(), 6)
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
@@ -263,11 +266,13 @@ def _tensors(file: Path, records: list[Any], weighted: list[CaffeLayer]) -> dict
     return tensors
 
 
-def _recognised(file: Path, found: list[CaffeLayer], scaled: bool, changes: dict, rates: set) -> v.Variant:
-    """The variant that computes what the file's layers compute; else an error with the first difference."""
-    best: tuple[int, str] = (-1, "")
+def _recognised(
+    found: list[CaffeLayer], scaled: bool, changes: dict, rates: set, variants: Iterable[v.Variant]
+) -> tuple[v.Variant | None, str]:
+    """Of those the variant that computes what the file's layers compute; else None, and the first difference."""
+    best: tuple[int, str] = (-1, "Caffe has no such layers")
     got = [layer.plan() for layer in found]
-    for variant in v.VARIANTS.values():
+    for variant in variants:
         rate = {"dropout": round(next(iter(rates)), 6)} if len(rates) == 1 else {}
         try:
             known = caffe_layers(v.changed(variant, changes | rate), (2.0,) if scaled else (1.0,), 3, 1000)
@@ -278,14 +283,11 @@ def _recognised(file: Path, found: list[CaffeLayer], scaled: bool, changes: dict
         while same < min(len(got), len(expected)) and got[same] == expected[same].plan():
             same += 1
         if same == len(got) == len(expected):
-            return variant
+            return variant, ""
         there = f"layer {found[same].name} is {found[same].words()}" if same < len(found) else "its layers end"
         wanted = expected[same].words() if same < len(expected) else "nothing"
         best = max(best, (same, f"{there} where {variant.name} has {wanted}"), key=lambda pair: pair[0])
-    raise AlexNetError(
-        f"MODEL {file} is none of the networks known here: {best[1]}; name one with --variant (alexnet convert) if it "
-        "is meant to be the same."
-    )
+    return None, best[1]
 
 
 READER = Reader(60, ".caffemodel", "Caffe's, in its old and new messages", recognises, read, {"mean": ("Caffe",)})

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe_mean import given_mean
+from alexnet.weights.recognising import choose
 from alexnet.weights.registry import Reader
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
@@ -65,7 +67,7 @@ def read(file: Path, hints: Hints) -> Weights:
             "give the file as its makers publish it."
         )
     records, stages = _found(file, contents)
-    chosen = v.variant(hints.variant) if hints.variant else _recognised(file, stages, records)
+    chosen = choose(file, hints.variant, partial(_recognised, stages, records))
     weighted = [record for record in chosen.layers if isinstance(record, v.Weighted)]
     kinds = [KINDS.get(stage.kind) for stage in stages]
     if kinds != [type(record) for record in weighted]:
@@ -215,12 +217,14 @@ def _title(stage: Stage) -> str:
     return " + ".join(record["name"] for record in stage.towers)
 
 
-def _recognised(file: Path, stages: list[Stage], records: list[dict[str, Any]]) -> v.Variant:
-    """The variant with as many towers, the same kinds of layers, filters, and norms."""
+def _recognised(
+    stages: list[Stage], records: list[dict[str, Any]], variants: Iterable[v.Variant]
+) -> tuple[v.Variant | None, str]:
+    """Of those the variant with as many towers, the same kinds of layers, filters, and norms; else what is there."""
     towers = max(len(stage.towers) for stage in stages) if stages else 0
     kinds = [KINDS.get(stage.kind) for stage in stages]
     norms = {kind: sum(record["type"] == name for record in records) for name, kind in NORMS.items()}
-    for variant in v.VARIANTS.values():
+    for variant in variants:
         weighted = [record for record in variant.layers if isinstance(record, v.Weighted)]
         split = max((record.groups for record in weighted if isinstance(record, v.Conv)), default=1)
         count = {kind: split * sum(isinstance(x, kind) for x in variant.layers) for kind in NORMS.values()}
@@ -232,11 +236,10 @@ def _recognised(file: Path, stages: list[Stage], records: list[dict[str, Any]]) 
             if isinstance(record, v.Conv)
         ):
             continue
-        return variant
-    raise AlexNetError(
-        f"MODEL {file} is none of the networks known here: {towers} towers, the layers "
-        f"{', '.join(_title(stage) for stage in stages)}, {norms[v.LRN]} cross-map and {norms[v.WithinMapNorm]} "
-        "within-map norms; name one with --variant (alexnet convert) if it is meant to be the same."
+        return variant, ""
+    return None, (
+        f"it has {towers} towers, the layers {', '.join(_title(stage) for stage in stages)}, {norms[v.LRN]} cross-map "
+        f"and {norms[v.WithinMapNorm]} within-map norms"
     )
 
 

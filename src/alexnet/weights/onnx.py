@@ -6,8 +6,9 @@ Read by the format's own description (onnx.proto), so that no library is needed 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from alexnet.weights.base import (
     metadata_object,
 )
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
+from alexnet.weights.recognising import choose
 from alexnet.weights.registry import Reader
 
 MOST_DIMENSIONS = 32
@@ -219,7 +221,7 @@ def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -
 def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
     nodes, tensors, steps = graph.nodes, graph.tensors, _steps(file, graph)
     weighted = [node for node in steps if node.operator in ("Conv", "Gemm", "MatMul")]
-    variant = v.variant(hints.variant) if hints.variant else _recognised(file, steps, tensors, side)
+    variant = choose(file, hints.variant, partial(_recognised, steps, tensors, side))
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
     if len(records) != len(weighted):
         raise AlexNetError(
@@ -361,8 +363,10 @@ def _sides(steps: list[Node], side: int) -> list[int]:
     return sides
 
 
-def _recognised(file: Path, steps: list[Node], tensors: dict[str, np.ndarray], side: int) -> v.Variant:
-    for variant in v.VARIANTS.values():
+def _recognised(
+    steps: list[Node], tensors: dict[str, np.ndarray], side: int, variants: Iterable[v.Variant]
+) -> tuple[v.Variant | None, str]:
+    for variant in variants:
         plans = [plan for record in variant.layers if (plan := _record_plan(record))]
         if [_plan(node) for node in steps] != plans:
             continue
@@ -375,12 +379,9 @@ def _recognised(file: Path, steps: list[Node], tensors: dict[str, np.ndarray], s
         except AlexNetError:
             continue
         if _sides(steps, at) == [row.output[1] for row in rows if row.kind in ("conv", "maxpool")]:
-            return variant
+            return variant, ""
     got = ", ".join(node.operator for node in steps)
-    raise AlexNetError(
-        f"MODEL {file} is none of the networks known here (it computes {got}, for pictures of {side or 'any'} pixels); "
-        "give an export of torchvision's alexnet, of bvlcalexnet, or of this project."
-    )
+    return None, f"it computes {got}, for pictures of {side or 'any'} pixels"
 
 
 READER = Reader(
