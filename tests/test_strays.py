@@ -152,6 +152,7 @@ MISSING = {
     "of training": {"train-00001-of-00003": 1, "test-00000-of-00001": 1},
     "in a folder": {"data/train-00000-of-00002": 1},
     "counted from 1": {"train-2-of-2": 1, "train-3-of-3": 1},
+    "with a checksum": {"train-00001-of-00003-0123456789abcdef": 1},
     "none": {"train-00000-of-00002": 0, "train-00001-of-00002": 0, "test-00000-of-00001": 0},
     "none, with checksums": {"train-00000-of-00002-0123456789abcdef": 0, "train-00001-of-00002-fedcba9876543210": 0},
     "none, counted from 1": {"train-1-of-2": 0, "train-2-of-2": 0, "1-of-2000-flowers": 0},

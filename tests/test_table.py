@@ -40,7 +40,9 @@ def rows(names, head, by=","):
 SHAPES = {
     "beside the pictures": ({"labels.csv": rows(IDS, "filename,label")}, IDS, ""),
     "with spaces": ({"labels.csv": rows(IDS, "filename , label", ", ")}, IDS, ""),
-    "with spaces in quotes": ({"labels.csv": rows(IDS, '"filename", "label"', ', ')}, IDS, ""),
+    "with spaces in quotes": (
+        {"labels.csv": rows(IDS, '"filename", "of, whom", "label"', ', "me, too", ')}, IDS, "",
+    ),
     "in UTF-16": ({"labels.csv": rows(IDS, "filename,label").encode("utf-16")}, IDS, ""),
     "in UTF-16 without a mark": ({"labels.csv": rows(IDS, "filename,label").encode("utf-16-le")}, IDS, ""),
     "of an old Mac": ({"labels.csv": rows(IDS, "filename,label").replace("\n", "\r")}, IDS, ""),
