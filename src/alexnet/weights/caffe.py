@@ -26,7 +26,7 @@ from alexnet.weights import protobuf as pb
 from alexnet.weights.base import ASSUMED, Weights, as_float32, check_finite, check_shapes
 from alexnet.weights.caffe_mean import find_mean, read_blob, reversed_channels, square_of_hints
 from alexnet.weights.caffe_transform import Transform
-from alexnet.weights.recognising import choose
+from alexnet.weights.recognising import variant_of
 from alexnet.weights.registry import Reader
 
 STORED = 256  # the side of the pictures that Caffe crops (docs/facts.md 10)
@@ -221,7 +221,7 @@ def _weights(file: Path, found: list[CaffeLayer], side: int, transform: Transfor
     changes: dict[str, Any] = {"activation": "tanh"} if any(x.type == "TanH" for x in computing) else {}
     rates = {layer.parameters["dropout_ratio"] for layer in found if layer.type == "Dropout"}
     recognise = partial(_recognised, computing, bool(scales), changes, rates)
-    variant = choose(file, hints.variant, recognise)
+    variant = variant_of(file, hints.variant, recognise)
     if len(rates) == 1:
         changes["dropout"] = round(rates.pop(), 6)
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]

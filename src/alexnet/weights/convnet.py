@@ -27,7 +27,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, check_finite, check_shapes, note
 from alexnet.weights.caffe_mean import given_mean
-from alexnet.weights.recognising import choose
+from alexnet.weights.recognising import variant_of
 from alexnet.weights.registry import Reader
 
 KINDS = {"conv": v.Conv, "local": v.Local, "fc": v.FC}
@@ -67,7 +67,7 @@ def read(file: Path, hints: Hints) -> Weights:
             "give the file as its makers publish it."
         )
     records, stages = _found(file, contents)
-    chosen = choose(file, hints.variant, partial(_recognised, stages, records))
+    chosen = variant_of(file, hints.variant, partial(_recognised, stages, records))
     weighted = [record for record in chosen.layers if isinstance(record, v.Weighted)]
     kinds = [KINDS.get(stage.kind) for stage in stages]
     if kinds != [type(record) for record in weighted]:

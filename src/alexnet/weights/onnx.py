@@ -36,7 +36,7 @@ from alexnet.weights.base import (
     metadata_object,
 )
 from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
-from alexnet.weights.recognising import choose
+from alexnet.weights.recognising import variant_of
 from alexnet.weights.registry import Reader
 
 MOST_DIMENSIONS = 32
@@ -221,7 +221,7 @@ def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -
 def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
     nodes, tensors, steps = graph.nodes, graph.tensors, _steps(file, graph)
     weighted = [node for node in steps if node.operator in ("Conv", "Gemm", "MatMul")]
-    variant = choose(file, hints.variant, partial(_recognised, steps, tensors, side))
+    variant = variant_of(file, hints.variant, partial(_recognised, steps, tensors, side))
     records = [record for record in variant.layers if isinstance(record, v.Weighted)]
     if len(records) != len(weighted):
         raise AlexNetError(

@@ -13,7 +13,7 @@ from alexnet.weights.base import note
 Recognise = Callable[[Iterable[v.Variant]], tuple[v.Variant | None, str]]
 
 
-def choose(file: Path, asked: str | None, recognise: Recognise) -> v.Variant:
+def variant_of(file: Path, asked: str | None, recognise: Recognise) -> v.Variant:
     """The variant that the file's layers compute, or the one that was asked for.
 
     That one is refused where the file is another that is known here; where it is none, the difference is said.
