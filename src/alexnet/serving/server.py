@@ -163,6 +163,8 @@ def answer_until_stopped(
         server.run(sockets=[listening])
     finally:
         server.last.cancel()
+    if server.status == 128 + signal.SIGINT:  # uvicorn's own is lost where a script's & has it ignored
+        raise KeyboardInterrupt
 
 
 def address(listening: socket.socket, host: str) -> str:
