@@ -103,7 +103,8 @@ def be(way: str, rank: int, size: int, port: int, write: int) -> None:
     from alexnet.training.recipe import Recipe
     from hosts import address
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": address(0)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ["MASTER_ADDR"] = address(0)
     os.environ["MASTER_PORT"] = str(port)
     torch.set_num_threads(1)
     try:

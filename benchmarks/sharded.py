@@ -28,7 +28,14 @@ def main() -> None:
     parser.add_argument("--variant", default="alexnet2012")
     parser.add_argument("--pictures", type=int, default=12, help="a step of all processes together")
     given = parser.parse_args()
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(given.processes)}
+    size = str(given.processes)
+    shared = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+    }
     words = [sys.executable, __file__, "work", given.variant, str(given.pictures)]
     started = [
         subprocess.Popen(words, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)

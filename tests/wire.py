@@ -70,7 +70,7 @@ def main() -> None:
 def work() -> None:
     results = {}
     for number, (way, size) in enumerate((("data", PROCESSES), ("hybrid", PROCESSES), ("towers", 2))):
-        os.environ |= {"WORLD_SIZE": str(size), "MASTER_PORT": str(29500 + number)}
+        os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_PORT": str(29500 + number)}
         if int(os.environ["RANK"]) < size:
             results[way] = measure(way)
     print(json.dumps(results))
