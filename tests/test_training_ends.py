@@ -10,7 +10,7 @@ import filelock
 import pytest
 import torch
 
-from alexnet.base import run_files
+from alexnet.base import progress, run_files
 from alexnet.base.errors import Diverged
 from alexnet.base.metrics import read
 from alexnet.engines.loading import load_classifier
@@ -54,7 +54,8 @@ def test_the_pace_of_an_epoch_is_of_its_training_alone(tmp_path, folders, monkey
         return evaluated(*given, **named)
 
     monkeypatch.setattr(loop, "_measure", measure)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+    for module in (loop, progress):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
     train(folders, tmp_path / "run", None, [*TINY, "epochs=3"])
     epochs = [line for line in read(tmp_path / "run" / run_files.METRICS) if line["kind"] == "epoch"]
     assert len(epochs) == 3
