@@ -9,10 +9,14 @@ also refers to them, so that the same dictionary is met again and again.
 Matrices: a convolution's weights are (channels · k · k, filters) in C order, its biases (filters, 1); a fully connected
 layer's are (inputs, outputs) in Fortran order, one for each input layer, its biases (1, outputs); a local layer's are
 (positions · channels · k · k, filters) and its biases (filters · positions, 1), filter by filter.
+
+Layers without weights say what they compute under keys of their own, a norm's scale already divided by the numbers that
+its sum is over; a convolution's padding is below 0. Sizes of maps are rounded up, and kept with each layer.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,14 +43,26 @@ SINGLE_BETWEEN["conv2"] = "conv2_neuron rnorm2 pool2"
 # The author's nets for CIFAR-10, by the package's names for them; their own layers are called as the package's.
 CIFAR = {
     "cifar10_18": {
-        "conv1": "pool1 pool1_neuron rnorm1:rnorm",
-        "conv2": "conv2_neuron pool2 rnorm2:rnorm",
-        "conv3": "conv3_neuron pool3",
+        "conv1": "pool1 pool1_neuron rnorm1:rnorm18",
+        "conv2": "conv2_neuron pool2:average rnorm2:rnorm18",
+        "conv3": "conv3_neuron pool3:average",
     },
     "cifar10_13": {"conv1": "conv1_neuron pool1", "conv2": "conv2_neuron pool2"},
-    "cifar10_11": {"conv1": "conv1_neuron rnorm1 pool1", "conv2": "conv2_neuron rnorm2 pool2"},
+    "cifar10_11": {"conv1": "conv1_neuron rnorm1:rnorm11 pool1", "conv2": "conv2_neuron rnorm2:rnorm11 pool2"},
 }
-TYPES = {"rnorm": "cmrnorm", "cnorm": "rnorm", "pool": "pool", "hs": "hs", "dropout": "dropout2"}
+SIDES = {"cifar10_18": 32, "cifar10_13": 24, "cifar10_11": 24}
+POOL = {"type": "pool", "pool": "max", "sizeX": 3, "start": 0, "stride": 2}
+# What layers without weights say of themselves (docs/facts.md 2 and 8), by how their names begin, or the word after it.
+SAYS: dict[str, dict[str, Any]] = {
+    "rnorm": {"type": "cmrnorm", "size": 5, "scale": 1e-4 / 5, "pow": 0.75, "minDiv": 2.0, "blocked": False},
+    "rnorm11": {"type": "cmrnorm", "size": 5, "scale": 1e-3 / 5, "pow": 0.75, "blocked": False},  # of 2011: no minDiv
+    "rnorm18": {"type": "rnorm", "size": 3, "scale": 5e-5 / 9, "pow": 0.75, "blocked": False},
+    "cnorm": {"type": "rnorm", "size": 5, "scale": 1e-3 / 25, "pow": 0.75, "blocked": False},
+    "pool": POOL,
+    "average": {**POOL, "pool": "avg"},
+    "hs": {"type": "hs", "keep": 0.5, "enable": True},
+    "dropout": {"type": "dropout2", "keep": 0.5, "enable": True},
+}
 
 
 # -- matrices ---------------------------------------------------------------------------------------------------
@@ -70,14 +86,21 @@ def local_matrix(weight: np.ndarray) -> np.ndarray:
 # -- checkpoints ------------------------------------------------------------------------------------------------
 
 
-def write_towers(path: Path, tensors: Mapping[str, np.ndarray], increments: bool = True, zipped: bool = False) -> Path:
+def write_towers(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    increments: bool = True,
+    zipped: bool = False,
+    side: int = 224,
+    altered: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
     """A checkpoint of net 145, the two towers of 2012, or with a conv6 of net 146, at any width.
 
     `tensors` are those of one module: conv1.weight (filters, channels, k, k), those of conv2, conv4 and conv5 with half
     the channels (groups = 2) … fc8.bias. `increments` stores momentum beside each matrix, as the code does; `zipped`
-    compresses as its option does.
+    compresses as its option does. `side` is that of the pictures; `altered` gives layers other values of some keys.
     """
-    layers = _inputs()
+    layers = _inputs(side)
     before = ["data", "data"]
     for name, pattern in TOWERS.items():
         if f"{name}.weight" not in tensors:
@@ -101,6 +124,7 @@ def write_towers(path: Path, tensors: Mapping[str, np.ndarray], increments: bool
     seen = weight.shape[1] // 2
     _add(layers, "fc1000", [weight[:, :seen], weight[:, seen:]], tensors["fc8.bias"], before, increments)
     _add_cost(layers, "fc1000")
+    _alter(layers, altered)
     return dump(path, layers, "options", zipped)
 
 
@@ -112,6 +136,8 @@ def write_single(
     between: Mapping[str, str] | None = None,
     increments: bool = True,
     zipped: bool = False,
+    side: int = 224,
+    altered: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """A checkpoint of one tower at any width: cuda-convnet2's ImageNet net, or with `as_list` one of 2011.
 
@@ -119,9 +145,9 @@ def write_single(
     a fully connected layer's, (filters, H, W, channels, k, k) with biases (filters, H, W) a local one's.
     `names` gives cuda-convnet's names for the package's, by default fc4096a, fc4096b and fc1000 for fc6, fc7 and fc8;
     with names of one's own, for example none, `between` are the layers without weights, such as CIFAR["cifar10_11"],
-    a layer that is not in it being followed by its ReLU.
+    a layer that is not in it being followed by its ReLU. `side` is that of the pictures, `altered` as for the towers.
     """
-    layers, before = _inputs(), "data"
+    layers, before = _inputs(side), "data"
     order = list(dict.fromkeys(key.partition(".")[0] for key in tensors))
     for name in order:
         title = (SINGLE if names is None else names).get(name, name)
@@ -129,6 +155,7 @@ def write_single(
         after = SINGLE_BETWEEN if names is None else {**{x: f"{x}_neuron" for x in order[:-1]}, **(between or {})}
         before = _add_between(layers, title, after.get(name, "").replace("#", ""))
     _add_cost(layers, before)
+    _alter(layers, altered)
     if not as_list:
         return dump(path, layers, "python_util.options", zipped)
     numbers = {title: number for number, title in enumerate(layers)}
@@ -166,9 +193,22 @@ def dump(path: Path, layers: Any, module: str = "options", zipped: bool = False)
     return path
 
 
-def _inputs() -> dict[str, dict[str, Any]]:
+def _inputs(side: int) -> dict[str, dict[str, Any]]:
     data = [{"name": name, "type": "data", "dataIdx": i, "gpu": -1} for i, name in enumerate(("data", "labels"))]
+    data[0]["outputs"], data[1]["outputs"] = 3 * side**2, 1
     return {str(record["name"]): record for record in data}
+
+
+def _alter(layers: dict[str, dict[str, Any]], altered: Mapping[str, Mapping[str, Any]] | None) -> None:
+    for name, values in (altered or {}).items():
+        layers[name] |= values
+
+
+def _see(record: dict[str, Any], channels: int) -> int:
+    """The side of the maps that a layer sees, of which it is told."""
+    pixels = record["inputLayers"][0]["outputs"] // channels
+    record |= {"imgPixels": pixels, "imgSize": math.isqrt(pixels)}
+    return math.isqrt(pixels)
 
 
 def _link(layers: dict[str, dict[str, Any]], title: str, kind: str, inputs: list[str]) -> dict[str, Any]:
@@ -198,6 +238,8 @@ def _add(
     else:
         record |= {
             "filters": len(blocks[0]),
+            "stride": [4 if block.shape[-1] == 11 else 1 for block in blocks],
+            "padding": [0 if block.shape[-1] == 11 else -(block.shape[-1] // 2) for block in blocks],
             "channels": [block.shape[-3] for block in blocks],
             "filterSize": [block.shape[-1] for block in blocks],
             "groups": [1] * len(blocks),
@@ -205,6 +247,10 @@ def _add(
             "weights": [(conv_matrix if kind == "conv" else local_matrix)(block) for block in blocks],
             "biases": np.ascontiguousarray(bias.reshape(-1, 1), np.float32),
         }
+        size = _see(record, blocks[0].shape[-3])
+        record |= {"imgSize": [size] * len(blocks), "imgPixels": [size**2] * len(blocks)}
+        record["modulesX"] = _positions(size, blocks[0].shape[-1], record["stride"][0], -record["padding"][0])
+        record |= {"modules": record["modulesX"] ** 2, "outputs": record["modulesX"] ** 2 * len(blocks[0])}
     record |= {"initW": [0.01] * len(blocks), "initB": 1.0, "epsW": [0.0] * len(blocks), "epsB": 0.02}
     if increments:
         record["weightsInc"] = [np.zeros_like(block) for block in record["weights"]]
@@ -212,16 +258,27 @@ def _add(
 
 
 def _add_between(layers: dict[str, dict[str, Any]], before: str, titles: str) -> str:
-    """Layers without weights, `name` or `name:type`, one after the other; the name of the last."""
+    """Layers without weights, `name` or `name:word`, one after the other; the name of the last."""
+    maps = layers[before].get("filters", 0)
     for token in titles.split():
-        title, _, kind = token.partition(":")
-        neuron = title.endswith("_neuron")
-        kind = "neuron" if neuron else kind or TYPES[title.rstrip("ab").rstrip("12345")]
-        record = _link(layers, title, kind, [before])
-        if neuron:
+        title, _, word = token.partition(":")
+        record = _link(layers, title, "neuron", [before])
+        record["outputs"] = layers[before]["outputs"]
+        if title.endswith("_neuron"):
             record["neuron"] = {"type": "relu", "params": {}, "usesActs": True, "usesInputs": False}
+        else:
+            record |= SAYS[word or title.rstrip("ab").rstrip("12345")]
+        if "size" in record or "sizeX" in record:
+            record["channels"], side = maps, _see(record, maps)
+        if "sizeX" in record:
+            record["outputsX"] = _positions(side, record["sizeX"], record["stride"], 0)
+            record["outputs"] = maps * record["outputsX"] ** 2
         before = title
     return before
+
+
+def _positions(side: int, kernel: int, stride: int, padding: int) -> int:
+    return 1 + math.ceil((2 * padding + side - kernel) / stride)
 
 
 def _add_cost(layers: dict[str, dict[str, Any]], source: str) -> None:

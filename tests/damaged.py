@@ -266,7 +266,7 @@ def convnet(data) -> bytes:
         dumped: list[Any] = []
         real, convnet_file.dump = convnet_file.dump, lambda _, layers, *rest: dumped.append(layers)
         try:
-            convnet_file.write_single(path, arrays("cifar10_13"), {}, True, plan, increments=False)
+            convnet_file.write_single(path, arrays("cifar10_13"), {}, True, plan, increments=False, side=24)
         finally:
             convnet_file.dump = real
         layers = dumped[0]

@@ -49,7 +49,7 @@ def tensors(name: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("zipped", [False, True])
 def test_python_reads_the_towers_checkpoint(tmp_path, zipped):
     kept = tensors("alexnet2012")
-    checkpoint = read(convnet_file.write_towers(tmp_path / "91.1", kept, zipped=zipped))
+    checkpoint = read(convnet_file.write_towers(tmp_path / "91.1", kept, zipped=zipped, side=96))
     layers, state = checkpoint["model_state"]["layers"], checkpoint["model_state"]
     assert (state["epoch"], state["images_seen"]) == (91, 3_000_000_000)
     assert isinstance(checkpoint["op"], Options)
@@ -70,7 +70,7 @@ def test_python_reads_the_towers_checkpoint(tmp_path, zipped):
 
 def test_the_sixth_convolution_of_tower_b_names_its_inputs_the_other_way_round(tmp_path):
     kept = tensors("alexnet2012_conv6")
-    layers = read(convnet_file.write_towers(tmp_path / "54.1", kept))["model_state"]["layers"]
+    layers = read(convnet_file.write_towers(tmp_path / "54.1", kept, side=96))["model_state"]["layers"]
     assert layers["conv6b"]["inputs"] == ["pool3b_neuron", "pool3a_neuron"]
     assert layers["fc2048a"]["inputs"] == ["conv6a_neuron", "conv6b_neuron"]
     assert (layers["conv6b"]["weights"][0][:9, 0] == kept["conv6.weight"][6, 8].ravel()).all()
@@ -79,7 +79,7 @@ def test_the_sixth_convolution_of_tower_b_names_its_inputs_the_other_way_round(t
 
 def test_python_reads_a_list_of_layers_with_unshared_weights(tmp_path):
     kept = tensors("cifar10_13")
-    path = convnet_file.write_single(tmp_path / "500.5", kept, {}, True, convnet_file.CIFAR["cifar10_13"])
+    path = convnet_file.write_single(tmp_path / "500.5", kept, {}, True, convnet_file.CIFAR["cifar10_13"], side=24)
     layers = read(path)["model_state"]["layers"]
     names = [layer["name"] for layer in layers]
     assert names[2:7] == ["conv1", "conv1_neuron", "pool1", "conv2", "conv2_neuron"]
@@ -97,5 +97,5 @@ def test_a_checkpoint_that_cuda_convnet_compressed_is_read(tmp_path):
     shapes = weight_shapes(variant("cifar10_13"), 10, 3, 24)
     kept = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
     plan = convnet_file.CIFAR["cifar10_13"]
-    path = convnet_file.write_single(tmp_path / "500.5", kept, {}, True, plan, increments=False, zipped=True)
+    path = convnet_file.write_single(tmp_path / "500.5", kept, {}, True, plan, increments=False, zipped=True, side=24)
     assert formats.read(path).variant == "cifar10_13"
