@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from filelock import FileLock
 from PIL import Image
 
 from alexnet.cli import run as run_command
+from alexnet.networks.variants import VARIANTS
 
 # As the processes have that tests start: sums by other numbers of threads round otherwise.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -180,6 +181,17 @@ def undrawn(request, monkeypatch) -> None:
 
     if not request.node.get_closest_marker("draws"):
         monkeypatch.setattr(plots, "PICTURES", {})
+
+
+@pytest.fixture
+def slim(request) -> Iterator[None]:
+    """alexnet32 at reduced width, where a test trains it; what loads `tiny_run` needs the real one."""
+    from narrow import narrow
+
+    with pytest.MonkeyPatch.context() as patch:  # its own: tests undo theirs
+        if "tiny_run" not in request.fixturenames:
+            patch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
+        yield
 
 
 @pytest.fixture

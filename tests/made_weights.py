@@ -11,7 +11,7 @@ import torch
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants
-from alexnet.networks.model import AlexNet, initialise
+from alexnet.networks.model import empty_build
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights.base import Weights
 from alexnet.weights.classifier import built
@@ -43,8 +43,7 @@ def made(name: str, input: int | None = None, mean: torch.Tensor | None = None, 
     torch.manual_seed(0)
     plan = variant(name)
     input = input or plan.input
-    model = AlexNet(plan, len(classes), 3, input, changes)
-    initialise(model)
+    model = empty_build(plan, len(classes), 3, input, changes)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -29,7 +29,7 @@ from alexnet.training.recipe import resolve
 from alexnet.training.restarts import open_run
 from conftest import DEVICE, TINY, coloured, write_folders
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.device, pytest.mark.usefixtures("slim")]
 
 LAST = run_files.LAST
 

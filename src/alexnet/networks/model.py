@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.overrides import TorchFunctionMode
 
 from alexnet.base.errors import AlexNetError, Misused
 from alexnet.networks import fast
@@ -317,3 +318,20 @@ def seeded_build(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset those of GPUs, too
         return build(variant, classes, channels, input, **(changes or {}))
+
+
+class _Undrawn(TorchFunctionMode):
+    """Layers keep the memory that they are given as it is."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) != nn.init.__name__:
+            return function(*args, **(kwargs or {}))
+        return None
+
+
+def empty_build(
+    variant: v.Variant, classes: int, channels: int, input: int, changes: Mapping[str, Any] | None, device: str = "cpu"
+) -> AlexNet:
+    """The bare network without initial weights, which take a second of a large one: its memory holds anything."""
+    with torch.device(device), _Undrawn():
+        return AlexNet(variant, classes, channels, input, changes)

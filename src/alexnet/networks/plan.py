@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from alexnet.networks import variants as v
-from alexnet.networks.model import AlexNet
+from alexnet.networks.model import AlexNet, empty_build
 
 # What changes no answer: where an output is put, and how fast averages follow in training.
 IDLE = ("training", "inplace", "momentum")
@@ -25,8 +24,7 @@ def departure(model: AlexNet, classes: int) -> str:
     Types, numbers, the shapes of weights and the order are compared; hooks are not seen.
     """
     name = model.variant.name
-    with torch.device("meta"):
-        planned = AlexNet(model.variant, classes, model.channels, model.input, model.changes)
+    planned = empty_build(model.variant, classes, model.channels, model.input, model.changes, "meta")
     for kind in ("forward", "activations"):
         if kind in vars(model) or getattr(type(model), kind) is not getattr(AlexNet, kind):
             return f"its {kind} is another than {name}'s"

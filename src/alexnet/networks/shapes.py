@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral
 
 from alexnet.base.errors import AlexNetError
@@ -49,6 +50,7 @@ def last_map(variant: v.Variant, input: int) -> int:
     return shape[1]
 
 
+@lru_cache
 def sizes(variant: v.Variant, input: int = 0) -> range:
     """Input sizes, in pixels, whose last maps are as large as those of `input`, by default the variant's own."""
     low = high = input or variant.input

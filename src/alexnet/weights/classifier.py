@@ -16,7 +16,8 @@ from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import plan
-from alexnet.networks.model import AlexNet, seeded_build
+from alexnet.networks.model import AlexNet, empty_build
+from alexnet.networks.variants import variant
 from alexnet.weights import formats, huggingface, native
 from alexnet.weights.base import Weights, note
 
@@ -108,7 +109,7 @@ def built(found: Weights, device: str | torch.device = "cpu", file: str | Path =
     """The classifier of weights that were read; `file` names them in errors."""
     channels, input = found.preprocess.channels, found.preprocess.input
     try:
-        model = seeded_build(0, found.variant, len(found.classes), channels, input, found.changes)
+        model = empty_build(variant(found.variant), len(found.classes), channels, input, found.changes)
         model.load_state_dict(found.tensors)
     except (TypeError, ValueError, RuntimeError) as error:
         raise AlexNetError(
