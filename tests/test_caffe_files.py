@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ from alexnet.base.hints import Hints
 from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import formats
 from made_weights import close, logits, made, pictures, same_tensors, thin_variants
+
+
+# What Caffe has no layer for, and crops smaller than these nets' own that leave nothing over in their poolings.
+CANNOT = {"alexnet_bn": "norm1", "alexnet2012_apart": "fc6", "cifar10_13": "local3", "cifar10_11": "local3"}
+SMALLER = {"alexnet_owt": 97, "cifar10_18": 16, "alexnet32": 16}
 
 
 @pytest.fixture
@@ -93,10 +99,9 @@ def test_what_caffe_holds_comes_back_bit_for_bit(tmp_path, thin, name):
         input = 48  # its poolings leave nothing over there, as Caffe's never do
     found = made(name, input=input, mean=torch.rand(3, plan.stored, plan.stored) * 255, dropout=0.25, activation="tanh")
     file = tmp_path / "net.caffemodel"
-    cannot = {"alexnet_bn": "norm1", "alexnet2012_apart": "fc6", "cifar10_13": "local3", "cifar10_11": "local3"}
-    if name in cannot:
+    if name in CANNOT:
         with pytest.raises(
-            AlexNetError, match=f"cannot hold {name}: Caffe has no layer that computes its {cannot[name]}"
+            AlexNetError, match=f"cannot hold {name}: Caffe has no layer that computes its {CANNOT[name]}"
         ):
             formats.write(found, file)
         assert not list(tmp_path.iterdir())
@@ -110,6 +115,36 @@ def test_what_caffe_holds_comes_back_bit_for_bit(tmp_path, thin, name):
     assert torch.equal(got.preprocess.mean, found.preprocess.mean)
     assert got.changes == {"activation": "tanh"} | ({"dropout": 0.25} if "drop6" in str(plan.layers) else {})
     np.testing.assert_allclose(got.preprocess.scale, found.preprocess.scale[0], rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", [x for x in VARIANTS if x not in (*CANNOT, "bvlc_alexnet_zoo")])
+def test_a_net_that_is_adapted_to_other_crops_comes_back_from_caffe(tmp_path, thin, name, caplog):
+    plan = variant(name)
+    input = SMALLER.get(name, 99 if plan.stored == 256 else 31)
+    stored = round(input * plan.stored / plan.input)
+    found = made(name, input=input, mean=torch.rand(3, stored, stored) * 255, adapt=True)
+    found = replace(found, preprocess=replace(found.preprocess, stored=stored))
+    formats.write(found, tmp_path / "net.caffemodel")
+    assert "to what size pictures are shrunk" not in caplog.text
+    got = formats.read(tmp_path / "net.caffemodel")
+    assert (got.changes["adapt"], got.preprocess.input, got.preprocess.stored) == (True, input, stored)
+    assert same_tensors(found, got)
+    assert torch.equal(got.preprocess.mean, found.preprocess.mean)
+
+
+def test_a_size_of_pictures_that_caffe_does_not_hold_is_said(tmp_path, thin, caplog):
+    found = made("caffenet")
+    formats.write(replace(found, preprocess=replace(found.preprocess, stored=240)), tmp_path / "net.caffemodel")
+    assert "before the crop; read, it is 256 pixels, not 240" in caplog.text
+
+
+def test_a_net_whose_weights_are_of_another_input_than_it_says_is_refused(tmp_path, thin):
+    file = tmp_path / "net.caffemodel"
+    caffe_file.write(file, {key: value.numpy() for key, value in made("caffenet").tensors.items()}, "caffenet")
+    sides = b"".join(caffe_file.integer(4, side) for side in (1, 3, 99, 99))
+    file.write_bytes(file.read_bytes() + sides)
+    with pytest.raises(AlexNetError, match=r"has fc6.weight of shape \(256, 576\); caffenet .* has \(256, 64\)"):
+        formats.read(file)
 
 
 def test_a_net_that_caffe_would_cut_otherwise_is_refused(tmp_path, thin):

@@ -21,15 +21,14 @@ from alexnet.base.text import counted
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
+from alexnet.networks.shapes import sizes
 from alexnet.weights import caffe_transform
 from alexnet.weights import protobuf as pb
-from alexnet.weights.base import ASSUMED, Weights, as_float32, check_finite, check_shapes
+from alexnet.weights.base import ASSUMED, Weights, as_float32
 from alexnet.weights.caffe_mean import find_mean, read_blob, reversed_channels, square_of_hints
 from alexnet.weights.caffe_transform import Transform
 from alexnet.weights.recognising import variant_of
 from alexnet.weights.registry import Reader
-
-STORED = 256  # the side of the pictures that Caffe crops (docs/facts.md 10)
 
 # Of each type of layer: the name and number of its parameters' field (old messages: the second number), and name,
 # number, kind and default of the parameters that matter here.
@@ -160,6 +159,13 @@ def caffe_layers(variant: v.Variant, scale: tuple[float, ...], channels: int, cl
     return found
 
 
+def stored_side(variant: v.Variant, input: int) -> int:
+    """The side of the pictures that crops of `input` are taken from, which no file of Caffe's says: the variant's own
+    (docs/facts.md 10), or where the variant is adapted to other crops, as much of the picture as there."""
+    usual = variant.stored if input in sizes(variant) else round(input * variant.stored / variant.input)
+    return max(usual, input)
+
+
 def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as a NetParameter does: with its name, or with a layer."""
     return head.startswith((b"\x0a", b"\x12", b"\xa2\x06"))
@@ -236,10 +242,10 @@ def _weights(file: Path, found: list[CaffeLayer], side: int, transform: Transfor
     input = (
         side or (transform.crop if transform else 0) or (227 if padded else variant.input)
     )  # Caffe cannot pad as these nets do at 224
-    stored = max(STORED if variant.stored == 256 else variant.stored, input)
+    if input not in sizes(variant):
+        changes["adapt"] = True
+    stored = stored_side(variant, input)
     image = find_mean(file, hints.mean, channels, stored, input, transform)
-    check_shapes(file, variant, tensors, classes, channels, input)
-    check_finite(file, {**tensors, "mean": image})
     preprocess = Preprocess(stored, input, "L" if channels == 1 else "RGB", scale, image, square_of_hints(file, hints))
     return Weights(
         variant.name,

@@ -15,7 +15,7 @@ from alexnet.networks import variants as v
 from alexnet.networks.shapes import output_shape
 from alexnet.weights import protobuf as pb
 from alexnet.weights.base import Weights, note
-from alexnet.weights.caffe import PARAMETERS, WEIGHTED, CaffeLayer, caffe_layers
+from alexnet.weights.caffe import PARAMETERS, WEIGHTED, CaffeLayer, caffe_layers, stored_side
 from alexnet.weights.caffe_mean import reversed_channels
 from alexnet.weights.registry import Writer
 
@@ -46,6 +46,11 @@ def write(weights: Weights, file: Path) -> list[Path]:
         note(
             f"{file.name}: Caffe's files do not say how pictures become squares; read it with --square "
             f"{preprocess.square}, which is this network's way"
+        )
+    if preprocess.stored != (usual := stored_side(variant, input)):
+        note(
+            f"{file.name}: Caffe's files do not say to what size pictures are shrunk before the crop; read, it is "
+            f"{usual} pixels, not {preprocess.stored}"
         )
     if weights.classes != (known_as := labels.names(len(weights.classes))):
         note(
