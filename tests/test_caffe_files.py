@@ -16,7 +16,6 @@ from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import formats
 from made_weights import close, logits, made, pictures, same_tensors, thin_variants
 
-
 # What Caffe has no layer for, and crops smaller than these nets' own that leave nothing over in their poolings.
 CANNOT = {"alexnet_bn": "norm1", "alexnet2012_apart": "fc6", "cifar10_13": "local3", "cifar10_11": "local3"}
 SMALLER = {"alexnet_owt": 97, "cifar10_18": 16, "alexnet32": 16}

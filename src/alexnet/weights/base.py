@@ -259,28 +259,6 @@ def _words(shape: tuple[int, ...]) -> str:
     return str(shape) if len(shape) <= 8 else f"{len(shape)} dimensions"
 
 
-def check_shapes(
-    file: Path,
-    variant: v.Variant,
-    tensors: Mapping[str, Any],
-    classes: int,
-    channels: int,
-    input: int,
-    called: Mapping[str, str] | None = None,
-) -> None:
-    """Refuse weights (anything with a shape) of another shape than the variant's, by the file's name (`called`)."""
-    for name, shape in weight_shapes(variant, classes, channels, input).items():
-        shown = (called or {}).get(name, name)
-        if name not in tensors:
-            raise AlexNetError(f"MODEL {file} lacks {shown}, which {variant.name} has; give weights of that network.")
-        got = tuple(tensors[name].shape)
-        if got != shape:
-            raise AlexNetError(
-                f"MODEL {file} has {shown} of shape {_words(got)}; {variant.name} with "
-                f"{counted(classes, 'class')} has {shape}: give weights of that network."
-            )
-
-
 def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not numbers, by name."""
     for name, tensor in tensors.items():

@@ -24,7 +24,7 @@ from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
 from alexnet.networks import variants as v
 from alexnet.networks.shapes import weight_shapes
-from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, as_float32, check_finite, check_shapes, note
+from alexnet.weights.base import ASSUMED, MOST_PACKED, Weights, as_float32, note
 from alexnet.weights.caffe_mean import find_mean, npy_array, square_of_hints
 from alexnet.weights.registry import Reader
 
@@ -66,8 +66,6 @@ def read(file: Path, hints: Hints) -> Weights:
         )
         note(f"{file.name}: its arrays lie as {whose}'s, so fc6's inputs are taken for {how} (--order {other} if not)")
     tensors = as_float32(file, _tensors(records, arrays, shapes, turned, order))
-    check_shapes(file, chosen, tensors, classes, 3, chosen.input)
-    check_finite(file, tensors)
     first = f"{records[0].name}.weight"
     tensors[first] = tensors[first].flip(1)
     mean = find_mean(file, hints.mean, 3, 256, chosen.input)

@@ -29,8 +29,6 @@ from alexnet.weights.base import (
     ASSUMED,
     Weights,
     as_float32,
-    check_finite,
-    check_shapes,
     from_facts,
     image,
     metadata_object,
@@ -206,16 +204,11 @@ def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -
     try:
         given, mean = facts_and_mean(metadata)
         found = {name.removesuffix(HALF): torch.from_numpy(x.copy()) for name, x in tensors.items() if "." in name}
-        weights = from_facts(given, {**found, "mean": mean})
+        return from_facts(given, {**found, "mean": mean})
     except (KeyError, TypeError, ValueError) as error:
         raise AlexNetError(
             f"MODEL {file} carries facts of this project that do not fit together ({error}); convert it anew."
         ) from None
-    preprocess = weights.preprocess
-    classes = len(weights.classes)
-    check_shapes(file, weights.built(), weights.tensors, classes, preprocess.channels, preprocess.input)
-    check_finite(file, weights.tensors)
-    return weights
 
 
 def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
@@ -243,8 +236,6 @@ def _foreign(file: Path, graph: Graph, side: int, hints: Hints) -> Weights:
         found["conv1.weight"] = found["conv1.weight"].flip(1)
         image = caffe_mean.find_mean(file, hints.mean, 3, 256, input)
         preprocess = Preprocess(256, input, "RGB", (1.0,), image, caffe_mean.square_of_hints(file, hints))
-    check_shapes(file, variant, found, classes, 3, input)
-    check_finite(file, found)
     return Weights(variant.name, found, labels.names(classes), preprocess, {}, f"ONNX: {file.name}", naming=ASSUMED)
 
 
