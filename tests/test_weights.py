@@ -8,6 +8,7 @@ import pickle
 import socket
 import threading
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -75,6 +76,14 @@ def test_wrapped_and_prefixed_weights_are_found(tmp_path, peer, wrap):
 def test_old_torch_files_are_read_too(tmp_path, peer):
     torch.save(peer.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert torch.equal(alexnet.load(tmp_path / "old.pth").model.fc8.weight, peer.classifier[6].weight)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("wrap", [dict, OrderedDict, lambda found: {"state_dict": OrderedDict(found)}])
+def test_tensors_that_were_pickled_without_torch_save_are_called_so(tmp_path, wrap, protocol):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(wrap({"fc8.bias": torch.ones(3)}), protocol))
+    with pytest.raises(AlexNetError, match=r"a pickle of PyTorch's tensors, made without torch.save; .* save it with"):
+        alexnet.load(tmp_path / "w.pkl")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

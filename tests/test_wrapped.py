@@ -131,6 +131,15 @@ def test_the_same_network_is_read_however_it_is_wrapped(tmp_path, state, name, z
     assert ("left out" in caplog.text) == (name in ("a loss beside", "the second of a Sequential", "an average"))
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_the_same_network_is_read_by_whatever_protocol_it_was_saved(tmp_path, state, protocol, zipped):
+    file = tmp_path / "checkpoint"
+    torch.save(state, file, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    got = formats.read(file)
+    assert all(torch.equal(got.tensors[f"{key}.weight"], state[f"{x}.weight"]) for key, x in MODULES.items())
+
+
 @pytest.mark.parametrize(("key", "times"), [("model", 2), ("model_ema", 1)])
 def test_either_of_two_sets_can_be_asked_for(tmp_path, state, key, times):
     torch.save({"model": doubled(state), "model_ema": under("module.", state)}, tmp_path / "two.pth")

@@ -29,8 +29,10 @@ from alexnet.weights.caffe_mean import given_mean
 from alexnet.weights.convnet_layers import KINDS, Stage, changes_of, difference, stages_of
 from alexnet.weights.recognising import variant_of
 from alexnet.weights.registry import Reader
+from alexnet.weights.torch_file import is_old
 
-PICKLES = (b"\x80\x02}", b"\x80\x03}", b"\x80\x04\x95", b"(dp")  # beginnings of those that hold a dictionary
+# Beginnings of pickles that hold a dictionary, or that people take for one of weights.
+PICKLES = (b"(dp", *(b"\x80" + x for x in (b"\x02}", b"\x03}", b"\x02ccoll", b"\x03ccoll", b"\x04\x95", b"\x05\x95")))
 # Means of R, G, B, of ILSVRC-2012 at 256 x 256 and of CIFAR-10, for checkpoints without their own (docs/facts.md 5.2).
 MEAN_RGB, CIFAR_RGB = (127.305, 119.715, 104.913), (125.269, 122.933, 113.863)
 
@@ -42,8 +44,8 @@ def recognises(head: bytes, file: Path) -> bool:
             if len(archive.namelist()) != 1:
                 return False
             with archive.open(archive.namelist()[0]) as opened:
-                head = opened.read(8)
-    return head.startswith(PICKLES)
+                head = opened.read(32)
+    return head.startswith(PICKLES) and not is_old(head)
 
 
 def read(file: Path, hints: Hints) -> Weights:
@@ -97,10 +99,22 @@ def _found(file: Path, contents: Any) -> tuple[list[Stage], Stage, dict[str, Any
             raise TypeError("a layer that is no dictionary with a name and a type")
         return *stages_of(records), changes_of(records)
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        if _torchs(contents):
+            raise AlexNetError(
+                f"MODEL {file} is a pickle of PyTorch's tensors, made without torch.save; load it where it was made, "
+                "and save it with torch.save."
+            ) from None
         raise AlexNetError(
             f"MODEL {file} is a pickle, but no checkpoint of cuda-convnet ({type(error).__name__}: {error!s:.120}); "
             "give one that holds model_state with its layers."
         ) from None
+
+
+def _torchs(contents: Any) -> bool:
+    """Whether a dictionary, or one in it, holds PyTorch's tensors."""
+    one = list(contents.values()) if isinstance(contents, dict) else []
+    both = [*one, *(x for inner in one if isinstance(inner, dict) for x in inner.values())]
+    return any(isinstance(x, restricted_pickle.Inert) and x.kind.startswith("torch.") for x in both)
 
 
 def _unzipped(file: Path) -> Any:

@@ -26,7 +26,8 @@ from alexnet.weights import state
 from alexnet.weights.base import Lazy, Weights
 from alexnet.weights.registry import Reader
 
-ZIP, OLD = b"PK\x03\x04", b"\x80\x02\x8a\x0a"
+ZIP = b"PK\x03\x04"
+OLD = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # torch's number, in a pickle of its own
 DTYPES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -59,7 +60,12 @@ class Storage:
 
 def recognises(head: bytes, file: Path) -> bool:
     """Whether a file begins as torch.save's do: a zip archive, or the pickle of torch before 1.6."""
-    return head.startswith((ZIP, OLD))
+    return head.startswith(ZIP) or is_old(head)
+
+
+def is_old(head: bytes) -> bool:
+    """Whether these are the first bytes of the form before torch 1.6, by any protocol; from 4 on there is a frame."""
+    return head[:1] == b"\x80" and OLD in (head[2:][: len(OLD)], head[11:][: len(OLD)])
 
 
 def read(file: Path, hints: Hints) -> Weights:
@@ -74,7 +80,7 @@ def read(file: Path, hints: Hints) -> Weights:
 def contents(file: Path) -> Any:
     """The value that was saved, with `Lazy` for tensors and `Inert` for objects."""
     with open(file, "rb") as opened:
-        if opened.read(4) == OLD:
+        if is_old(opened.read(32)):
             opened.seek(0)
             return _old(file, opened)
     with zipfile.ZipFile(file) as archive:
