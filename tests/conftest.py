@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -184,14 +184,12 @@ def undrawn(request, monkeypatch) -> None:
 
 
 @pytest.fixture
-def slim(request) -> Iterator[None]:
+def slim(request, monkeypatch) -> None:
     """alexnet32 at reduced width, where a test trains it; what loads `tiny_run` needs the real one."""
     from narrow import narrow
 
-    with pytest.MonkeyPatch.context() as patch:  # its own: tests undo theirs
-        if "tiny_run" not in request.fixturenames:
-            patch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
-        yield
+    if "tiny_run" not in request.fixturenames:
+        monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
 
 
 @pytest.fixture

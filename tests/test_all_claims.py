@@ -20,6 +20,8 @@ from alexnet.reproduction.claims import CLAIMS
 from alexnet.reproduction.everything import Everything
 from two_claims import SETS, two_claims
 
+pytestmark = pytest.mark.usefixtures("slim")
+
 
 @pytest.fixture
 def two(monkeypatch) -> None:

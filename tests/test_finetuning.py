@@ -21,7 +21,7 @@ from alexnet.data.layouts.registry import find_data
 from alexnet.networks.model import seeded_build
 from alexnet.training import finetuning, optimizer, report, starting
 from alexnet.training import recipe as recipes
-from conftest import COLOURS, coloured
+from conftest import COLOURS, TINY, coloured
 
 pytestmark = pytest.mark.device
 
@@ -121,12 +121,14 @@ def test_a_probe_decodes_and_computes_each_picture_once(tiny_run, two, tmp_path,
 
 
 @pytest.mark.parametrize("recipe", ["finetune", "probe"])
-def test_a_stopped_run_goes_on_to_the_same_weights(alexnet, tiny_run, two, tmp_path, recipe, refused):
-    words = ["finetune", tiny_run, two, "--recipe", recipe, *WORDS, "--set", "stop_after=0", "--set", "seed=4"]
+def test_a_stopped_run_goes_on_to_the_same_weights(alexnet, slim, folders, two, tmp_path, recipe, refused):
+    begun = tmp_path / "begun"
+    package.train(folders, begun, None, [*TINY, "max_steps=1"])
+    words = ["finetune", begun, two, "--recipe", recipe, *WORDS, "--set", "stop_after=0", "--set", "seed=4"]
     assert alexnet(*words, "--out", tmp_path / "whole")[0] == 0
     assert alexnet(*words, "--out", tmp_path / "cut", "--set", "max_steps=5")[0] == 0
-    again = ["finetune", tiny_run, two, "--out", tmp_path / "cut", "--resume"]
-    other = shutil.copytree(tiny_run, tmp_path / "other")
+    again = ["finetune", begun, two, "--out", tmp_path / "cut", "--resume"]
+    other = shutil.copytree(begun, tmp_path / "other")
     assert "was started from MODEL" in refused("finetune", other, two, "--out", tmp_path / "cut", "--resume")
     other = {"finetune": "probe", "probe": "finetune"}[recipe]
     assert "the run was started with" in refused(*words, "--out", tmp_path / "cut", "--resume", "--recipe", other)

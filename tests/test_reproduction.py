@@ -24,6 +24,8 @@ from alexnet.reproduction.claims import CLAIMS, TINY, Arm
 from alexnet.training.recipe import Recipe, resolve, to_toml
 from conftest import write_folders
 
+pytestmark = pytest.mark.usefixtures("slim")
+
 VARIANT = "variant=alexnet32"
 SETS = ["epochs=2", "batch_size=8", "learning_rate=0.002", "precision=float32"]
 

@@ -146,12 +146,12 @@ def test_a_signal_during_evaluation_saves_the_trained_epoch(tmp_path, folders, m
 
 def test_metrics_after_the_checkpoint_are_cut(tmp_path, folders, monkeypatch):
     run = tmp_path / "run"
-    stop_after(monkeypatch, 4)
-    with pytest.raises(Interrupted):
-        train(folders, run, None, TINY)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Interrupted):
+            train(folders, run, None, TINY)
     with open(run / run_files.METRICS, "a") as file:
         file.write('{"kind": "step", "step": 5, "loss": 99}\n{"kind": "st')
-    monkeypatch.undo()
     train(folders, run, resume=True)
     steps = [line["step"] for line in read(run / run_files.METRICS) if line["kind"] == "step"]
     assert steps == list(range(1, 13))
@@ -374,10 +374,10 @@ def test_training_goes_on_while_a_checkpoint_is_written_as_it_was_then(folders, 
         steps.append(run.position.step)
 
     kept: list[tuple[int, dict]] = []
-    monkeypatch.setattr(checkpoint, "write_state", slow)
-    monkeypatch.setattr(loop, "_step", step)
-    train(folders, tmp_path / "run", sets=sets, device=str(DEVICE))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_state", slow)
+        patch.setattr(loop, "_step", step)
+        train(folders, tmp_path / "run", sets=sets, device=str(DEVICE))
     train(folders, tmp_path / "alone", sets=[*TINY, "max_steps=6"], device=str(DEVICE))
     ((made, state),) = kept
     assert made == 8
