@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +237,64 @@ def test_weights_beside_an_onnx_file_are_read_within_its_folder_alone(tmp_path, 
         (folder / "other.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(AlexNetError, match="in a file outside its folder"):
             formats.read(folder / "other.onnx")
+
+
+def test_weights_beside_an_onnx_file_are_read_from_hugging_faces_cache(tmp_path, thin):
+    """There every file is a link into one folder, where it is called by its hash (huggingface_hub)."""
+    found = made("bvlc_alexnet_zoo")
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "3f2a" / "onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    file = foreign(tmp_path / "model.onnx", zoo_steps(found), 224)
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    for name, digest in (("model.onnx", "aa11"), ("model.onnx.data", "bb22")):
+        (tmp_path / name).rename(blobs / digest)
+        (snapshot / name).symlink_to(Path("../../../blobs") / digest)
+    assert same_tensors(found, formats.read(snapshot / "model.onnx"))
+    (blobs / "bb22").rename(tmp_path / "secret")
+    (snapshot / "model.onnx.data").unlink()
+    (snapshot / "model.onnx.data").symlink_to(tmp_path / "secret")
+    with pytest.raises(AlexNetError, match="in a file outside its folder"):
+        formats.read(snapshot / "model.onnx")
+
+
+def test_a_link_to_an_onnx_file_finds_the_weights_beside_the_file(tmp_path, thin):
+    found = made("bvlc_alexnet_zoo")
+    folder = tmp_path / "net"
+    folder.mkdir()
+    file = foreign(folder / "zoo.onnx", zoo_steps(found), 224)
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="zoo.onnx.data", size_threshold=0)
+    (tmp_path / "link.onnx").symlink_to(file)
+    assert same_tensors(found, formats.read(tmp_path / "link.onnx"))
+
+
+# -- kinds of numbers that are not read ---------------------------------------------------------------------------
+
+KINDS = [kind for kind in onnx.TensorProto.DataType.values() if kind not in (0, 1, 2, 7, 10, 11)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tensor_that_no_layer_uses_may_be_of_any_kind(tmp_path, thin, kind):
+    found = made("bvlc_alexnet_zoo")
+    model = onnx.load(foreign(tmp_path / "net.onnx", zoo_steps(found), 224))
+    model.graph.initializer.append(onnx.TensorProto(name="training", data_type=kind, dims=[2**40], raw_data=b"\1"))
+    onnx.save(model, tmp_path / "net.onnx")
+    assert same_tensors(found, formats.read(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("matmul", [True, False])
+def test_weights_of_a_kind_that_is_not_read_are_named(tmp_path, thin, own, matmul):
+    found, file = made("bvlc_alexnet_zoo"), tmp_path / "net.onnx"
+    if own:
+        formats.write(found, file)
+    else:
+        foreign(file, zoo_steps(found), 224, matmul=matmul)
+    for number, tensor in enumerate(onnx.load(file).graph.initializer):
+        if own and "." not in tensor.name:
+            continue  # the mean's and shapes
+        model = onnx.load(file)
+        model.graph.initializer[number].data_type = 16
+        onnx.save(model, tmp_path / "changed.onnx")
+        with pytest.raises(AlexNetError, match=f"has '{tensor.name}' in number format 16; only float and int tensors"):
+            formats.read(tmp_path / "changed.onnx")

@@ -5,7 +5,6 @@ Read by the format's own description (onnx.proto), so that no library is needed 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,13 +32,11 @@ from alexnet.weights.base import (
     image,
     metadata_object,
 )
-from alexnet.weights.onnx_writer import FLOAT, FLOAT16, HALF, INT64, KEY, MEAN_KEY, UINT8
+from alexnet.weights.onnx_tensors import check_read, tensor
+from alexnet.weights.onnx_writer import HALF, KEY, MEAN_KEY
 from alexnet.weights.recognising import variant_of
 from alexnet.weights.registry import Reader
 
-MOST_DIMENSIONS = 32
-DOUBLE = 11  # of TensorProto.DataType
-KINDS = {FLOAT: "<f4", UINT8: "u1", INT64: "<i8", FLOAT16: "<f2", DOUBLE: "<f8"}
 # Operators that only pass their input on, in inference and at the shapes that are checked.
 COMPUTING = ("Conv", "Gemm", "MatMul", "LRN", "MaxPool", "Relu")
 PASSING = {"Identity", "Dropout", "Flatten", "Reshape", "Softmax", "LogSoftmax", "Cast", "Squeeze"}
@@ -84,7 +81,7 @@ def read(file: Path, hints: Hints) -> Weights:
         graphs = model.messages(7)
         if not graphs:
             raise pb.WireError("it holds no graph")
-        tensors = dict(_tensor(file, message) for message in graphs[0].messages(5))
+        tensors = dict(tensor(file, message) for message in graphs[0].messages(5))
         nodes = [_read_node(file, message, tensors) for message in graphs[0].messages(1)]
         names = [value.text(1) for value in graphs[0].messages(11)]
         side = _input_side(graphs[0], tensors)
@@ -98,58 +95,12 @@ def read(file: Path, hints: Hints) -> Weights:
     return _foreign(file, graph, side, hints)
 
 
-def _tensor(file: Path, message: pb.Message) -> tuple[str, np.ndarray]:
-    name, kind, shape = message.text(8), message.integer(2, 0), message.integers(1)
-    if kind not in KINDS:
-        raise AlexNetError(
-            f"MODEL {file} has {name!r:.60} in number format {kind}; only float and int tensors are read."
-        )
-    if len(shape) > MOST_DIMENSIONS or any(side < 0 for side in shape):
-        raise pb.WireError(f"{name!r:.60} has {len(shape)} sides, some of them below 0" if shape else "a shape")
-    raw, count = message.messages(9), math.prod(shape)
-    if message.integer(14, 0) or message.messages(13):
-        array = np.frombuffer(_elsewhere(file, name, message, count * np.dtype(KINDS[kind]).itemsize), KINDS[kind])
-    elif raw:
-        if len(raw[-1].data) % np.dtype(KINDS[kind]).itemsize:
-            raise pb.WireError(f"{name!r:.60} at byte {raw[-1].start} is no whole number of values")
-        array = np.frombuffer(raw[-1].data, KINDS[kind])
-    else:
-        array = message.floats(4) if kind == FLOAT else np.array(message.integers(7), np.int64)
-    if count != len(array):
-        raise pb.WireError(f"{name!r:.60} has {len(array):,} values for the shape {tuple(shape)}")
-    array = array.reshape(shape)  # whole numbers stay as they lie: they are shapes, not weights
-    return name, array.astype(np.float32, copy=False) if kind in (FLOAT, FLOAT16) else array
-
-
-def _elsewhere(file: Path, name: str, message: pb.Message, size: int) -> memoryview | bytes:
-    """A tensor's bytes in another file, as torch exports them: within the folder, as many as it needs."""
-    given = {entry.text(1): entry.text(2) for entry in message.messages(13)}
-    place, start, length = given.get("location", ""), given.get("offset", "0"), given.get("length", str(size))
-    folder = file.resolve().parent
-    path = (folder / place).resolve() if place and "\0" not in place else folder
-    if Path(place).is_absolute() or folder not in path.parents:
-        raise AlexNetError(
-            f"MODEL {file} keeps {name!r:.60} in a file outside its folder ({place!r:.80}), which is not opened; save "
-            "it as one file and give that."
-        )
-    if not path.is_file():
-        raise AlexNetError(
-            f"MODEL {file} keeps its weights in {place!r:.80} beside it, which is missing; put it there, or save it as "
-            "one file."
-        )
-    if not (start.isdecimal() and length.isdecimal() and len(start + length) < 36 and int(length) == size):
-        raise pb.WireError(f"{name!r:.60} takes {size:,} bytes, and {length!r:.20} from {start!r:.20} are named")
-    if int(start) + size > path.stat().st_size:
-        raise AlexNetError(f"MODEL {file} keeps {name!r:.60} in {place!r:.80}, which ends before it; copy it again.")
-    return np.memmap(path, np.uint8, "r", int(start), size).data if size else b""
-
-
 def _read_node(file: Path, message: pb.Message, tensors: dict[str, np.ndarray]) -> Node:
     attributes: dict[str, Any] = {}
     for one in message.messages(5):
         key, kind = one.text(1), one.integer(20, 0)
         if kind == 4:
-            attributes[key] = _tensor(file, one.messages(5)[-1])[1]
+            attributes[key] = tensor(file, one.messages(5)[-1])[1]
         elif kind in (1, 2, 3, 7):
             read = {1: lambda m: m.float(2, 0.0), 2: lambda m: m.integer(3, 0), 3: lambda m: m.text(4)}
             attributes[key] = one.integers(8) if kind == 7 else read[kind](one)
@@ -165,7 +116,8 @@ def _read_node(file: Path, message: pb.Message, tensors: dict[str, np.ndarray]) 
     elif node.operator == "Identity" and node.inputs[:1] and node.inputs[0] in tensors:
         tensors[node.outputs[0]] = tensors[node.inputs[0]]
     elif node.operator == "Transpose" and node.inputs[:1] and node.inputs[0] in tensors:
-        tensors[node.outputs[0]] = tensors[node.inputs[0]].transpose(node.numbers("perm", [1, 0]))
+        given = tensors[node.inputs[0]]
+        tensors[node.outputs[0]] = given if given.dtype == object else given.transpose(node.numbers("perm", [1, 0]))
     return node
 
 
@@ -203,6 +155,7 @@ def _check_form(file: Path, metadata: Mapping[str, str]) -> None:
 def _own(file: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> Weights:
     try:
         given, mean = facts_and_mean(metadata)
+        check_read(file, tensors, (name for name in tensors if "." in name))
         found = {name.removesuffix(HALF): torch.from_numpy(x.copy()) for name, x in tensors.items() if "." in name}
         return from_facts(given, {**found, "mean": mean})
     except (KeyError, TypeError, ValueError) as error:
@@ -256,6 +209,8 @@ def _steps(file: Path, graph: Graph) -> list[Node]:
         step = node.operator in COMPUTING
         pool = node.operator in ("AveragePool", "GlobalAveragePool") and node.numbers("kernel_shape", [1]) == [1, 1]
         bias = node.operator == "Add" and len(data) == 1 and bool(steps) and steps[-1].operator == "MatMul"
+        if step or bias:
+            check_read(file, tensors, node.inputs)
         if step:
             wrong = _unusual(node)
             if wrong or ended or node.inputs[:1] != data:
