@@ -87,7 +87,7 @@ def occlusion(
 
 
 def _probability(model: AlexNet, images: Tensor, class_index: int) -> Tensor:
-    return model(images).double().softmax(1)[:, class_index]
+    return model(images).cpu().double().softmax(1)[:, class_index]  # Apple's GPUs have no float64
 
 
 # -- gradient times input ---------------------------------------------------------------------------------------------

@@ -64,8 +64,8 @@ class Smoother:
         self.value: Tensor | None = None
 
     def __call__(self, time: float, given: Tensor) -> Tensor:
-        """The average after a frame, float64 (classes,)."""
-        given = given.double()
+        """The average after a frame, float64 (classes,), on the CPU."""
+        given = given.cpu().double()  # Apple's GPUs have no float64
         if self.value is None or not self.seconds:
             self.value = given
         else:
