@@ -80,7 +80,7 @@ def passes(layers: Sequence[tuple[str, nn.Module]]) -> list[Blockwise]:
     """The convolutions of a model for which this form is the faster one."""
     found = []
     for at, (_, layer) in enumerate(layers):
-        if type(layer) is nn.Conv2d and _suits(layer):
+        if type(layer) is nn.Conv2d and suits(layer):
             run = with_edge(layers, at)
             found.append(Blockwise([name for name, _ in run], [one for _, one in run]))
     return found
@@ -94,8 +94,10 @@ def with_edge(layers: Sequence[tuple[str, nn.Module]], at: int) -> list[tuple[st
     return [*edge, (name, layer)]
 
 
-def _suits(layer: nn.Conv2d) -> bool:
-    square = len({*layer.kernel_size, *layer.stride}) <= 2 and layer.kernel_size[0] == layer.kernel_size[1]
+def suits(layer: nn.Conv2d) -> bool:
+    """Whether a convolution may be one over blocks of pixels, and gains by it: square, strided, over few channels."""
+    square = isinstance(layer.padding, tuple) and all(
+        len(set(pair)) == 1 for pair in (layer.kernel_size, layer.stride, layer.padding)
+    )
     plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-    even = isinstance(layer.padding, tuple) and len(set(layer.padding)) == 1
-    return square and plain and even and layer.stride[0] == layer.stride[1] > 1 and layer.in_channels <= FEW
+    return square and plain and layer.stride[0] > 1 and layer.in_channels <= FEW

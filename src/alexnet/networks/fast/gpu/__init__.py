@@ -91,8 +91,9 @@ class Kernel:
                 if not type(error).__module__.startswith("triton."):
                     raise
                 raise AlexNetError(
-                    f"Triton cannot build the pass {self.name} for this GPU ({_last_line(error)}); within "
-                    "alexnet.fast.plain(), or with Triton uninstalled, layers are plain."
+                    f"Triton cannot build the pass {self.name} for this GPU ({_last_line(error)}); layers are plain "
+                    "in training with --set compile=true, within alexnet.fast.plain(), and everywhere with Triton "
+                    "uninstalled."
                 ) from error
 
         return launch

@@ -8,17 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.networks.fast.cpu.conv1 import suits
 from alexnet.networks.fast.gpu import Kernel, grouped
 from alexnet.networks.fast.gpu.plan import power_of_two
 from alexnet.networks.layers import LastWindow
-
-FEW = 4  # input channels of a convolution that gains by blocks of pixels
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, precision: torch.dtype, filled: bool) -> Tensor:
     """The convolution without its bias, its last windows filled up or not, in the form that is fastest on a GPU."""
     weight, groups = layer.weight.to(precision), layer.groups
-    if groups == 1 and layer.in_channels <= FEW and layer.stride[0] > 1 and not x.requires_grad:
+    if suits(layer) and not x.requires_grad:
         return _by_blocks(layer, weight, x, filled)
     if filled:
         x = LastWindow(layer.kernel_size[0], layer.stride[0], int(layer.padding[0]))(x)
