@@ -23,6 +23,7 @@ from alexnet.networks.model import AlexNet
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import bench, captured, optimizer
 from alexnet.training.loop import train
+from alexnet.training.memory import needed
 from alexnet.training.parallel import Division
 from alexnet.training.recipe import Recipe
 from conftest import DEVICE, TINY
@@ -153,6 +154,16 @@ def test_a_rule_other_than_that_of_2012_is_left_to_the_optimiser(other):
     assert (captured.update_rule(sgd, DEVICE) is None) == bool(other)
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("other", [{}, {"nesterov": True}, {"maximize": True}, {"momentum": 0.0, "dampening": 0.5}])
+def test_only_a_rule_that_finds_its_rates_on_the_device_is_captured(other, monkeypatch):
+    """A graph replays the numbers that Python gave when it was captured."""
+    monkeypatch.setattr(gpu, "here", lambda device: True)
+    sgd = torch.optim.SGD([torch.zeros(2, requires_grad=True)], **{"lr": 0.1, "momentum": 0.9, **other})
+    rule = captured.update_rule(sgd, torch.device("cpu")) or optimizer.Rule(sgd)
+    assert (captured.whole_step(torch.device("cuda"), rule, print) is None) == bool(other)
+
+
 class _NobodyWaits(TorchFunctionMode):
     """What would make a CPU wait for a GPU, with the device without memory in the GPU's place: an answer asked of a
     tensor there is torch's own error, a copy to it other than by `send` is one here."""
@@ -178,6 +189,7 @@ def test_a_step_asks_a_gpu_for_nothing_and_copies_nothing_that_it_waits_for(sets
     monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
     sets = [*TINY, "dropout=0.5", "batch_size=3", "colour_noise=0.1", *sets]
     with bench.prepared(sets, "cpu", pictures=3) as run:
+        assert run.pictures.beside == run.held_out.beside == needed(run.model, 3, torch.float32)
         batch = bench.one_batch(run)
         run.world = run.division.world = World(0, 1, meta)
         run.division.autocast = nullcontext

@@ -102,14 +102,44 @@ def test_batches_on_their_way_to_a_gpu_count_and_pictures_that_lie_there_do_not(
         captured=None, division=SimpleNamespace(part=model, readers=SimpleNamespace(size=3)),
         recipe=SimpleNamespace(batch_size=287),
         world=SimpleNamespace(device=torch.device("cuda")), precision=torch.bfloat16,
-        pictures=SimpleNamespace(sent=1 << 24),
+        pictures=SimpleNamespace(sent=1 << 24, there=1 << 30), held_out=SimpleNamespace(there=1 << 29),
     )  # fmt: skip
     told = f"batches of 287 pictures among 3 processes, which takes about {without / GIB + 6 * 96 / 64:.1f} GiB"
+    told += " beside the 1.5 GiB of pictures that lie there and what other programs hold"
     with pytest.raises(AlexNetError, match=told), loop._memory_in_words(run):  # 96 pictures each
         raise MemoryError
-    pictures._resident = torch.zeros(0)
-    assert pictures.sent == 0
+    assert pictures.there == 0
+    pictures._resident = torch.zeros(2, 3, dtype=torch.uint8)
+    assert (pictures.sent, pictures.there) == (0, 6)
     pictures.close()
+
+
+@pytest.mark.parametrize(
+    ("free", "beside", "lie"),
+    [(100, 0, True), (100, 60, True), (100, 61, False), (99, 0, False), (0, 0, False), (10**6, 10**6, False)],
+)
+def test_pictures_lie_on_a_gpu_only_where_what_works_on_them_still_fits(free, beside, lie, folders, monkeypatch):
+    pictures = Pictures(find_data(folders).split("train"), 32, 3)
+    size = len(pictures) * 32 * 32 * 3
+    pictures._have[:] = True
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size * free / 40, size * 1000))
+    made = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, device=None, **more: made(*shape, **more))
+    pictures.beside = size * beside / 40
+    assert (pictures.resident(torch.device("cuda")) is not None) == lie
+    assert pictures.there == size * lie
+    pictures.close()
+
+
+def test_a_card_on_which_pictures_lie_has_less_for_a_batch(monkeypatch):
+    model = seeded_build(0, "alexnet32", 10, 3, 28)
+    half = needed(model, 48, torch.float32)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=half / 0.699))
+    said = [
+        str(too_little(model, 96, torch.float32, torch.device("cuda"), there=there)).partition("batch_size=")[2]
+        for there in (0, 1 << 22)
+    ]
+    assert [int(one.split()[0]) for one in said] == [48, 24]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +149,8 @@ def test_batches_on_their_way_to_a_gpu_count_and_pictures_that_lie_there_do_not(
         torch.AcceleratorError("CUDA error: out of memory"),
         torch.AcceleratorError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
     ],
 )  # fmt: skip
 def test_memory_that_runs_out_in_training_is_a_sentence_with_a_batch_size_that_fits(
@@ -133,6 +165,8 @@ def test_memory_that_runs_out_in_training_is_a_sentence_with_a_batch_size_that_f
     assert "ran out in a step of alexnet32 with batches of 8 pictures" in err
     assert "--set batch_size=4 (about" in err
     assert "Traceback" not in err
+    unsure = "unable to find" in str(error) or "NOT_INITIALIZED" in str(error)
+    assert ("for which too little memory is most often the cause" in err) == unsure
 
 
 def test_a_gpu_for_which_torch_has_no_kernels_is_one_sentence(refused, folders, tmp_path, monkeypatch):

@@ -42,12 +42,24 @@ class Interrupted(Agreed):
         self.status = status
 
 
+# What cuDNN and cuBLAS say where they have no memory to work in, most often; a driver that does not fit, or a layer
+# that they cannot compute, ends so too.
+MOST_OFTEN = ("nable to find an engine", "CUBLAS_STATUS_NOT_INITIALIZED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is Python's, CUDA's or torch's error of memory; those of torch on a CPU, of CUDA where another
     program fills the GPU, of cuBLAS and of cuDNN have no type of their own."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    said = ("allocate memory", "out of memory", "ALLOC_FAILED")
+    said = ("allocate memory", "out of memory", "ALLOC_FAILED", *MOST_OFTEN)
     return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
+
+
+def told_of_memory(error: BaseException) -> str:
+    """What to say before a sentence about memory where torch's error does not name it; "" where it does."""
+    if any(words in str(error) for words in MOST_OFTEN):
+        return f"torch said '{first_line(error)}', for which too little memory is most often the cause: "
+    return ""
 
 
 def is_busy(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alexnet.base.errors import Agreed, AlexNetError, Lost, is_busy, is_out_of_memory, lacks_kernels
+from alexnet.base.errors import Agreed, AlexNetError, Lost, is_busy, is_out_of_memory, lacks_kernels, told_of_memory
 from alexnet.base.files import one_writer
 from alexnet.base.speaking import told
 from alexnet.base.text import counted
@@ -77,6 +77,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             told = "there is too little memory for this; give a smaller batch size, input or data set."
+            told = told_of_memory(error) + told
         elif lacks_kernels(error):
             told = "torch was built without kernels for this GPU; install a torch that fits it, or give --device cpu."
         elif is_busy(error):

@@ -57,6 +57,7 @@ class Pictures:
 
     dtype = torch.uint8
     kept: np.ndarray | None = None
+    beside = 0.0  # bytes of a GPU that its pictures leave free, for what works on them
     _resident: Tensor | None = None
 
     def __init__(
@@ -130,6 +131,11 @@ class Pictures:
         """Bytes of a picture as it is sent to a GPU; 0 where all of them lie there."""
         return 0 if self._resident is not None else int(np.prod(self.shape)) * self.dtype.itemsize
 
+    @property
+    def there(self) -> int:
+        """Bytes of the pictures that lie on a GPU."""
+        return 0 if self._resident is None else self._resident.nbytes
+
     def resident(self, device: torch.device) -> Tensor | None:
         """All pictures on a GPU, uint8 (count, S, S, C), once they are in memory and where they fit there, too."""
         if self._resident is not None:
@@ -138,7 +144,8 @@ class Pictures:
         if device.type != "cuda" or not (raw or (self.kept is not None and self._have.all())):
             return None
         shape = (len(self), *self.shape)
-        if int(np.prod(shape, dtype=np.int64)) > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        free = torch.cuda.mem_get_info(device)[0]
+        if int(np.prod(shape, dtype=np.int64)) > min(DEVICE_SHARE * free, free - self.beside):
             return None
         everything = torch.empty(shape, dtype=torch.uint8, device=device)
         for first in range(0, len(self), WINDOW):

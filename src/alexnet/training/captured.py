@@ -153,6 +153,11 @@ def update_rule(optimizer: torch.optim.Optimizer, device: torch.device) -> Fused
     return FusedUpdate(optimizer, device) if gpu.here(device) and not other else None
 
 
-def whole_step(device: torch.device, forget: Callable[[], None], say: Say) -> Captured | None:
-    """What launches a step of one process as a whole; None where nothing does."""
-    return Captured(device, forget, say) if gpu.here(device) and device.type == "cuda" else None
+def whole_step(device: torch.device, rule: object, say: Say) -> Captured | None:
+    """What launches a step of one process as a whole; None where nothing does.
+
+    A rule whose rates are Python's numbers would go on at those with which it was captured.
+    """
+    if isinstance(rule, FusedUpdate) and gpu.here(device) and device.type == "cuda":
+        return Captured(device, rule.forget, say)
+    return None

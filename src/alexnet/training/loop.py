@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from alexnet.base.device import repeatable, send, tf32
 from alexnet.base.distributed import process_group
-from alexnet.base.errors import Diverged, Interrupted, is_out_of_memory
+from alexnet.base.errors import AlexNetError, Diverged, Interrupted, is_out_of_memory, told_of_memory
 from alexnet.base.files import next_step
 from alexnet.base.progress import Progress, Say
 from alexnet.base.text import counted
@@ -31,6 +31,7 @@ from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.engines import loading
 from alexnet.inference.evaluation import Evaluation, measure
 from alexnet.inference.scoring import Member
+from alexnet.networks import fast
 from alexnet.training import optimizer, plots
 from alexnet.training.memory import too_little
 from alexnet.training.recipe import Recipe
@@ -72,7 +73,7 @@ def train(
     recipe: str | Recipe | None = None,
     sets: Iterable[str] = (),
     resume: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     say: Say = lambda text: None,
     quiet: bool = True,
 ) -> Trained:
@@ -129,7 +130,9 @@ def _memory_in_words(run: Run) -> Iterator[None]:
         captured = run.captured is not None and not run.captured.failed
         part, size, where = run.division.part, run.recipe.batch_size, run.world.device
         sent, readers = run.pictures.sent, run.division.readers.size
-        raise too_little(part, size, run.precision, where, captured, sent, readers) from None
+        there = run.pictures.there + run.held_out.there
+        told = too_little(part, size, run.precision, where, captured, sent, readers, there)
+        raise AlexNetError(f"{told_of_memory(error)}{told}") from None
 
 
 def _loop(run: Run, say: Say, quiet: bool) -> float:
@@ -305,7 +308,10 @@ def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None
         return run.stop.agreed(run.world.sum(torch.tensor(run.stop.counts())))
 
     members, batch_size = [Member(*run.evaluated)], run.recipe.batch_size
-    return measure(members, [run.held_out], batch_size, run.world, autocast=precision, stopped=stopped, quiet=quiet)
+    # Whoever asks for torch.compile on a GPU may do so because a pass cannot be built there.
+    whole = run.recipe.compile and run.world.device.type != "cpu"
+    with fast.plain() if whole else nullcontext():
+        return measure(members, [run.held_out], batch_size, run.world, autocast=precision, stopped=stopped, quiet=quiet)
 
 
 def _stop(run: Run, progress: Progress) -> NoReturn:

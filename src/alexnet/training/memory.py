@@ -41,11 +41,12 @@ def step_bytes(
 
 def too_little(
     model: AlexNet, batch_size: int, precision: torch.dtype, device: torch.device, captured: bool = False,
-    picture: int = 0, readers: int = 1,
+    picture: int = 0, readers: int = 1, there: int = 0,
 ) -> AlexNetError:  # fmt: skip
     """The error of a step for which there was no memory: what it needs, and the batch size that should fit.
 
-    A batch is divided among so many `readers`, of which this process is one.
+    A batch is divided among so many `readers`, of which this process is one; beside it pictures of so many bytes lie
+    `there`.
     """
 
     def bytes_of(batch_size: int) -> float:
@@ -53,17 +54,17 @@ def too_little(
         return needed(model, here, precision, captured, picture if device.type == "cuda" else 0)
 
     smaller = max(1, batch_size // 2)
-    there = ""
+    of = ""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        there = f" of {total / GIB:.1f} GiB"
-        while smaller > 1 and bytes_of(smaller) > 0.7 * total:
+        of = f" of {total / GIB:.1f} GiB"
+        while smaller > 1 and bytes_of(smaller) > 0.7 * total - there:
             smaller //= 2
     share = f" among {readers} processes" if readers > 1 else ""
     what = (
-        f"{device.type}'s memory{there} ran out in a step of {model.variant.name} with batches of "
+        f"{device.type}'s memory{of} ran out in a step of {model.variant.name} with batches of "
         f"{counted(batch_size, 'picture')}{share}, which takes about {bytes_of(batch_size) / GIB:.1f} GiB beside "
-        "what other programs hold"
+        f"{f'the {there / GIB:.1f} GiB of pictures that lie there and ' if there else ''}what other programs hold"
     )
     if batch_size == 1:
         return AlexNetError(f"{what}; end what else uses that memory, or choose a smaller network or input.")

@@ -39,6 +39,7 @@ from alexnet.training import checkpoint, parallel, sinks
 from alexnet.training import recipe as recipes
 from alexnet.training.captured import Captured, FusedUpdate, update_rule, whole_step
 from alexnet.training.lars import Lars
+from alexnet.training.memory import needed
 from alexnet.training.optimizer import Plateau, Rule, build_optimizer
 from alexnet.training.parallel.division import Division
 from alexnet.training.probing import FeatureRows, Tail
@@ -92,6 +93,11 @@ class Run:
     digest: str = ""  # of the data's classes, labels and names
     contents: str = ""  # of some of its pictures
     saver: checkpoint.Saver = field(default_factory=checkpoint.Saver)
+
+    def __post_init__(self) -> None:
+        share = -(-self.recipe.batch_size // self.division.readers.size)
+        step = needed(self.division.part, share, self.precision, self.captured is not None)
+        self.pictures.beside = self.held_out.beside = step  # left free on a GPU
 
     @property
     def probes(self) -> bool:
@@ -185,7 +191,7 @@ def prepare(
         division, optimizer, rule, precision, position, plateau,
         _metrics(folder, recipe, position.step, world, say), rate=rates.get("last.weight", rates["weight"]),
         class_weights=weights, digest=digest(found_data), contents=pictures_digest(found_data) if world.first else "",
-        captured=whole_step(world.device, rule.forget, say) if alone else None,
+        captured=whole_step(world.device, rule, say) if alone else None,
     )  # fmt: skip
 
 
@@ -329,9 +335,8 @@ def choose_square(recipe: Recipe, data: Data, say: Say) -> str:
 def diverged(run: Run, what: str) -> Diverged:
     """The error of a training that has come to nothing, once what was saved before is written."""
     run.saver.wait()
-    kept = "nothing was saved after that, the last checkpoint is whole"
-    if not (run.folder / run_files.STATE).exists():
-        kept = "there is no checkpoint yet"
+    saved = (run.folder / run_files.STATE).exists()
+    kept = "nothing was saved after that, the last checkpoint is whole" if saved else "there is no checkpoint yet"
     return Diverged(f"{what}; {kept}: train with a lower learning_rate, or look for broken labels.")
 
 
