@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from alexnet.base import distributed
 from alexnet.base.distributed import World, process_group
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import Agreed, AlexNetError, Lost
 from alexnet.training import run
 from alexnet.training.recipe import resolve
 from alexnet.training.restarts import RunLock
@@ -97,6 +98,34 @@ def test_a_process_without_a_gpu_of_its_own_is_told_why(monkeypatch, visible, sa
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(AlexNetError, match=rf"process 1 of this machine has no GPU of its own: {said}"):
         distributed._own(torch.device("cuda"), 1)
+
+
+GONE = RuntimeError("NCCL error: remote process exited")
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "waits"),
+    [
+        ("cuda", None, True), ("cuda", Agreed("all end"), True), ("cuda", GONE, False), ("cuda", MemoryError(), False),
+        ("cuda", KeyboardInterrupt(), False), ("cpu", GONE, True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nobody_waits_on_a_gpu_for_a_process_that_is_gone(device, error, waits, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    waited = []
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
+    monkeypatch.setattr(distributed, "_own", lambda chosen, local: chosen)
+    monkeypatch.setattr(distributed, "_store", lambda *given: None)
+    monkeypatch.setattr(distributed, "_check_alike", lambda world: None)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *given, **more: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: waited.append(1))
+    ends = pytest.raises(Lost if error is GONE else type(error)) if error else nullcontext()
+    with ends, process_group(device):
+        if error:
+            raise error
+    assert bool(waited) == waits
 
 
 @pytest.mark.parametrize("rank", [0, 1])

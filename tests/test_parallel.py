@@ -171,6 +171,7 @@ def test_every_variant_is_wrapped_where_each_process_has_a_gpu(name, as_on_gpus)
     assert departure(model, CLASSES) == ""
     assert {id(one) for one in net.parameters()} == {id(one) for one in model.parameters()}
     assert {id(one) for one in net.buffers()} == {id(one) for one in model.buffers()}
+    assert not net.will_sync_module_buffers()  # bands are constants
     synchronised = [one for one in net.modules() if isinstance(one, torch.nn.SyncBatchNorm)]
     assert len(synchronised) == sum(isinstance(one, torch.nn.BatchNorm2d) for one in alone.modules())
     if synchronised:

@@ -18,11 +18,12 @@ from alexnet.base.text import counted
 NVIDIA = Path("/proc/driver/nvidia/version")  # is there where the system has Nvidia's driver
 _CUDNN: Any = torch.backends.cudnn
 _PRODUCTS = (_CUDNN.conv, _CUDNN.rnn, torch.backends.cuda.matmul)
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda", "mps")  # cuda also with a number
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str | torch.device = "auto") -> torch.device:
     """The named device; auto is a GPU where there is one. A device that is absent is an error, never another."""
+    name = str(name)
     available: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
@@ -34,7 +35,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return _exact(torch.device(next(kind for kind, there in available.items() if there())))
     kind = name.split(":")[0]
     if kind not in available:
-        raise AlexNetError(f"--device was given '{name}'; it takes {', '.join(DEVICES)}.")
+        raise AlexNetError(f"--device was given '{name}'; it takes {', '.join(DEVICES)} or cuda:N.")
     if not available[kind]():
         if kind == "cuda" and NVIDIA.exists():
             raise AlexNetError(f"--device {name}: {_unused_gpu()}; until then use --device cpu.")
@@ -108,11 +109,20 @@ def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.
     """
     if wanted == "tf32" and device.type != "cuda":
         raise AlexNetError(f"precision tf32 was asked for, which {device.type} lacks; use float32, bfloat16 or auto.")
-    if wanted != "auto":
-        return torch.float32 if wanted == "tf32" else getattr(torch, wanted), "as asked"
+    able = True  # Nvidia's GPUs have both or neither
     if device.type == "cuda":
         with on(device):
             able = torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "tf32" and not able:
+        raise AlexNetError(
+            f"precision tf32 was asked for, which {device_name(device)} lacks and would compute as float32; use "
+            "float32 or auto."
+        )
+    if wanted == "bfloat16" and not able:
+        return torch.bfloat16, "as asked; this GPU has no bfloat16 units, so it is slower than float32"
+    if wanted != "auto":
+        return torch.float32 if wanted == "tf32" else getattr(torch, wanted), "as asked"
+    if device.type == "cuda":
         if able:
             return torch.bfloat16, "this GPU multiplies bfloat16 in its tensor cores"
         return torch.float32, "this GPU has no bfloat16 units"
@@ -146,10 +156,14 @@ def repeatable(wanted: bool) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), _CUDNN.benchmark
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    debugging: Any = torch.utils.deterministic
+    filled = debugging.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     _CUDNN.benchmark = False
+    debugging.fill_uninitialized_memory = False  # nothing here reads what it has not written: no second writing
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=warns)
         _CUDNN.benchmark = before[1]
+        debugging.fill_uninitialized_memory = filled

@@ -167,6 +167,9 @@ class World:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
         net = nn.parallel.DistributedDataParallel(_Warmed(model), device_ids=ids, gradient_as_bucket_view=True)
+        # Buffers stay alike by themselves: LRN's bands are constants, and SyncBatchNorm's statistics are everyone's.
+        # Said so, and not by an argument, as torch is giving that another name.
+        net.broadcast_buffers = False
         net(None).backward()
         model.zero_grad()
         return net
@@ -182,7 +185,7 @@ def alone(device: torch.device | None = None) -> World:
 
 
 @contextmanager
-def process_group(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
+def process_group(device: str | torch.device = "auto", timeout: float = TIMEOUT) -> Iterator[World]:
     """The world that torchrun describes in the environment, or a world of one process.
 
     Who waits for another process for more than `timeout` seconds, or finds it gone, ends with a sentence.
@@ -203,10 +206,15 @@ def process_group(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Wo
             f"the {size} processes did not find each other within {timeout:g} s ({first_line(error)}); start all of "
             "them, and see to it that MASTER_ADDR and MASTER_PORT lead to the first from every machine."
         ) from None
+    together = False  # whether the others end here, too
     try:
         world = World(rank, size, chosen)
         _check_alike(world)
         yield world
+        together = True
+    except Agreed:
+        together = True
+        raise
     except RuntimeError as error:
         if not any(word in str(error) for word in LOST):
             raise
@@ -216,7 +224,11 @@ def process_group(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Wo
             f"another of the {size} processes {what}; what was saved is whole: start all of them again to go on."
         ) from None
     finally:
-        dist.destroy_process_group()
+        # NCCL's destroy waits for sums that are under way, and so for another process that is gone, until its watchdog
+        # aborts this one, which then has said nothing. Left alone the group is aborted when the program ends
+        # (ProcessGroupNCCL.cpp: shutdown and the destructor). By reading: no machine with two GPUs was there to try.
+        if together or backend == "gloo":
+            dist.destroy_process_group()
 
 
 def _number(name: str, alone: int | None = None) -> int:
@@ -244,6 +256,11 @@ def _own(device: torch.device, local: int) -> torch.device:
     """The device of this machine's process of that number: each has a GPU of its own."""
     if device.type != "cuda":
         return device
+    if device.index is not None:
+        raise AlexNetError(
+            f"--device {device} names one GPU, and each of several processes takes its own; say --device cuda, and in "
+            "CUDA_VISIBLE_DEVICES which GPUs are meant."
+        )
     if local >= torch.cuda.device_count():
         if seen := os.environ.get("CUDA_VISIBLE_DEVICES"):
             raise AlexNetError(

@@ -110,6 +110,21 @@ class Number(click.FloatRange):
         return super().convert(number, param, ctx)
 
 
+class Device(click.ParamType):
+    """One of DEVICES, which may have a number; whether it is there only torch knows."""
+
+    name = "device"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(DEVICES)}|cuda:N]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        kind, _, number = value.partition(":")
+        if kind not in DEVICES or (number and kind == "auto"):
+            self.fail(f"'{value}' is none of {', '.join(DEVICES)} and cuda:N.", param, ctx)
+        return value
+
+
 class Command(click.Command):
     """A command whose line in the list is never cut, whose `--set` takes several key=value after it, and which takes
     no empty words."""
@@ -289,7 +304,7 @@ set_option = click.option(
     "--set", "sets", multiple=True, metavar="key=value ...", callback=_once,
     help="Change keys of the recipe; alexnet recipes --keys lists them.",
 )  # fmt: skip
-device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")
+device_option = click.option("--device", type=Device(), default="auto", help="Where to compute.")
 engine_option = click.option(
     "--engine", type=click.Choice(ENGINES), help="What computes the answers.  [default: torch; of an export, its own]"
 )

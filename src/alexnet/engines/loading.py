@@ -103,17 +103,17 @@ def load_classifier(
         if given.square:
             found = replace(found, preprocess=replace(found.preprocess, square=given.square))
     else:
-        found = built(formats.read(file, given), choose_device(str(device)), file)
+        found = built(formats.read(file, given), choose_device(device), file)
     return attach(found, engine, batch_size, say)
 
 
-def device_for(engine: str | None, device: str) -> str:
+def device_for(engine: str | None, device: str | torch.device) -> str | torch.device:
     """The device that an engine leaves open: onnx and openvino compute on the CPU alone."""
     if engine is not None and engine not in ENGINES:
         raise AlexNetError(f"--engine was given '{engine}'; it takes {', '.join(ENGINES)}.")
     if engine not in ("onnx", "openvino"):
         return device
-    if device not in ("auto", "cpu"):
+    if str(device).partition(":")[0] not in ("auto", "cpu"):
         raise AlexNetError(f"--engine {engine} computes on the CPU; leave out --device {device}, or --engine.")
     return "cpu"
 

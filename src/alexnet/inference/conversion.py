@@ -78,7 +78,10 @@ class Comparison:
 
 
 def compare(
-    a: str | Path | Classifier, b: str | Path | Classifier, pictures: Sequence[Any] = (), device: str = "auto"
+    a: str | Path | Classifier,
+    b: str | Path | Classifier,
+    pictures: Sequence[Any] = (),
+    device: str | torch.device = "auto",
 ) -> Comparison:
     """Run two models on the same pictures, each with its own preprocessing; on made-up ones where none are given.
 

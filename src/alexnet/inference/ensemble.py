@@ -27,7 +27,7 @@ def fit_weights(
     split: str = "valid",
     batch_size: int = 128,
     workers: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     views: int = 1,
     say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,

@@ -58,7 +58,7 @@ def features(
     layers: str | Sequence[str] = "fc7",
     pool: Pool | None = None,
     batch_size: int = 64,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     workers: int = 0,
     quiet: bool = True,
 ) -> Iterator[Features]:

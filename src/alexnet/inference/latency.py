@@ -43,5 +43,10 @@ def realtime(
     as torch has. An export as `model` starts at once and is run as it was made.
     """
     if isinstance(model, Classifier):
+        if model.device.type != "cpu":
+            raise AlexNetError(
+                f"realtime computes on the CPU, and this classifier is on {model.device}; give one that was loaded "
+                "to the CPU, or its MODEL by name."
+            )
         return Realtime(attach(model, engine, 1, say))
     return Realtime(load_classifier(model, "cpu", engine, 1, say))

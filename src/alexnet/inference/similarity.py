@@ -82,7 +82,8 @@ class Index:
 
 def build_index(
     model: str | Path, images: Sequence[str] | Sources, out: str | Path, layer: str = "fc7", batch_size: int = 64,
-    device: str = "auto", workers: int = 0, resume: bool = False, quiet: bool = True, world: World | None = None,
+    device: str | torch.device = "auto", workers: int = 0, resume: bool = False, quiet: bool = True,
+    world: World | None = None,
 ) -> tuple[Index, list[dict[str, str]]]:  # fmt: skip
     """Write the index of pictures into the new folder `out`; also gives the pictures that could not be read.
 
@@ -140,7 +141,7 @@ def similar(
     distance: Distance = "euclidean",
     model: str | Path | Classifier | None = None,
     batch_size: int = 64,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     quiet: bool = True,
     not_itself: bool = False,
 ) -> Iterator[Similar]:

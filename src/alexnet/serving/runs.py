@@ -51,7 +51,7 @@ def metrics_after(model: Served, after: int) -> dict[str, Any]:
 def evaluated(model: Served, data: str, stopped: Callable[[], bool]) -> Evaluated:
     """What the network takes the validation split for; Refused where `stopped` said so."""
     notes: list[str] = []
-    where = model.classifier.device.type
+    where = model.classifier.device
     with opened(model.classifier, data, "valid", device=where, say=notes.append) as task:
         tally = Tally(task.classifiers[0].classes, True, True)
         result = measure(task.members, task.pictures, 64, task.world, stopped=stopped, tally=tally)

@@ -63,7 +63,7 @@ class Bench:
         return asdict(self)
 
 
-def bench(sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text: None) -> Bench:
+def bench(sets: Iterable[str] = (), device: str | torch.device = "auto", say: Say = lambda text: None) -> Bench:
     """Measure training of the default recipe with `sets` (key=value) over it; a minute on two cores."""
     with prepared(sets, device, say) as run:
         batch = one_batch(run)
@@ -83,7 +83,7 @@ def bench(sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text
 
 @contextmanager
 def prepared(
-    sets: Iterable[str] = (), device: str = "auto", say: Say = lambda text: None, pictures: int = 0,
+    sets: Iterable[str] = (), device: str | torch.device = "auto", say: Say = lambda text: None, pictures: int = 0,
     data: Path | None = None,
 ) -> Iterator[Run]:  # fmt: skip
     """The default recipe's run on DATA or made-up pictures, four batches of them unless said, in a passing folder."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from alexnet.base import hints, run_files
 from alexnet.base.errors import AlexNetError
@@ -33,7 +34,7 @@ def finetune(
     recipe: str | Recipe | None = None,
     sets: Iterable[str] = (),
     resume: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,
     command: Sequence[str] = (),

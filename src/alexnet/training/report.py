@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from alexnet.base import metrics, run_files
@@ -73,7 +74,7 @@ def _read(split: Split, row: int) -> Source:
         return b""
 
 
-def write(folder: Path, data: Data, device: str = "cpu", command: Sequence[str] = ()) -> Path:
+def write(folder: Path, data: Data, device: str | torch.device = "cpu", command: Sequence[str] = ()) -> Path:
     """report.html of the run in `folder`, whose last weights are judged on what it holds out of DATA."""
     from alexnet.base.device import choose_device
 

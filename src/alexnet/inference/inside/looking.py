@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from alexnet.base.device import choose_device
 from alexnet.base.errors import AlexNetError, did_you_mean
@@ -88,7 +89,7 @@ def look(
     layers: Sequence[str] | None = None,
     of: str | int | None = None,
     pictures: Source | Iterable[Source] | Sources | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     quiet: bool = True,
 ) -> Look:
     """Look inside a network at work on a picture.
