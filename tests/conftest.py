@@ -26,6 +26,7 @@ from alexnet.networks.variants import VARIANTS
 # As the processes have that tests start: sums by other numbers of threads round otherwise.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+os.fsync = lambda file: None  # no test cuts the power, and each file waits for the disk otherwise
 
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
 if DEVICE.type == "cpu":  # `auto`, in this process and in those that tests start, then finds nothing else
