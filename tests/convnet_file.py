@@ -200,8 +200,11 @@ def _inputs(side: int) -> dict[str, dict[str, Any]]:
 
 
 def _alter(layers: dict[str, dict[str, Any]], altered: Mapping[str, Mapping[str, Any]] | None) -> None:
+    """None takes a key away."""
     for name, values in (altered or {}).items():
         layers[name] |= values
+        for key in [key for key, value in values.items() if value is None]:
+            del layers[name][key]
 
 
 def _see(record: dict[str, Any], channels: int) -> int:

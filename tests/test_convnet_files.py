@@ -75,6 +75,7 @@ DIFFERENT = [
     ("cifar10_11", "rnorm2", {"minDiv": 2.0}, "has minDiv 2 where cifar10_11 has 1"),
     ("cifar10_13", "local4", {"padding": [0]}, "has padding 0 where cifar10_13 has 1"),
     ("alexnet_cc2", "rnorm1", {"minDiv": 1.0}, "has minDiv 1 where alexnet_cc2 has 2"),
+    ("alexnet_cc2", "rnorm1", {"minDiv": None}, "has minDiv 1 where alexnet_cc2 has 2"),
     ("alexnet_cc2", "rnorm1", {"blocked": True}, "has blocked True where alexnet_cc2 has 0"),
     ("alexnet_cc2", "dropout2", {"keep": 0.4}, "has keep 0.4 where alexnet_cc2 has 0.5"),
     ("alexnet_cc2", "dropout1", {"type": "dropout"}, r"is of type dropout where alexnet_cc2 has drop6"),
