@@ -120,9 +120,66 @@ def test_parquet_without_pictures_or_broken_is_named(tmp_path):
 
     pq.write_table(pa.table({"id": [1]}), tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and no more")
-    (_, no_column), (_, broken) = list(Sources([tmp_path]))
+    (_, no_column), (_, broken) = list(Sources([tmp_path / "a.parquet", tmp_path / "b.parquet"]))
     assert "with the columns id, none of which holds pictures" in str(no_column)
     assert "not a whole parquet file" in str(broken)
+
+
+def test_tables_of_pictures_are_no_pictures_of_a_folder_and_are_when_named(folder, tmp_path):
+    """Those of paths beside the pictures, and what alexnet predict and features write there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ["blue.png", "red.png"]
+    tables = {
+        "answers": {"file": names, "rank": [1, 1], "label": ["a", "b"], "probability": [0.5, 0.5]},
+        "features": {"filename": names, "fc7": [[0.5, 0.25]] * 2},
+        "meta": {"image_path": names, "label": [0, 1]},
+        "numbers": {"id": [1, 2]},
+    }
+    every = [name for name, _ in Sources(folder)]
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    own = write_parquet(folder / "own.parquet", [((folder / "red.png").read_bytes(), 0)], None)
+    (folder / "torn.parquet").write_bytes(b"PAR1 and no more")
+    for argument in (folder, f"{folder}/**"):
+        named = Sources(argument)
+        assert sorted(name for name, _ in named) == sorted([*every, f"{own}/0.png", f"{folder}/torn.parquet"])
+        assert (named.total, named.passed.count) == (6, len(tables))
+    for name, wanted in {"features": names, "meta": names, "answers": [], "numbers": []}.items():
+        table = folder / f"{name}.parquet"
+        named = Sources(table)
+        found = [inside for inside, source in named if not isinstance(source, Unreadable)]
+        assert found == [f"{table}/{one}" for one in wanted]
+        assert named.total == (len(wanted) or 1)
+
+
+def test_a_pattern_gives_each_file_once_whatever_links_lead_to_it(folder):
+    (folder / "deeper" / "green.png").write_bytes((folder / "green.png").read_bytes())
+    inner = {f"{folder}/deeper/{name}" for name in ("blue.png", "green.png")}
+    every = {f"{folder}/{name}" for name in ("blue.png", "green.png", "red.png")} | inner
+    patterns = {"**": every, "*": every, "**/*": every, "**/*.png": every, "d*/*.png": inner, "[dr]*": {}}
+    for link, target in {"": "", "again": ".", "deeper/up": "..", "other": "deeper"}.items():
+        if link:
+            (folder / link).symlink_to(target)
+        for pattern, wanted in patterns.items():
+            named = Sources(f"{folder}/{pattern}")
+            found = [os.path.realpath(name) for name, _ in named]
+            assert len(found) == len(set(found)) == named.total, (link, pattern)
+            assert not wanted or set(found) == wanted, (link, pattern)
+        if link:  # with two, glob itself would take for ever
+            (folder / link).unlink()
+
+
+def test_data_given_as_pictures_is_told_what_takes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "pack.json").write_text("{}")
+    for given in ("pack", "digits"):
+        with pytest.raises(AlexNetError, match=f"{given} is DATA .* that takes DATA, such as alexnet evaluate"):
+            Sources([given])
+    coloured("red", 1).save("digits", "PNG")
+    assert Sources(["digits"]).total == 1
 
 
 class Slow(io.RawIOBase):

@@ -14,7 +14,7 @@ from alexnet.data.dataset import split_word
 from alexnet.data.layouts.registry import find_data
 from alexnet.data.packs.writing import pack
 from archives import tar, valid_pictures
-from conftest import coloured, encoded, write_parquet
+from conftest import coloured, encoded, write_folders, write_parquet
 
 CLASSES = ["cat", "dog", "owl"]
 PICTURE = [encoded(coloured("red", n, (4, 4))) for n in range(40)]
@@ -312,3 +312,16 @@ def test_what_is_held_but_not_read_is_named_with_the_way_to_what_is(tmp_path):
     }.items():  # fmt: skip
         put(tmp_path / file, PICTURE[0])
         assert way in refusal(tmp_path / file[0]), file
+
+
+@pytest.mark.parametrize("emptied", [["val"], ["val", "test"], ["test"]])
+def test_a_split_whose_class_folders_are_all_empty_is_said_and_not_used(tmp_path, emptied):
+    for name in ("train", "val", "test"):
+        write_folders(tmp_path / name, 3)
+    for file in (file for name in emptied for file in (tmp_path / name).rglob("*.png")):
+        file.unlink()
+    data = find_data(tmp_path)
+    for name in emptied:
+        assert f"{name} has no pictures in its class folders; it is not used" in data.summary()
+    left = 3 - len(emptied)
+    assert (len(data.splits), data.whole is not None) == (max(left, 2), left == 1)

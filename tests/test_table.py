@@ -170,3 +170,62 @@ def test_class_folders_are_taken_before_a_table_beside_them(tmp_path):
         tmp_path, {"labels.csv": "filename,label\ncat/a.png,x\ndog/a.png,y\n"}, ["cat/a.png", "dog/a.png", "dog/b.png"]
     )
     assert find_data(tmp_path).classes == ["cat", "dog"]
+
+
+HAM = [f"part_{1 + n // 2}/{x}" for n, x in enumerate(IDS)]
+SPREAD = {
+    "by their names": ({"labels.csv": rows(IDS, "filename,label")}, HAM),
+    "without endings": ({"HAM.csv": rows([x[0] for x in IDS], "image_id,label")}, HAM),
+    "by paths": ({"labels.csv": rows(HAM, "path,label")}, HAM),
+    "beside masks": (
+        {"labels.csv": rows([f"images/{x}" for x in IDS], "filename,label").replace("images/d", "more/d")},
+        [*(f"{folder}/{x}" for folder in ("images", "masks") for x in IDS), "more/d.png"],
+    ),
+    "a folder in another": ({"labels.csv": rows(IDS, "filename,label")}, [x.replace("1/", "1/inner/") for x in HAM]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SPREAD)
+@pytest.mark.parametrize("given", ["folder", "table"])
+def test_a_table_that_names_pictures_in_several_folders_says_their_classes(tmp_path, shape, given):
+    tables, pictures = SPREAD[shape]
+    write(tmp_path, tables, pictures)
+    (name,) = tables
+    data = find_data(tmp_path if given == "folder" else tmp_path / name)
+    both = {split.read(i): data.classes[n] for split in data.splits.values() for i, n in enumerate(split.labels)}
+    assert {path.stem: label for path, label in both.items()} == dict(zip("abcd", LABELS, strict=True))
+    assert all(path.is_file() and "masks" not in str(path) for path in both)
+    assert (given == "table") or "the folders are not taken for classes" in data.summary()
+
+
+@pytest.mark.parametrize(
+    ("table", "pictures", "fault"),
+    [
+        (rows(IDS, "file,label"), [f"{folder}/{x}" for folder in ("images", "masks") for x in IDS],
+         r"names a.png, which is in several folders \(.*images, .*masks\); write the folder .* or take the table away"),
+        (rows(HAM, "file,label").replace("cat", "part_1"), HAM,
+         r"says other classes than the folders of its pictures, and some of their names \(part_1\); give .* if it is"),
+    ],
+)  # fmt: skip
+def test_a_table_and_folders_that_could_both_say_the_classes_are_refused(tmp_path, table, pictures, fault):
+    write(tmp_path, {"labels.csv": table}, pictures)
+    with pytest.raises(AlexNetError, match=fault):
+        find_data(tmp_path)
+
+
+CATS = [f"{label}/{x}" for x, label in zip(IDS, LABELS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        rows(CATS, "file,label"), rows(IDS, "file,label"), rows(CATS, "file,label").replace(",cat", ",tabby"),
+        rows([f"none{n}" for n in range(4)], "id,label"), rows(CATS, "file,width"),
+        "file,label\na.png,x\nc.png,y\n", "id,label\na,x\nb,x\n" + "".join(f"{n},y\n" for n in range(9)),
+    ],
+)  # fmt: skip
+def test_class_folders_are_what_they_are_beside_a_table_that_says_the_same_or_nothing_of_them(tmp_path, table):
+    write(tmp_path, {"labels.csv": table}, CATS)
+    data = find_data(tmp_path)
+    assert (data.layout, data.classes) == ("class folders", ["cat", "dog"])
+    assert "labels.csv" in data.summary()

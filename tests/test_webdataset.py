@@ -257,3 +257,12 @@ def test_webdataset_faults_are_named(tmp_path):
     whole = tar(good)
     (tmp_path / "train-0.tar").write_bytes(whole[: len(whole) // 2])
     assert "train-0.tar is cut short" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["{}", "file://{}", "file://{}/*.tar"])
+def test_what_systems_hide_beside_shards_is_passed_over(tmp_path, way):
+    write(tmp_path, shards())
+    for name in ("._set-train-000.tar", ".set-train-000.tar.part.tar"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7Mac OS X" + bytes(600))
+    where = way.format(tmp_path)
+    check_shards(find_data(tmp_path if where == str(tmp_path) else where))

@@ -6,7 +6,6 @@ Nothing is unpacked onto the disk, and a source of any length takes the memory o
 from __future__ import annotations
 
 import codecs
-import glob
 import io
 import lzma
 import os
@@ -23,8 +22,14 @@ import numpy as np
 from alexnet.base.errors import AlexNetError, first_line
 from alexnet.base.text import counted, printable
 from alexnet.data.faults import Fault, Note, encoding, is_pointer
-from alexnet.data.layouts import parquet, parquet_rows, tars
-from alexnet.data.layouts.folders import LITTER, claims, walk
+from alexnet.data.layouts import parquet_rows, tars
+from alexnet.data.layouts.base import layouts
+from alexnet.data.layouts.folders import claims
+from alexnet.data.layouts.parquet_columns import image_column, own_pictures
+from alexnet.data.layouts.parquet_files import is_answers
+from alexnet.data.layouts.walking import LITTER
+from alexnet.data.matching import files_of, found_by
+from alexnet.data.packs.reading import is_pack
 from alexnet.data.pictures import Source, Unreadable, is_source, whole_contents
 
 if TYPE_CHECKING:
@@ -132,19 +137,10 @@ def _held(one: Any) -> Source | Unreadable:
 
 def _named(argument: str | os.PathLike[str], passed: Passed) -> Iterator[Named]:
     """The pictures that a name or a pattern stands for; a path that is not there stays, to fail by its name."""
-    pattern = glob.has_magic(str(argument)) and not os.path.exists(argument)
-    found = sorted(glob.glob(str(argument), recursive=True)) if pattern else []
-    for one in found or [os.fspath(argument)]:
-        if os.path.isdir(one):
-            yield from _folder(Path(one), passed)
-        elif not found or _is_source(one):
-            yield from _opened(one if found or isinstance(argument, str) else Path(one), passed)
-        else:
-            passed.add(str(one))
-
-
-def _folder(folder: Path, passed: Passed) -> Iterator[Named]:
-    """The pictures below a folder, and each folder in it that cannot be listed."""
+    found = found_by(argument)
+    if found is None:
+        yield from _opened(argument if isinstance(argument, str) else Path(argument), passed)
+        return
     told: list[Fault] = []
 
     def faults() -> Iterator[Named]:
@@ -155,7 +151,7 @@ def _folder(folder: Path, passed: Passed) -> Iterator[Named]:
                 yield fault.file, Unreadable(fault.what)
         told.clear()
 
-    for path in walk(folder, told.append):
+    for path in files_of(found, told.append):
         yield from faults()
         if _is_source(path):
             yield from _opened(path, passed)
@@ -165,7 +161,16 @@ def _folder(folder: Path, passed: Passed) -> Iterator[Named]:
 
 
 def _is_source(path: str | Path) -> bool:
-    return _kind(path) != "picture" or claims(os.path.basename(path), Path(path))
+    kind = _kind(path)
+    return kind == "tar" or (_has_pictures(path) if kind == "parquet" else claims(os.path.basename(path), Path(path)))
+
+
+def _has_pictures(path: str | Path) -> bool:
+    """Whether a parquet file holds pictures itself, and is no table of those beside it; a broken one is named."""
+    try:
+        return bool(own_pictures(parquet_rows.opened(path).schema_arrow))
+    except Unreadable:
+        return True
 
 
 def _kind(path: str | Path) -> str:
@@ -197,22 +202,30 @@ def _total(pictures: Sequence[Source]) -> int | None:
 def _count(argument: str | os.PathLike[str]) -> int | None:
     if str(argument) == "-":
         return None
-    if not os.path.isdir(argument):
-        pattern = glob.has_magic(str(argument)) and not os.path.exists(argument)
-        found = sorted(glob.glob(str(argument), recursive=True)) if pattern else []
-        counts = [_count(one) if os.path.isdir(one) else _rows(one) if _is_source(one) else 0 for one in found]
-        return _rows(argument) if not found else None if None in counts else sum(filter(None, counts))
+    if (found := found_by(argument)) is None:
+        if not os.path.lexists(argument) and str(argument).isalnum():
+            _refuse_data(argument, any(one.is_name(str(argument)) for one in layouts()))
+        return _rows(argument)
     passed, told, counts = 0, list[Fault](), list[int | None]()
-    for path in walk(Path(argument), told.append):
+    for path in files_of(found, told.append):
         if _is_source(path):
             counts.append(_rows(path))
         else:
             passed += 1
     counts += [1 for fault in told if not isinstance(fault, Note)]
-    if not counts:
+    if not counts and os.path.isdir(argument):
+        _refuse_data(argument, is_pack(Path(argument)))
         others = f"pictures, with {counted(passed, 'other file')}" if passed else "files"
         raise AlexNetError(f"{argument} is a folder without {others}; give pictures or a folder that holds some.")
     return None if None in counts else sum(filter(None, counts))
+
+
+def _refuse_data(argument: str | os.PathLike[str], is_data: bool) -> None:
+    if is_data:
+        raise AlexNetError(
+            f"{argument} is DATA (labelled pictures) and no picture; give pictures, or give it to a command that takes "
+            "DATA, such as alexnet evaluate."
+        )
 
 
 def _rows(path: str | os.PathLike[str]) -> int | None:
@@ -223,7 +236,8 @@ def _rows(path: str | os.PathLike[str]) -> int | None:
     if kind == "tar":
         return None
     try:
-        return parquet_rows.opened(Path(path)).metadata.num_rows
+        opened = parquet_rows.opened(Path(path))
+        return opened.metadata.num_rows if _column(opened.schema_arrow) else 1
     except Unreadable:
         return 1
 
@@ -266,7 +280,7 @@ def _parquet(name: str) -> Iterator[Named]:
 
     try:
         opened = parquet_rows.opened(name)
-        column = parquet.image_column(opened.schema_arrow)
+        column = _column(opened.schema_arrow)
         if column is None:
             raise Unreadable(
                 f"a parquet file with the columns {', '.join(opened.schema_arrow.names)}, none of which holds pictures "
@@ -281,6 +295,11 @@ def _parquet(name: str) -> Iterator[Named]:
         yield name, error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         yield name, Unreadable(f"broken parquet file ({first_line(error)})")
+
+
+def _column(schema: Any) -> str | None:
+    """The column of pictures, also of paths of some; a table of answers has none, which names each several times."""
+    return None if is_answers(schema) else image_column(schema)
 
 
 # -- stdin ------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from alexnet.base.text import counted
 from alexnet.data.dataset import Data, Split, arranged, class_difference, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout
+from alexnet.data.layouts.walking import Walk, entries_of, glance, is_folder, subfolders, visible
 
-LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 # What is called so claims to be a picture, whether or not it can be read here.
 SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
@@ -62,10 +62,7 @@ def class_folders(root: Path, tell: Tell = refuse) -> Data:
         elif kind == "test":
             tell(Note(above.pop(kind), "has no class folders, so nothing says what it shows", "it is not used"))
     tell_of_tables(root, tell)
-    found = {}
-    for kind, folder in above.items():
-        origin = f"{folder.relative_to(root).as_posix()}/"
-        found[kind] = folder_split(folder, origin, tell=tell, walk=walk, lacking=kind != "train")
+    found = _filled(root, above, tell, walk)
     if not found:
         return Data(str(root), "class folders", [], {})
     first = next(iter(found))
@@ -85,6 +82,19 @@ def class_folders(root: Path, tell: Tell = refuse) -> Data:
         places = np.searchsorted(classes, names).astype(np.int64)
         splits[kind] = replace(split, labels=places[split.labels])
     return Data(str(root), "class folders", classes, splits)
+
+
+def _filled(root: Path, above: dict[str, Path], tell: Tell, walk: Walk) -> dict[str, tuple[list[str], Split]]:
+    """The class names and pictures of each split; what is held out and has none at all is not used."""
+    found = {}
+    for kind, folder in above.items():
+        origin = f"{folder.relative_to(root).as_posix()}/"
+        names, split = folder_split(folder, origin, tell=tell, walk=walk, lacking=kind != "train")
+        if names and not len(split) and kind != "train" and "train" in above:
+            tell(Note(folder, "has no pictures in its class folders", "it is not used"))
+        else:
+            found[kind] = names, split
+    return found
 
 
 def _is_flat(folder: Path, train: Path | None) -> bool:
@@ -135,44 +145,6 @@ def _unwrapped(folder: Path, word: str, tell: Tell) -> Path:
 # -- what is in a folder ------------------------------------------------------------------------------------------
 
 
-def visible(folder: Path) -> Iterator[Path]:
-    """What is in a folder, sorted, without hidden files and litter; nothing where it cannot be listed."""
-    return (folder / entry.name for entry in _entries(folder))
-
-
-def subfolders(root: Path, tell: Tell | None = None) -> list[Path]:
-    """The visible folders in a folder, sorted; where it cannot be listed there are none, and `tell` hears of it."""
-    return [root / entry.name for entry in _entries(root, tell) if _is_folder(entry)]
-
-
-def _entries(folder: Path, tell: Tell | None = None) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as found:
-            there = [one for one in found if not one.name.startswith(".") and one.name not in LITTER]
-    except OSError as error:
-        if tell:
-            what = f"cannot be listed ({error.strerror})"
-            tell(Fault(folder, what, "see to its permissions, or take it away"))
-        return []
-    return sorted(there, key=lambda one: one.name)
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def glance(folder: Path, count: int) -> list[Path]:
-    """A few of the visible entries of a folder, sorted: how many there are does not matter."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted(folder / one.name for one in islice(found, count) if not one.name.startswith("."))
-    except OSError:
-        return []
-
-
 def holds_pictures(folder: Path, depth: int = 2) -> bool:
     """Whether a folder's first entries are called pictures, or its first folders hold some."""
     entries = glance(folder, LOOKED_AT)
@@ -193,64 +165,6 @@ def has_class_folders(root: Path) -> bool:
 
 def _classes(folder: Path) -> Iterator[Path]:
     return (one for one in subfolders(folder) if one.name.lower() not in PLAIN and holds_pictures(one))
-
-
-class Walk:
-    """Every visible file below folders, in order; each real folder is entered once, whatever links lead to it."""
-
-    def __init__(self, tell: Tell) -> None:
-        self.tell = tell
-        self.entered: dict[tuple[int, int], Path] = {}
-
-    def enter(self, folder: Path) -> Path:
-        """Enter a folder; under which name it was entered first."""
-        try:
-            facts = os.stat(folder)
-        except OSError:  # its listing will say why
-            return folder
-        return self.entered.setdefault((facts.st_dev, facts.st_ino), folder)
-
-    def below(self, folder: Path) -> Iterator[Path]:
-        """The files of a folder that is entered, then of those in it; only one folder's names are held."""
-        waiting = [folder]
-        while waiting:
-            here = waiting.pop()
-            folders = []
-            for entry in _entries(here, self.tell):
-                if _is_folder(entry):
-                    folders.append(entry)
-                elif _is_special(entry):
-                    self.tell(Note(here / entry.name, "is a device or a pipe", "it is not read"))
-                else:
-                    yield here / entry.name
-            # Links last: a folder is known by its own name.
-            new = [one for one in sorted(folders, key=os.DirEntry.is_symlink) if self._is_new(here / one.name)]
-            waiting += sorted((here / one.name for one in new), reverse=True)
-
-    def _is_new(self, folder: Path) -> bool:
-        first = self.enter(folder)
-        if first != folder:
-            self.tell(Note(folder, f"leads to {first}, which is read already", "it is not followed"))
-        return first == folder
-
-
-def _is_special(entry: os.DirEntry) -> bool:
-    try:
-        return not entry.is_file() and not entry.is_symlink()
-    except OSError:
-        return False
-
-
-def walk(folder: Path, tell: Tell = refuse) -> Iterator[Path]:
-    """Every visible file below a folder, in order; links are followed, and no real folder is entered twice."""
-    one = Walk(tell)
-    one.enter(folder)
-    return one.below(folder)
-
-
-def files_below(folder: Path, tell: Tell = refuse) -> list[Path]:
-    """`walk` as a list."""
-    return list(walk(folder, tell))
 
 
 def claims(name: str, source: Path | bytes) -> bool:
@@ -296,8 +210,8 @@ def folder_split(
     Class folders without a picture are a fault unless `lacking` allows them, as in a validation split.
     """
     walk = walk or Walk(tell)
-    entries = _entries(root, tell)
-    folders = [root / entry.name for entry in entries if _is_folder(entry)]
+    entries = entries_of(root, tell)
+    folders = [root / entry.name for entry in entries if is_folder(entry)]
     if lost := [one.name for one in entries if one.is_symlink() and not (root / one.name).exists()]:
         what = f"has links that lead nowhere ({some([f'{one} to {os.readlink(root / one)}' for one in lost])})"
         tell(Fault(root, what, "mend them or take them away"))
@@ -334,7 +248,7 @@ def _tell_of_rest(
     root: Path, entries: Sequence[os.DirEntry], others: Sequence[Path], has_classes: bool, tell: Tell
 ) -> None:
     """Say what is passed over beside the classes and in them."""
-    loose = [one.name for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and not _is_folder(one)]
+    loose = [one.name for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and not is_folder(one)]
     if loose and has_classes:
         what = f"has {counted(len(loose), 'picture')} beside its class folders ({some(loose)})"
         tell(Note(root, what, "they are not used, as nothing says what they show"))
@@ -359,7 +273,7 @@ NO_CLASSES = "give folders of pictures, one a class"
 
 def _are_parts(root: Path, folders: Sequence[Path], tell: Tell) -> bool:
     """Whether the folders hold the same subfolders, so that they are no classes but parts, each with all classes."""
-    held = {folder: {one.name for one in _entries(folder) if _is_folder(one)} for folder in folders}
+    held = {folder: {one.name for one in entries_of(folder) if is_folder(one)} for folder in folders}
     counts = Counter(name for names in held.values() for name in names)
     shared = {name for name, count in counts.items() if count > 1}
     alike = [folder.name for folder, names in held.items() if names & shared]

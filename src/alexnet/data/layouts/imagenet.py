@@ -22,7 +22,8 @@ from alexnet.data.dataset import Data, Split, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.layouts import tars
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.folders import files_below, folder_split, holds_pictures, subfolders, tell_of_tables, visible
+from alexnet.data.layouts.folders import folder_split, holds_pictures, tell_of_tables
+from alexnet.data.layouts.walking import files_below, subfolders, visible
 
 TRAIN_TAR, VALID_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 VALID_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)

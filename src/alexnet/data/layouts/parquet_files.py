@@ -7,9 +7,10 @@ from typing import Any
 
 from alexnet.data.dataset import some, split_word
 from alexnet.data.faults import Fault, Note, Tell, refuse
-from alexnet.data.layouts.folders import glance, has_class_folders, subfolders, visible
+from alexnet.data.layouts.folders import has_class_folders
 from alexnet.data.layouts.parquet_columns import ANSWERS, label_column, own_pictures
 from alexnet.data.layouts.parquet_rows import opened
+from alexnet.data.layouts.walking import glance, subfolders, visible
 from alexnet.data.pictures import Unreadable
 
 DEEPEST = 3  # folders below DATA in which parquet files are looked for

@@ -13,8 +13,9 @@ from alexnet.data import labels
 from alexnet.data.dataset import Data, Split, lacking, some, stratified
 from alexnet.data.faults import Fault, Note, Tell, refuse
 from alexnet.data.layouts.base import Layout, expected, layouts
-from alexnet.data.layouts.folders import advice, files_below
+from alexnet.data.layouts.folders import advice
 from alexnet.data.layouts.imagenet import human
+from alexnet.data.layouts.walking import files_below
 
 __all__ = ["Data", "Split", "files_below", "find_data", "stratified"]
 

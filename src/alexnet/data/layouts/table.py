@@ -1,7 +1,8 @@
 """Flat pictures with a table of labels (.csv, .tsv): a picture's file and its class a row, under names of columns.
 
 So competitions and Hugging Face's folders have them: labels.csv beside pictures or a folder of them, train.csv beside
-train/, metadata.csv in train/. Class folders are taken before a table beside them.
+train/, metadata.csv in train/. Class folders are taken before a table beside them, but where it names pictures in
+several of the folders and says other classes than these are called.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from alexnet.data.dataset import Data, Split, arranged, some, split_word
 from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.layouts import split_column
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.folders import SUFFIXES, split_folders, subfolders, visible
+from alexnet.data.layouts.folders import SUFFIXES, split_folders
 from alexnet.data.layouts.parquet_columns import ANSWERS, IMAGES, LABELS
+from alexnet.data.layouts.walking import files_below, subfolders, visible
 
 ENDINGS = (".csv", ".tsv")
 DELIMITERS = ",;\t"
@@ -42,9 +44,12 @@ class LabelledFiles:
     others: dict[str, list[str]]  # columns that may say the split, with each row's value; of labels, without any
     folder: Path
     suffix: str
+    places: dict[str, Path] = field(default_factory=dict)  # of names whose pictures are spread over folders
 
     def picture(self, name: str) -> Path:
         """The file that a row names, with or without the ending."""
+        if name in self.places:
+            return self.places[name]
         usual = self.folder / (name + self.suffix)
         if not self.suffix or usual.exists():
             return usual
@@ -121,11 +126,19 @@ def _tell_of(table: LabelledFiles, tell: Tell) -> None:
     if empty := [number for number, row in enumerate(table.rows, 2) if not all(row)]:
         what = f"has {counted(len(empty), 'row')} without a picture or without a class (the first is line {empty[0]})"
         tell(Fault(table.file, what, "fill them in or take them away"))
-    named = {table.picture(name).name for name, _ in table.rows}
-    loose = [one.name for one in visible(table.folder) if one.suffix.lower() in SUFFIXES and one.name not in named]
+    if table.places:
+        what = "says the classes, as it names pictures in several folders beside it"
+        tell(Note(table.file, what, "the folders are not taken for classes"))
+    named = {table.picture(name) for name, _ in table.rows}
+    beside = {one.parent for one in table.places.values()} or {table.folder}
+    loose = [one.name for folder in sorted(beside) for one in visible(folder) if _is_called_picture(one, named)]
     if loose:
         what = f"does not name {counted(len(loose), 'picture')} of {table.folder} ({some(loose)})"
         tell(Note(table.file, what, "they are not used"))
+
+
+def _is_called_picture(path: Path, but: set[Path]) -> bool:
+    return path.suffix.lower() in SUFFIXES and path not in but
 
 
 def is_labelled_by_table(root: Path) -> bool:
@@ -160,8 +173,11 @@ def _tables(root: Path, depth: int = DEEPEST) -> Iterator[LabelledFiles | Fault]
     """The tables of labels of a folder and of its splits' folders, or why one is of no use; none beside class
     folders."""
     if root.is_file():
-        if root.suffix.lower() in ENDINGS and (table := _table(root)):
-            yield table
+        if root.suffix.lower() in ENDINGS:
+            beside, own = subfolders(root.parent), _anywhere(root)
+            spread = len(beside) > 1 and not any(split_word(one.name) for one in beside)
+            if found := (spread and own and _spread(own, _places(own, beside))) or _table(root):
+                yield found
         return
     folders = subfolders(root)
     if not _files(root) and len(folders) == 1 and depth and not _files(folders[0]):
@@ -170,6 +186,8 @@ def _tables(root: Path, depth: int = DEEPEST) -> Iterator[LabelledFiles | Fault]
     told: list[Fault] = []
     above = split_folders(root, told.append) if folders else None
     parts = list(above.values()) if above else folders if len(folders) < 2 else [root]
+    if not told and above is None and len(folders) > 1:
+        yield from _beside_folders(root, folders)
     if told or any(len(subfolders(one)) > 1 for one in parts):
         return
     for file in (file for folder in (root, *parts) for file in _files(folder)):
@@ -177,11 +195,74 @@ def _tables(root: Path, depth: int = DEEPEST) -> Iterator[LabelledFiles | Fault]
             yield table
 
 
+def _beside_folders(root: Path, folders: list[Path]) -> Iterator[LabelledFiles | Fault]:
+    """The tables, with columns of usual names, of pictures in several of the folders and of other classes than those
+    are called; a fault where either could say the classes."""
+    for file in _files(root):
+        table = None if LEFT_TO_GUESS in file.name.lower() else _anywhere(file)
+        if table is None or _known(list(table.columns)) != (0, 1):
+            continue
+        places = _places(table, folders)
+        if 2 * len(places) < len({*table.rows}) or all(
+            any(label in path.relative_to(root).parts for path in places[name])
+            for name, label in table.rows
+            if name in places
+        ):
+            continue
+        pairs = {(_top(path, root), label) for name, label in table.rows for path in places.get(name, ())}
+        said, called = {label for _, label in pairs}, {one.name for one in folders}
+        spread = _spread(table, places)
+        if len(pairs) == len({folder for folder, _ in pairs}) == len(said):
+            continue  # each folder is a class of its own, whatever the table calls it
+        if isinstance(spread, LabelledFiles) and (other := sorted(said & called)):
+            what = f"says other classes than the folders of its pictures, and some of their names ({some(other)})"
+            spread = Fault(file, what, f"give {file} if it is right, or take it away if the folders are")
+        if spread:
+            yield spread
+
+
+def _anywhere(file: Path) -> LabelledFiles | None:
+    """The table, wherever its pictures are."""
+    table = _table(file, lambda file, name: (file.parent, ""))
+    return table if isinstance(table, LabelledFiles) else None
+
+
+def _places(table: LabelledFiles, folders: list[Path]) -> dict[str, list[Path]]:
+    """Where in these folders the pictures are that a table names, by a path or without one, with or without ending."""
+    wanted = {name: name.removeprefix("./") for name, _ in table.rows}
+    found: dict[str, list[Path]] = {name: [] for name in wanted.values()}
+    for folder in folders:
+        for path in files_below(folder, lambda fault: None):
+            if path.suffix.lower() in SUFFIXES:
+                below = path.relative_to(table.file.parent)
+                for name in {below.name, below.stem, below.as_posix(), below.with_suffix("").as_posix()} & found.keys():
+                    found[name].append(path)
+    return {name: found[own] for name, own in wanted.items() if found[own]}
+
+
+def _top(path: Path, root: Path) -> str:
+    return path.relative_to(root).parts[0]
+
+
+def _spread(table: LabelledFiles, places: dict[str, list[Path]]) -> LabelledFiles | Fault | None:
+    """A table with the places of its pictures, where these are in several folders beside it; a fault where one name is
+    that of two."""
+    if len({_top(path, table.file.parent) for paths in places.values() for path in paths}) < 2:
+        return None
+    if twice := next((name for name, paths in places.items() if len(paths) > 1), None):
+        what = f"names {twice}, which is in several folders ({some([str(one.parent) for one in places[twice]])})"
+        remedy = "write the folder before each name in it, or take the table away if the folders are the classes"
+        return Fault(table.file, what, remedy)
+    return replace(table, places={name: paths[0] for name, paths in places.items()})
+
+
 def _files(folder: Path) -> list[Path]:
     return [one for one in visible(folder) if one.suffix.lower() in ENDINGS and one.is_file()]
 
 
-def _table(file: Path) -> LabelledFiles | Fault | None:
+def _table(
+    file: Path, where: Callable[[Path, str], tuple[Path, str] | None] | None = None
+) -> LabelledFiles | Fault | None:
     """The table, where it has a column of pictures, of which the first is there, and one of labels; a fault where it
     has their names and is of no use."""
     try:
@@ -207,14 +288,14 @@ def _table(file: Path) -> LabelledFiles | Fault | None:
     if name is None or label is None:
         return None
     pairs = [(row[name].replace("\\", "/"), row[label]) for row in rows]
-    if not pairs or fault or (where := _where(file, pairs[0][0])) is None:
+    if not pairs or fault or (found := (where or _where)(file, pairs[0][0])) is None:
         missing = f"has the columns {head[name]} and {head[label]}, and its first picture"
         missing += f" ({pairs[0][0]}) is not there" if pairs else "s are not there"
         return (fault or Fault(file, missing, "put the pictures beside it or into a folder there")) if known else None
     others: dict[str, list[str]] = {one: [] for one in head if one.lower() in LABELS}
     others |= {one: [row[head.index(one)] for row in rows] for one in split_column.split_columns(head)}
     others = {one: values for one, values in others.items() if one not in (head[name], head[label])}
-    return LabelledFiles(file, pairs, (head[name], head[label]), others, *where)
+    return LabelledFiles(file, pairs, (head[name], head[label]), others, *found)
 
 
 def _known(head: list[str]) -> tuple[int, int] | None:

@@ -24,9 +24,11 @@ from alexnet.data.dataset import Data, Split, arranged, by_split, called, some, 
 from alexnet.data.faults import Fault, Note, Tell, decoded, refuse
 from alexnet.data.layouts import tars
 from alexnet.data.layouts.base import Layout
-from alexnet.data.layouts.folders import holds_pictures, subfolders
+from alexnet.data.layouts.folders import holds_pictures
+from alexnet.data.layouts.imagenet import WORDNET
 from alexnet.data.layouts.numbered import tell_of_missing
 from alexnet.data.layouts.remote import Listing, Remote, Texts, keep, kept_at, recall
+from alexnet.data.layouts.walking import subfolders, visible
 
 # Of two pictures of a sample the kind that stands first is taken; those that are not named here are not read.
 PICTURES = (
@@ -53,7 +55,7 @@ def _in_folder(root: Path) -> list[str]:
     folders = [root, *(one for one in subfolders(root) if split_word(one.name))]
     # Where there are class folders too, a tar beside them is what they were unpacked from.
     plain = [one for one in folders if one.is_dir() and not any(map(holds_pictures, subfolders(one)))]
-    return [str(path) for folder in plain for path in sorted(folder.glob("*.tar"))]
+    return [str(path) for folder in plain for path in visible(folder) if path.name.endswith(".tar")]
 
 
 def webdataset(where: str | Path, tell: Tell = refuse, quiet: bool = True) -> Data:
@@ -100,12 +102,16 @@ def _addressed(name: str) -> tuple[Any, list[str]]:
     for one in _expand(name):
         path = system._strip_protocol(one)
         if re.search(r"[*?\[]", path):
-            paths += sorted(system.glob(path))
+            paths += sorted(filter(_is_visible, system.glob(path)))
         elif system.isdir(path):
-            paths += sorted(p for p in system.find(path) if p.endswith(".tar"))
+            paths += sorted(p for p in system.find(path) if p.endswith(".tar") and _is_visible(p))
         else:
             paths.append(path)
     return system, paths
+
+
+def _is_visible(path: str) -> bool:
+    return not path.rpartition("/")[2].startswith(".")
 
 
 def _expand(name: str) -> list[str]:
@@ -303,6 +309,10 @@ def _without_labels(shard: str, kinds: Counter[str], pictures: list[str]) -> Fau
     what = f"has pictures and no .{CLASS} beside them that says their class (it holds {seen})"
     if not pictures:
         return Fault(shard, f"has no pictures (it holds {seen or 'no files'})", REMEDY)
+    if WORDNET.fullmatch(Path(shard).stem):
+        what = "holds the pictures of one class of ImageNet, still packed"
+        remedy = "unpack each such archive into a folder of its name, or give the folder of ILSVRC2012_img_train.tar"
+        return Fault(shard, what, f"{remedy}, which is read as it is")
     folders = sorted({name.split("/")[-2] for name in pictures if "/" in name})
     if len(folders) > 1:
         return Fault(shard, what, f"if its folders ({some(folders)}) are the classes, unpack it and give the folder")
