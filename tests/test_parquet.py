@@ -134,3 +134,38 @@ def test_a_thousand_labels_without_names_are_said_to_be_taken_for_imagenets(tmp_
     assert (said in find_data(tmp_path, whole=True).summary()) == (names is None)
     write(tmp_path / "a.parquet", {"image": PICTURES[:2], "label": [0, 998]}, names)
     assert said not in find_data(tmp_path, whole=True).summary()
+
+
+NUMBERS = [0, 0, 0, 1, 1, 2]
+NUMBERED = {
+    "numbers": (pa.array(NUMBERS), None, None),
+    "small numbers": (pa.array(NUMBERS, pa.uint8()), None, None),
+    "truth values": (pa.array([False] * 4 + [True] * 2), None, None),
+    "fractions": (pa.array([0.0] * 5 + [1.5]), None, None),
+    "of names": (pa.array(NUMBERS), ["train", "validation", "test"], [3, 2, 1]),
+    "of names that say none": (pa.array(NUMBERS), ["north", "south", "west"], None),
+}
+
+
+@pytest.mark.parametrize("column", ["split", "fold"])
+@pytest.mark.parametrize("form", NUMBERED)
+def test_a_column_of_splits_in_numbers_says_them_by_their_names_or_is_said(tmp_path, form, column):
+    values, names, counts = NUMBERED[form]
+    table = pa.table({"image": PICTURES, "label": WORDS, column: values})
+    described = {"info": {"features": {column: {"names": names, "_type": "ClassLabel"}}}}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(described)}), tmp_path / "a.parquet")
+    data = find_data(tmp_path, tell=lambda fault: None, whole=True)
+    assert [len(split) for split in data.splits.values()] == (counts or [6])
+    assert (f"has a column {column} that says no split" in data.summary()) == (counts is None)
+
+
+@pytest.mark.parametrize("column", [{}, {"label": pa.nulls(2, pa.int64())}, {"id": [1, 2]}])
+def test_pictures_to_guess_beside_labelled_ones_are_said_and_passed_over(tmp_path, column):
+    write(tmp_path / "train.parquet", {"image": PICTURES, "label": LABELS})
+    write(tmp_path / "test.parquet", {"image": OTHERS[:2], **column})
+    data = find_data(tmp_path)
+    assert contents(data.whole) == PICTURES
+    assert "has no labels in its split test; it is not used" in data.summary()
+    (tmp_path / "train.parquet").unlink()
+    with pytest.raises(AlexNetError, match="label"):
+        find_data(tmp_path)

@@ -59,7 +59,8 @@ def parquet(root: Path, tell: Tell = refuse) -> Data:
     parts: dict[str, list[FileRows]] = {}
     origins: dict[str, str] = {}
     for kind, found in chosen.items():
-        for table, said in _tables(sorted(found), tell):
+        to_guess = kind == "test" and len(chosen) > 1
+        for table, said in _tables(sorted(found), tell, to_guess):
             for own in sorted(filter(None, {*said})) if said else [kind]:
                 rows = np.array([one == own for one in said], bool) if said else None
                 parts.setdefault(own, []).append(FileRows(table, rows))
@@ -85,12 +86,13 @@ def parquet(root: Path, tell: Tell = refuse) -> Data:
 # -- what a file holds --------------------------------------------------------------------------------------------
 
 
-def _tables(files: Sequence[Path], tell: Tell) -> list[tuple[Table, list[str | None] | None]]:
-    """The files that can be read, each with the splits of its rows where a column says them."""
+def _tables(files: Sequence[Path], tell: Tell, to_guess: bool) -> list[tuple[Table, list[str | None] | None]]:
+    """The files that can be read, each with the splits of its rows where a column says them; `to_guess` where one may
+    have no column of labels."""
     tables = []
     for file in files:
         try:
-            tables.append((_table(file, tell), _stated(file, tell)))
+            tables.append((_table(file, tell, to_guess), _stated(file, tell)))
         except Unreadable as error:
             tell(Fault(file, f"is {error}", "copy it again"))
         except Fault as fault:
@@ -99,17 +101,20 @@ def _tables(files: Sequence[Path], tell: Tell) -> list[tuple[Table, list[str | N
 
 
 def _stated(file: Path, tell: Tell) -> list[str | None] | None:
-    """The split of each row by the first column of words that says one."""
+    """The split of each row by the first column that says one, in words or in numbers that the schema names."""
     import pyarrow as pa
 
     parquet = opened(file)
     schema = parquet.schema_arrow
     for name in split_column.split_columns(schema.names):
         kind = schema.field(name).type
-        if is_text(getattr(kind, "value_type", kind)):
+        if pa.types.is_dictionary(kind) or not pa.types.is_nested(kind):
+            words = described_columns(schema).get(name, {}).get("names")
+            named = dict(enumerate(map(str, words))) if isinstance(words, list) else {}
             batches = parquet.iter_batches(batch_size=1 << 16, columns=[name])
             try:
-                values = [value or "" for batch in batches for value in batch.column(0).to_pylist()]
+                found = (value for batch in batches for value in batch.column(0).to_pylist())
+                values = ["" if value is None else named.get(value, str(value)) for value in found]
             except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
                 what = f"has a column {name} that cannot be read ({first_line(error)})"
                 raise Fault(file, what, "copy it again") from None
@@ -118,7 +123,7 @@ def _stated(file: Path, tell: Tell) -> list[str | None] | None:
     return None
 
 
-def _table(file: Path, tell: Tell) -> Table:
+def _table(file: Path, tell: Tell, to_guess: bool) -> Table:
     import pyarrow as pa
 
     parquet = opened(file)
@@ -127,6 +132,9 @@ def _table(file: Path, tell: Tell) -> Table:
         raise Fault(file, "holds a network's answers (rank, probability) and no labels", "take it out of DATA")
     image = image_column(schema)
     label = label_column(schema, image or "")
+    groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
+    if image is not None and label is None and to_guess:
+        return Table(file, image, np.full(sum(groups), -1), None, False, groups)
     if image is None or label is None:
         what = f"has the columns {some(schema.names)}"
         needed = "a column of pictures (bytes, or a struct of bytes and path)" if image is None else "a column 'label'"
@@ -156,7 +164,6 @@ def _table(file: Path, tell: Tell) -> Table:
     own = (
         list(names) if names else labels.distinct([str(name) for name in stated]) if isinstance(stated, list) else None
     )
-    groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
     return Table(file, image, found, own, not names and own is not None, groups)
 
 
