@@ -17,6 +17,7 @@ from alexnet.data import labels
 from alexnet.data.checking import check
 from alexnet.data.layouts import parquet_rows
 from alexnet.data.layouts.registry import find_data
+from alexnet.data.packs.writing import pack
 from alexnet.data.pictures import decode
 from alexnet.data.sources import Sources
 from alexnet.inference.matching import match_classes
@@ -242,6 +243,8 @@ SHARDS = {
                  "has pictures and no .cls beside them that says their class (it holds 6 .png, 6 .txt)"),
     "class folders": ({f"{one}/{n}.png": PICTURES[n] for one in ("cat", "dog") for n in range(3)},
                       "if its folders (cat, dog) are the classes, unpack it and give the folder"),
+    "n01440764": ({f"n01440764_{n}.JPEG": PICTURES[n] for n in range(2)},
+                  "of ImageNet, still packed; unpack each such archive into a folder of its name, or give the folder"),
     "no pictures": ({"a.txt": b"x", "b.txt": b"x"}, "has no pictures (it holds 2 .txt)"),
     "nothing": ({}, "has no pictures (it holds no files)"),
     "names": ({"0.png": PICTURES[0], "0.cls": b"cat"}, "0.cls holds 'cat'; it must hold a class index"),
@@ -253,7 +256,9 @@ SHARDS = {
 @pytest.mark.parametrize("name", SHARDS)
 def test_a_shard_that_is_another_says_what_it_holds(tmp_path, name):
     files, said = SHARDS[name]
-    (tmp_path / "train.tar").write_bytes(tar(files))
+    file = tmp_path / "train" / (f"{name}.tar" if name.startswith("n0") else "train.tar")
+    file.parent.mkdir()
+    file.write_bytes(tar(files))
     with pytest.raises(AlexNetError) as caught:
         find_data(tmp_path)
     assert said in str(caught.value)
@@ -313,6 +318,19 @@ def test_labels_without_names_are_the_numbers_of_outputs(tmp_path):
     assert match_classes(data, data.split("valid"), OWN).labels.tolist() == [0, 2, 7]
     with pytest.raises(AlexNetError, match=r"does not know \(7\)"):
         match_classes(data, data.split("valid"), ["cat", "dog", "owl"])
+
+
+def test_a_pack_keeps_that_labels_have_no_names(tmp_path):
+    for names in (None, ["red", "blue"]):
+        table = {"image": pa.array(PICTURES, pa.binary()), "label": [0, 0, 0, 1, 1, 1]}
+        write(tmp_path / f"{names}.parquet", table, classes(names=names) if names else None)
+        data = find_data(tmp_path / f"{names}.parquet")
+        pack(data.path, tmp_path / f"pack {names}", 16)
+        packed = find_data(tmp_path / f"pack {names}")
+        assert (packed.named, packed.classes) == (data.named, data.classes) == (names is not None, data.classes)
+        known = ["red", "blue", "owl"]
+        seen, expected = (match_classes(one, one.split("valid"), known).labels.tolist() for one in (packed, data))
+        assert seen == expected
 
 
 def test_labels_that_do_not_begin_at_0_are_said(tmp_path):

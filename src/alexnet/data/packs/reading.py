@@ -84,7 +84,9 @@ def _opened(root: Path, header: dict[str, Any]) -> Data:
             raise AlexNetError(f"{root} has labels that do not fit its pictures or classes; make the pack again.")
         splits[name] = Split(str(facts["origin"]), labels, store.read, store.name, store)
     words = f"pack of {header['side']} x {header['side']} pictures, {header['encoding']}, of {header['layout']}"
-    return Data(str(root), words, classes, splits, square=square)
+    if type(named := header.get("named", True)) is not bool:
+        raise ValueError(f"named {named}")
+    return Data(str(root), words, classes, splits, square=square, named=named)
 
 
 def read_header(root: Path) -> dict[str, Any]:

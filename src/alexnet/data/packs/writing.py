@@ -379,7 +379,8 @@ def _finish(job: Job) -> None:
     header = {
         "format": FORMAT, "version": VERSION, "side": job.side, "encoding": job.encoding, "quality": job.quality,
         **({} if job.square.how == "crop" else {"square": job.square.how}),
-        "layout": job.data.layout, "classes": job.data.classes, "splits": splits,
+        "layout": job.data.layout, "classes": job.data.classes,
+        **({} if job.data.named else {"named": False}), "splits": splits,
         "colour_std": known.colour_std.tolist(), "colour_axes": known.colour_axes.tolist(),
         "left_out": [{key: one[key] for key in ("split", "file", "error")} for one in job.left_out],
         "files": sorted(job.files, key=lambda entry: entry["name"]),
