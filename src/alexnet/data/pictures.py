@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from alexnet.base.errors import AlexNetError
 from alexnet.base.hints import SQUARES
 from alexnet.base.limits import too_many_open
-from alexnet.data.faults import POINTER
+from alexnet.data.foreign import LOOKED_AT, told_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,17 +45,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 HEIF = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
-OTHERS = {  # what people's pictures turn out to be, by how they begin
-    b"II*\0": "a broken TIFF, or one of a kind that Pillow does not read; save it with 8 bits",
-    b"MM\0*": "a broken TIFF, or one of a kind that Pillow does not read; save it with 8 bits",
-    b"\xff\x0a": "JPEG XL, which Pillow does not read; save it as JPEG or PNG",
-    b"\0\0\0\x0cJXL ": "JPEG XL, which Pillow does not read; save it as JPEG or PNG",
-    b"<svg": "not a picture but a drawing, SVG; save it as PNG",
-    b"%PDF": "not a picture but a PDF; save its pages as pictures",
-    b"<!doctype html": "not a picture but a web page, perhaps one that says an error; fetch it again",
-    b"<html": "not a picture but a web page, perhaps one that says an error; fetch it again",
-    POINTER: "not a picture but a pointer of Git LFS to it; git lfs pull fetches it",
-}
 
 
 class Unreadable(AlexNetError):
@@ -311,7 +300,7 @@ def _opened(file: BinaryIO) -> Image.Image:
         return Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
-        head = file.read(64)
+        head = file.read(LOOKED_AT)
         if head[4:12] in HEIF and reads_heif():
             file.seek(0)
             with suppress(UnidentifiedImageError):
@@ -329,8 +318,7 @@ def _what(head: bytes) -> str:
             "broken" if reads_heif() else "in a clone of alexnet, pip install '.[heif]' to read it; or save it as JPEG"
         )
         return f"HEIC, as iPhones save photographs; {how}"
-    folded = head.lstrip().lower()
-    return next((words for start, words in OTHERS.items() if folded.startswith(start.lower())), "not a picture")
+    return told_by(head)
 
 
 def _upright(picture: Image.Image, channels: int) -> Image.Image:
@@ -397,4 +385,7 @@ def _eight_bit(picture: Image.Image, low: int, inverted: bool) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise Unreadable("pixel values outside 0 to 65535")
     high = (values >> low).astype(np.uint8)
-    return Image.fromarray(255 - high if inverted else high)
+    gray, clear = Image.fromarray(255 - high if inverted else high), picture.info.get("transparency")
+    if not isinstance(clear, int):
+        return gray
+    return Image.merge("LA", (gray, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))))
