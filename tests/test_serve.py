@@ -19,10 +19,11 @@ from PIL import Image
 
 import alexnet as package
 from alexnet.cli import commands
+from alexnet.data.pictures import reads_heif
 from alexnet.engines.loading import attach
 from alexnet.inference.similarity import build_index, similar
 from alexnet.serving.batching import Batcher
-from alexnet.serving.limits import Limits
+from alexnet.serving.limits import Limits, Refused, check_pixels
 from alexnet.serving.models import Models, Served, disagreement, opened
 from conftest import coloured, encoded, needs
 from serving import client, index_of, pictures
@@ -306,6 +307,13 @@ def test_other_sites_pages_and_other_names_of_this_machine_are_refused(models):
             given = {"host": host, "origin": origin, "sec-fetch-site": site}
             headers = {name: value for name, value in given.items() if value is not None}
             assert service.post("/predict", content=picture, headers=headers).status_code == status, given
+        for path, mode, status in (
+            ("/", "navigate", 200), ("/docs", "navigate", 200), ("/docs", "cors", 403), ("/", "no-cors", 403),
+            ("/health", "navigate", 403), ("/openapi.json", "navigate", 403), ("/static/app.js", "navigate", 403),
+        ):  # fmt: skip
+            for site in ("cross-site", "same-site"):
+                given = {"host": "localhost", "sec-fetch-site": site, "sec-fetch-mode": mode}
+                assert service.get(path, headers=given).status_code == status, (path, given)
         answer = service.get("/health", headers={"origin": "https://evil.example", "sec-fetch-site": "none"})
         assert answer.status_code == 200
         assert not [name for name in answer.headers if name.startswith("access-control")]
@@ -332,3 +340,15 @@ def test_no_answer_names_a_place_on_this_machine(service, tiny_run, index, folde
     for text in [*texts, failed.text]:
         for place in (tiny_run, index, folders, Path(package.__file__).parent, Path.home() / ""):
             assert str(place).rstrip("/") + "/" not in text
+
+
+def test_the_first_photograph_of_an_iphone_is_held_to_the_limit_of_pixels_too():
+    needs("pillow_heif")
+    assert reads_heif()  # to write it
+    photograph = encoded(coloured("red", 1, (64, 48)), "HEIF")
+    for _ in range(2):
+        Image.ID.remove("HEIF")  # as before the first of them
+        reads_heif.cache_clear()
+        with pytest.raises(Refused, match="has 64 x 48 pixels, and 3,000 in all are the most"):
+            check_pixels(photograph, 3000)
+        check_pixels(photograph, 64 * 48)

@@ -62,13 +62,22 @@ BELOW = {
                 "../private", "%2e%2e/private", "..%2fprivate", "%2e.%2Fprivate", "..%5cprivate", "..;/private",
                 "..;a=1/private", ".%5c..%5cprivate", "%252e%252e%252fprivate", "..%25252fprivate", "a/..", "a/%2e%2e",
                 "%" + "25" * 50 + "2e./private",
+                "..%00/private", ".%09./private", "a%0d%0ab", "a%2500b", "a%7fb", "%00",
             )),
         ],
     ),
-    "http://h/photos": (["", "/", "/a.jpg"], ["http://h/photos-private/a.jpg", "http://h/photosa.jpg", "http://h/"]),
+    "http://h/photos": (["", "/", "/a.jpg"], [
+        "http://h:443/photos/a.jpg", "https://h:80/photos/a.jpg", "http://h:0/photos/a.jpg",
+    "http://h/photos-private/a.jpg", "http://h/photosa.jpg", "http://h/"]),
     "http://h": (["", "/", "/a/b.jpg"], ["http://h/../a", "http://h2/", "https://h/"]),
     "http://h:81/a.jpg": ([""], ["http://h/a.jpg", "http://h:81/a.jpg2", "http://h:81/b.jpg"]),
 }  # fmt: skip
+
+
+def test_a_scheme_s_usual_port_may_be_said_or_not():
+    for scheme, port in (("http", 80), ("https", 443)):
+        plain, said = f"{scheme}://h/photos/", f"{scheme}://h:{port}/photos/"
+        assert [allowed(f"{one}a.jpg", [other]) for one in (plain, said) for other in (plain, said)] == [True] * 4
 
 
 @pytest.mark.parametrize("given", BELOW)

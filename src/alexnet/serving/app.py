@@ -90,7 +90,7 @@ def application(models: Models, settings: Settings) -> Application:
     routes.append(Mount("/static", StaticFiles(directory=STATIC)))
     paths = [route.path for route in routes]
     router = Router(routes, redirect_slashes=False, default=_nothing, lifespan=lifespan)
-    return Application(Gate(router, counts, paths, settings.token, settings.hosts, OPEN), service, counts)
+    return Application(Gate(router, counts, paths, settings.token, settings.hosts, OPEN, tuple(PAGES)), service, counts)
 
 
 def _route(path: str, call: Callable[..., Any], method: str) -> Route:

@@ -13,12 +13,13 @@ from contextlib import closing
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from alexnet.base.errors import AlexNetError
 from alexnet.serving.limits import Limits, Refused
 
 MOST_WRAPPINGS = 4  # times that a path may be quoted
+PORTS = {"http": 80, "https": 443}
 
 
 class Timed(io.RawIOBase):
@@ -62,11 +63,10 @@ def allowed(url: str, urls: Sequence[str]) -> bool:
     """Whether an address lies below one of these: the same scheme, host and port, and the same path or one below it."""
     try:
         asked = urlsplit(url)
-        place = (asked.scheme, asked.hostname, asked.port)
-        if _leads_up(asked.path) or asked.username is not None or "\\" in url:
+        if _is_read_otherwise(asked.path) or asked.username is not None or "\\" in url:
             return False
         return any(
-            place == (one.scheme, one.hostname, one.port)
+            _place(asked) == _place(one)
             and (asked.path == one.path or (asked.path or "/").startswith(one.path.rstrip("/") + "/"))
             for one in map(urlsplit, urls)
         )
@@ -74,10 +74,15 @@ def allowed(url: str, urls: Sequence[str]) -> bool:
         return False
 
 
-def _leads_up(path: str) -> bool:
-    """Whether any server may read `..` between the path's parts, however it is written."""
+def _place(address: SplitResult) -> tuple[str, str | None, int | None]:
+    port = PORTS.get(address.scheme) if address.port is None else address.port
+    return address.scheme, address.hostname, port
+
+
+def _is_read_otherwise(path: str) -> bool:
+    """Whether any server may read `..` between the path's parts, however it is written, or drop characters of it."""
     for _ in range(MOST_WRAPPINGS):
-        if ".." in re.split(r"[/\\;]", path):
+        if ".." in re.split(r"[/\\;]", path) or re.search(r"[\0-\x1f\x7f]", path):
             return True
         path, wrapped = unquote(path), path
         if path == wrapped:

@@ -56,13 +56,14 @@ class Counts:
 
 class Gate:
     """The application behind its checks; `hosts` are the names that it may be asked by (none: any), `open` the
-    addresses that need no token."""
+    addresses that need no token, `pages` those to which other sites may have links."""
 
     def __init__(
         self, app: ASGIApp, counts: Counts, paths: Sequence[str], token: str | None = None, hosts: Sequence[str] = (),
-        open: Sequence[str] = (),
+        open: Sequence[str] = (), pages: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.app, self.counts, self.paths, self.token, self.hosts, self.open = app, counts, paths, token, hosts, open
+        self.pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,7 +114,8 @@ class Gate:
         origin = headers.get(b"origin", b"").decode("latin-1").rpartition("//")[2]
         # Browsers leave Sec-Fetch-Site out where a page has come by plain http from another machine.
         site = headers.get(b"sec-fetch-site", b"cross-site" if origin not in ("", host) else b"")
-        if site not in (b"", b"same-origin", b"none") and scope["path"] != "/":  # another port is same-site
+        goes = scope["path"] in self.pages and headers.get(b"sec-fetch-mode", b"navigate") == b"navigate"
+        if site not in (b"", b"same-origin", b"none") and not goes:  # another port is same-site
             raise Refused(403, "other sites' pages may not ask this server, nor those of another port.")
         if self.token is None or scope["path"] in self.open or scope["path"].startswith("/static/"):
             return

@@ -13,6 +13,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from alexnet.base.text import counted
+from alexnet.data.pictures import HEIF, reads_heif
 
 MEMORY = 1 << 28  # bytes of uploads that are held at once, whatever they are
 
@@ -107,6 +108,8 @@ async def body(request: Request, limits: Limits, entry: Entry) -> bytes:
 
 def check_pixels(picture: bytes, most: int) -> None:
     """Refuse a picture by the size that its first bytes tell, before memory is taken for it."""
+    if picture[4:12] in HEIF:
+        reads_heif()  # or Pillow would not know the first that comes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
