@@ -169,6 +169,10 @@ def test_more_neighbours_than_fit_on_a_sheet_are_in_the_answer_alone(alexnet, in
     assert status == 0
     assert len(json.loads(out)["results"][0]["neighbours"]) == 5
     assert "the nearest 3 of 5 are shown" in err
+    _, out, _ = alexnet(*words[:-2], tmp_path / "all.png", "--count", "500")
+    assert "the nearest 3 of 15 are shown" in out
+    monkeypatch.setattr(contact_sheet, "ACROSS", 15)
+    assert "are shown" not in alexnet(*words[:-2], tmp_path / "every.png", "--count", "500")[1]
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width == 4 * (contact_sheet.TILE + contact_sheet.GAP) + 3 * contact_sheet.GAP
 

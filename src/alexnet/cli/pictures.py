@@ -228,7 +228,7 @@ def similar(
     out = Output(as_json)
     opened = similarity.open_index(index)
     pages = contact_sheet.Pages(sheet, images, opened.images)
-    failed: list[dict[str, str]] = []
+    failed, most, across = list[dict[str, str]](), 0, contact_sheet.ACROSS
     sources = Sources(images)
     answers = similarity.similar(
         opened, sources, count, distance, model, device=device, quiet=False, not_itself=not_itself
@@ -238,6 +238,7 @@ def similar(
             failed.append({"file": one.file, "error": one.error})
             continue
         pages.add(one)
+        most = max(most, len(one.neighbours))
         near = [{"file": n.file, "distance": tables.seven(n.distance)} for n in one.neighbours]
         out.result({"file": one.file, "neighbours": near})
         out.say(printable(one.file))
@@ -246,7 +247,7 @@ def similar(
     pages.write()
     if pages.files:
         more = f" and {len(pages.files) - 1} further pages" if pages.files[1:] else ""
-        few = f"; the nearest {contact_sheet.ACROSS} of {count} are shown" if count > contact_sheet.ACROSS else ""
+        few = f"; the nearest {across} of {most:,} are shown" if most > across else ""
         out.say(f"{sheet}{more}: a contact sheet of {counted(out.results, 'picture')} and their neighbours{few}")
     passed = out.passed(sources)
     status = out.answered(failed)
