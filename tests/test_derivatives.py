@@ -15,23 +15,25 @@ from alexnet.networks import fast, layers
 from alexnet.networks.model import AlexNet
 from tooled import close, every_variant, needs_compiler, net, pictures
 
+# With a picture (channels, side) of few numbers, each of which is a row and a column of what finite differences make.
 OWN = {
-    "LRN": lambda: layers.LocalResponseNorm(6, 2, 3, 0.2, 0.75, 1.0),
-    "LRN of another power": lambda: layers.LocalResponseNorm(6, 1, 5, 0.2, 0.6, 2.0),
-    "norm within maps": lambda: layers.WithinMapNorm(3, 0.3, 0.75),
-    "pooling by all ties": lambda: layers.AllTiesMaxPool2d(3, 2),
-    "pooling by all ties, of whole windows": lambda: layers.AllTiesMaxPool2d(3, 2, ceil=False),
-    "local": lambda: layers.LocalConv2d(6, 2, 3, 1, 1, (4, 4)),
-    "the last window": lambda: layers.LastWindow(3, 2, 0),
+    "LRN": (lambda: layers.LocalResponseNorm(6, 2, 3, 0.2, 0.75, 1.0), 6, 2),
+    "LRN of another power": (lambda: layers.LocalResponseNorm(6, 1, 5, 0.2, 0.6, 2.0), 6, 2),
+    "norm within maps": (lambda: layers.WithinMapNorm(3, 0.3, 0.75), 2, 4),
+    "pooling by all ties": (lambda: layers.AllTiesMaxPool2d(3, 2), 2, 4),
+    "pooling by all ties, of whole windows": (lambda: layers.AllTiesMaxPool2d(3, 2, ceil=False), 2, 4),
+    "local": (lambda: layers.LocalConv2d(2, 2, 3, 1, 1, (4, 4)), 2, 4),
+    "the last window": (lambda: layers.LastWindow(3, 2, 0), 2, 4),
 }
 
 
 def own(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
-    layer = OWN[name]().double()
+    make, channels, side = OWN[name]
+    layer = make().double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
-    return layer, torch.randn(1, 6, 4, 4, dtype=torch.float64, requires_grad=True)
+    return layer, torch.randn(1, channels, side, side, dtype=torch.float64, requires_grad=True)
 
 
 @pytest.mark.parametrize("name", OWN)
