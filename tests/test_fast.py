@@ -227,7 +227,7 @@ def test_forms_that_do_not_fit_give_way_to_the_plain_ones():
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_fast_and_plain_training_agree(tmp_path, folders, precision):
+def test_fast_and_plain_training_agree(tmp_path, folders, slim, precision):
     """Bit for bit they cannot: sums are in another order, and in bfloat16 the plain form rounds more often."""
     sets = [*TINY, f"precision={precision}", "max_steps=6"]
     said: list[str] = []
