@@ -69,7 +69,7 @@ def test_what_nothing_can_be_adapted_to_is_refused():
         package.build("alexnet2012", input=96, adapt=1)
 
 
-def test_an_adapted_run_is_trained_kept_resumed_and_used_at_its_size(alexnet, refused, folders, tiny_run, tmp_path):
+def test_an_adapted_run_is_trained_kept_resumed_and_used_at_its_size(alexnet, refused, folders, slim, tmp_path):
     sets = ["--set", *TINY, "max_steps=1"]
     run = tmp_path / "run"
     assert "adapt=true adapts the layer to others" in refused("train", folders, "--out", run, *sets, "input=20")
@@ -84,14 +84,15 @@ def test_an_adapted_run_is_trained_kept_resumed_and_used_at_its_size(alexnet, re
     assert torch.equal(one.model.fc6.weight, again.model.fc6.weight)
     assert "cannot take input 40" in refused("convert", run, tmp_path / "b.safetensors", "--input", "40")
 
-    more = tmp_path / "more"
-    words = ["finetune", tiny_run, folders, "--out", more, "--set", "max_steps=1", "batch_size=8"]
+    begun, more = tmp_path / "begun", tmp_path / "more"
+    assert alexnet("train", folders, "--out", begun, *sets)[0] == 0
+    words = ["finetune", begun, folders, "--out", more, "--set", "max_steps=1", "batch_size=8"]
     assert "cannot take input 40" in refused(*words, "input=40", "stored=46")
     assert alexnet(*words, "input=40", "adapt=true")[0] == 0
     tuned = package.load(more)
     assert (tuned.preprocess.input, tuned.preprocess.stored) == (40, 46)
-    assert tuned.model.fc6.in_features > package.load(tiny_run).model.fc6.in_features
-    assert "adapt" not in package.load(tiny_run).model.changes
+    assert tuned.model.fc6.in_features > package.load(begun).model.fc6.in_features
+    assert "adapt" not in package.load(begun).model.changes
 
 
 def test_without_adapt_a_checkpoint_says_nothing_of_it():
