@@ -20,6 +20,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.networks.model import seeded_build
 from alexnet.networks.variants import VARIANTS
 from conftest import coloured
+from narrow import FILTERS
 from tooled import net, pictures
 
 pytestmark = pytest.mark.device
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.device
 
 @pytest.mark.parametrize("variant", ["alexnet2012", "alexnet_owt", "caffenet", "alexnet_bn", "alexnet64"])
 def test_feature_maps_are_those_of_the_network(variant):
-    model = seeded_build(0, variant, 5, 3, VARIANTS[variant].input).eval()
+    model = net(variant)
     x = torch.randn(2, 3, model.input, model.input, generator=torch.Generator().manual_seed(0))
     backbone = Backbone(model, {"conv5": "late", "pool1": "early"}).eval()
     with torch.no_grad():
@@ -37,7 +38,7 @@ def test_feature_maps_are_those_of_the_network(variant):
             expected = model(x, until=layer)
             torch.testing.assert_close(maps[name], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert backbone.out_channels == [maps["early"].shape[1], maps["late"].shape[1]]
-    assert Backbone(model).out_channels == 256
+    assert Backbone(model).out_channels == FILTERS["conv5"]
     for name, stride in zip(maps, backbone.strides, strict=True):
         assert abs(model.input / maps[name].shape[-1] - stride) < stride * 0.25
 
@@ -104,7 +105,7 @@ def test_a_backbone_ends_before_the_fully_connected_layers():
 
 @pytest.mark.parametrize("variant", ["alexnet2012", "alexnet_owt", "alexnet2012_apart", "alexnet_bn", "alexnet32"])
 def test_dense_scores_of_a_picture_of_the_inputs_size_are_the_logits(variant):
-    model = seeded_build(0, variant, 7, 3, VARIANTS[variant].input).eval()
+    model = net(variant)
     x = torch.randn(2, 3, model.input, model.input)
     with torch.no_grad():
         scores, logits = dense(model)(x), model(x)
@@ -114,8 +115,8 @@ def test_dense_scores_of_a_picture_of_the_inputs_size_are_the_logits(variant):
 
 @pytest.mark.parametrize("variant", ["alexnet_owt", "alexnet2012_apart"])
 def test_dense_scores_are_the_layers_of_a_loop_over_windows_of_the_last_maps(variant):
-    model = seeded_build(0, variant, 7, 3, 224).eval()
-    x = torch.randn(1, 3, 290, 322)
+    model = net(variant)
+    x = torch.randn(1, 3, model.input + 66, model.input + 98)
     after = [record.name for record in model.variant.layers]
     last = after[after.index("fc6") - 1 :] if variant != "alexnet_owt" else after[after.index("drop6") - 1 :]
     backbone = Backbone(model, last[0]).eval()
