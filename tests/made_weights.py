@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 from alexnet.data import labels
 from alexnet.data.preprocess import Preprocess
@@ -36,6 +38,22 @@ def thin_variants(patch: pytest.MonkeyPatch) -> None:
     """Every variant at reduced width, under its own name."""
     for each in VARIANTS:
         patch.setitem(VARIANTS, each, narrow(each))
+
+
+def torchvisions(patch: pytest.MonkeyPatch, classes: int) -> nn.Module:
+    """torchvision's network, random, with 256 units a layer for 4096, as ours has under `patch`: all take seconds."""
+    with torch.device("meta"):
+        peer = torchvision.models.alexnet(weights=None, num_classes=classes)
+        for place, sides in ((1, (9216, 256)), (4, (256, 256)), (6, (256, classes))):
+            peer.classifier[place] = nn.Linear(*sides)
+    peer.to_empty(device="cpu")
+    for layer in peer.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.reset_parameters()
+    ours = variant("alexnet_owt")
+    fewer = [replace(x, units=256) if isinstance(x, variants.FC) and x.units else x for x in ours.layers]
+    patch.setitem(VARIANTS, "alexnet_owt", replace(ours, layers=tuple(fewer)))
+    return peer.eval()
 
 
 def made(name: str, input: int | None = None, mean: torch.Tensor | None = None, classes=CLASSES, **changes) -> Weights:

@@ -9,6 +9,7 @@ import socket
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,13 +27,15 @@ from alexnet.networks.variants import VARIANTS, variant
 from alexnet.weights import published
 from alexnet.weights.published import Published
 from conftest import Bomb, coloured, encoded
+from made_weights import thin_variants, torchvisions
 
 
 @pytest.fixture(scope="module")
-def peer() -> torch.nn.Module:
-    """torchvision's network with random weights for 12 classes."""
+def peer() -> Iterator[torch.nn.Module]:
+    """torchvision's network with random weights for 12 classes, narrow as ours is while this file is tested."""
     torch.manual_seed(1)
-    return torchvision.models.alexnet(weights=None, num_classes=12).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        yield torchvisions(patch, 12)
 
 
 def saved(tmp_path, what) -> str:
@@ -225,6 +228,7 @@ def test_a_path_that_exists_wins_over_a_published_name(shelf, tmp_path, monkeypa
 
 
 def test_caffes_published_file_is_a_model_by_its_name(shelf, tmp_path, monkeypatch):
+    thin_variants(monkeypatch)
     tensors = {key: value.numpy() for key, value in seeded_build(0, "bvlc_alexnet", 7, 3, 227).state_dict().items()}
     contents = caffe_file.write(tmp_path / "shelf" / "net.caffemodel", tensors).read_bytes()
     address = (tmp_path / "shelf" / "net.caffemodel").as_uri()
