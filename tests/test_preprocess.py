@@ -21,7 +21,7 @@ from alexnet.data.loader import Pictures
 from alexnet.data.packs.writing import pack
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import all_hints
-from alexnet.inference import similarity
+from alexnet.inference import exporting, similarity
 from alexnet.inference.conversion import compare
 from alexnet.training import finetuning, recipe, run, starting
 from alexnet.weights import formats, state
@@ -67,14 +67,19 @@ def test_the_wide_picture_tells_the_squares_apart():
     assert (crop != torchvision).any()
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    return package.load("tiny")
+
+
 def answers(model, how: str) -> list[float]:
     return [c.probability for c in package.predict(model, by_hand(how), topk=200, device="cpu")[0].classes]
 
 
 @pytest.mark.parametrize("how", [None, *hints.SQUARES])
-def test_every_command_makes_the_square_that_the_weights_or_the_option_say(alexnet, photos, tmp_path, how):
+def test_every_command_makes_the_square_that_the_weights_or_the_option_say(alexnet, photos, tiny, tmp_path, how):
     option, meant = ("--square", how) if how else (), how or "squash"
-    expected = answers("tiny", meant)
+    expected = answers(tiny, meant)
     picture = photos / "wide.png"
 
     _, out, err = alexnet("predict", "tiny", picture, *option, "--topk", 200, "--json")
@@ -82,12 +87,12 @@ def test_every_command_makes_the_square_that_the_weights_or_the_option_say(alexn
     assert sorted(got.values(), reverse=True) == pytest.approx(expected, rel=1e-4), err
 
     alexnet("features", "tiny", picture, *option, "--layer", "fc7", "--output", tmp_path / "f.npy")
-    own = next(package.features("tiny", by_hand(meant), "fc7")).values["fc7"]
+    own = next(package.features(tiny, by_hand(meant), "fc7")).values["fc7"]
     np.testing.assert_allclose(np.load(tmp_path / "f.npy")[0], own, rtol=1e-3, atol=1e-4)
 
     alexnet("evaluate", "tiny", photos, *option, "--pictures", tmp_path / "t.jsonl")
     first = json.loads((tmp_path / "t.jsonl").read_text().splitlines()[0])
-    own = got[package.load("tiny").classes.index(first["truth"])]
+    own = got[tiny.classes.index(first["truth"])]
     assert first["truth_probability"] == pytest.approx(own, rel=1e-3)
 
     by_hand(meant).save(tmp_path / "square.png")
@@ -102,20 +107,21 @@ def test_every_command_makes_the_square_that_the_weights_or_the_option_say(alexn
 
 
 @pytest.mark.parametrize("how", [None, "crop"])
-def test_an_export_says_and_keeps_how_its_pictures_become_squares(alexnet, photos, tmp_path, how):
+def test_an_export_says_and_keeps_how_its_pictures_become_squares(alexnet, photos, tiny, tmp_path, monkeypatch, how):
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(exporting, "_rate", lambda engine, batch: 1.0)  # which takes a second each
     option, meant = ("--square", how) if how else (), how or "squash"
     status, out, err = alexnet("export", "tiny", tmp_path / "net", "--format", "onnx", *option)
     assert status == 0, err
     shown = {"crop": "the shorter side brought to 64, then the centre", "squash": "both sides brought to 64"}[meant]
     assert f"takes uint8 pictures (batch, 64, 64, 3): {shown}" in out
     got = package.predict(tmp_path / "net.onnx", photos / "wide.png", topk=200)[0].classes
-    assert [c.probability for c in got] == pytest.approx(answers("tiny", meant), rel=1e-3, abs=1e-6)
+    assert [c.probability for c in got] == pytest.approx(answers(tiny, meant), rel=1e-3, abs=1e-6)
     plain = tmp_path / "plain.onnx"
     assert alexnet("convert", "tiny", plain, "--preprocessing", *option)[0] == 0
     assert package.load(plain).preprocess.square == meant
     assert package.realtime(package.load(plain), engine="torch")(np.asarray(by_hand(meant))).max() == pytest.approx(
-        answers("tiny", meant)[0], rel=1e-4
+        answers(tiny, meant)[0], rel=1e-4
     )
 
 
@@ -154,7 +160,7 @@ def test_torchvisions_weights_see_what_torchvision_makes_of_a_picture(size):
 
 
 @pytest.mark.parametrize("how", [None, "squash", "torchvision"])
-def test_a_pack_keeps_its_squares_and_what_is_trained_on_it_means_them(alexnet, photos, tmp_path, how, capfd):
+def test_a_pack_keeps_its_squares_and_what_is_trained_on_it_means_them(alexnet, photos, slim, tmp_path, how, capfd):
     option, meant = ("--square", how) if how else (), how or "crop"
     assert alexnet("pack", photos, tmp_path / "pack", "--size", 32, *option)[0] == 0
     data = find_data(tmp_path / "pack")
@@ -174,7 +180,7 @@ def other(how: str) -> str:
     return "squash" if how == "crop" else "crop"
 
 
-def test_training_means_the_squares_that_it_was_given(photos, tmp_path):
+def test_training_means_the_squares_that_it_was_given(photos, slim, tmp_path):
     said: list[str] = []
 
     def meant(data, *sets):
