@@ -17,6 +17,7 @@ KINDS = (
     "alexnet2012", "alexnet_paper", "caffenet", "alexnet_owt", "alexnet_bn", "alexnet2012_apart", "cifar10_18",
     "cifar10_11", "alexnet32",
 )  # fmt: skip
+TRACED = ("alexnet2012", "alexnet_owt", "cifar10_11", "alexnet_bn")  # a layer of every kind
 every_variant = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in VARIANTS]
 )
@@ -39,6 +40,11 @@ def net(name: str, **changes) -> AlexNet:
 def pictures(model: AlexNet, count: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
     source = torch.Generator().manual_seed(1)
     return 30 * torch.randn(count, 3, model.input, model.input, generator=source).to(dtype)
+
+
+def only_torchs(program: torch.export.ExportedProgram) -> bool:
+    """Whether it computes by torch's own operators alone, so that it runs where this package is not."""
+    return all(str(n.target).startswith("aten.") for n in program.graph.nodes if n.op == "call_function")
 
 
 def close(one: Tensor, other: Tensor, share: float = 1e-4) -> None:
