@@ -22,7 +22,6 @@ from alexnet.data.layouts.registry import find_data
 from alexnet.data.preprocess import Preprocess
 from alexnet.inference.inside.heat import METHODS
 from alexnet.networks.model import AlexNet
-from alexnet.networks.variants import VARIANTS
 from alexnet.serving import gate
 from alexnet.serving.examples import DIGITS, PHOTOGRAPHS
 from alexnet.serving.limits import Limits
@@ -30,6 +29,7 @@ from alexnet.serving.models import Models, Served, opened
 from alexnet.weights.classifier import Classifier
 from narrow import narrow, redraw
 from serving import STATIC, client, index_of, pictures
+from tooled import DIFFERENT
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_run_is_followed_line_by_line_and_from_its_beginning_when_it_went_back
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "channels"), [("alexnet2012", 1), *((name, 3) for name in VARIANTS)])
+@pytest.mark.parametrize(("name", "channels"), [("alexnet2012", 1), *((name, 3) for name in DIFFERENT)])
 def test_every_network_is_shown_in_every_view(name, channels):
     variant = narrow(name)
     model = AlexNet(variant, 7, channels, variant.input)

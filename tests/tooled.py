@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +13,7 @@ from torch import Tensor, nn
 from alexnet.networks import fast
 from alexnet.networks.fast.cpu import compiler
 from alexnet.networks.model import AlexNet
-from alexnet.networks.variants import VARIANTS
+from alexnet.networks.variants import VARIANTS, Layer, Weighted
 from narrow import narrow
 
 # Between them they have every kind of layer in every order; the others are their relatives.
@@ -18,8 +22,35 @@ KINDS = (
     "cifar10_11", "alexnet32",
 )  # fmt: skip
 TRACED = ("alexnet2012", "alexnet_owt", "cifar10_11", "alexnet_bn")  # a layer of every kind
+BY_KIND = tuple(dict.fromkeys([*KINDS, *VARIANTS]))  # all, those first
+
+
+def settings(layer: Layer) -> Layer:
+    """The layer without its name, its width and what begins and decays its weights: tests draw their own."""
+    if isinstance(layer, Weighted):
+        layer = replace(layer, std=0.01, bias=0.0, decay_mult=1.0)
+    return replace(layer, name="", **{key: 1 for key in ("filters", "units") if hasattr(layer, key)})
+
+
+def sort(layer: Layer) -> tuple[type, bool]:
+    """What module the layer is."""
+    return type(layer), getattr(layer, "groups", 1) > 1
+
+
+def with_new(seen: Callable[[Sequence[Layer]], Iterable[object]], names: Iterable[str] = BY_KIND) -> list[str]:
+    """The variants in whose layers something is seen that none before them in `names` has."""
+    found, had = [], set()
+    for name in names:
+        there = set(seen(VARIANTS[name].layers))
+        found += [name] if there - had else []
+        had |= there
+    return found
+
+
+# The kinds, and of their relatives those in which a layer follows one of settings that it follows in none before.
+DIFFERENT = with_new(lambda layers: pairwise(map(settings, layers)))
 every_variant = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in VARIANTS]
+    "name", [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in DIFFERENT]
 )
 needs_compiler = pytest.mark.skipif(compiler.library()[0] is None, reason="no C++ compiler here")
 
