@@ -237,17 +237,17 @@ def test_a_step_whose_capture_fails_half_way_is_made_as_if_it_had_not_been_tried
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_by_the_passes_is_plain_training_also_after_a_stop(precision, folders, tmp_path, monkeypatch):
-    monkeypatch.setitem(VARIANTS, "alexnet32", narrow("alexnet32"))
+    monkeypatch.setitem(VARIANTS, "alexnet32", replace(narrow("alexnet32"), input=16, stored=18))
     copied = []
     copy_weights = captured.FusedUpdate.copy_weights
     monkeypatch.setattr(captured.FusedUpdate, "copy_weights", lambda *x: copied.append(1) or copy_weights(*x))
-    sets = [*TINY, "dropout=0.5", "batch_size=3", "schedule=linear", "colour_noise=0.1", "max_steps=5"]
+    sets = [*TINY, "dropout=0.5", "batch_size=2", "schedule=linear", "colour_noise=0.1", "max_steps=3"]
     sets.append(f"precision={precision}")
     with fast.plain():
         train(folders, tmp_path / "plain", None, sets, device=DEVICE.type)
     train(folders, tmp_path / "whole", None, sets, device=DEVICE.type)
-    train(folders, tmp_path / "parts", None, [*sets, "max_steps=2", "checkpoint_every=1"], device=DEVICE.type)
-    train(folders, tmp_path / "parts", None, ["max_steps=5"], resume=True, device=DEVICE.type)
+    train(folders, tmp_path / "parts", None, [*sets, "max_steps=1", "checkpoint_every=1"], device=DEVICE.type)
+    train(folders, tmp_path / "parts", None, ["max_steps=3"], resume=True, device=DEVICE.type)
     losses = {
         name: [line["loss"] for line in read(tmp_path / name / "metrics.jsonl") if line["kind"] == "step"]
         for name in ("plain", "whole", "parts")
