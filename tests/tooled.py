@@ -47,6 +47,8 @@ def with_new(seen: Callable[[Sequence[Layer]], Iterable[object]], names: Iterabl
     return found
 
 
+# A program is traced layer by layer, so that no order of layers is new to it.
+TO_TRACE = with_new(lambda layers: map(settings, layers), [*TRACED, *VARIANTS])
 # The kinds, and of their relatives those in which a layer follows one of settings that it follows in none before.
 DIFFERENT = with_new(lambda layers: pairwise(map(settings, layers)))
 every_variant = pytest.mark.parametrize(
