@@ -1,15 +1,16 @@
 """The table of every command that knows a network, in each precision, by every variant: its cells, and where each is.
 
 A cell is a check of this file, or another test that goes through all variants. Networks are narrow; the kinds that
-differ are asked at once, their relatives by `make slow`; cells that take seconds ask, there, the kinds alone.
+differ are asked at once, their relatives by `make slow`, each for one form of weights in an .onnx; cells that take
+seconds ask, there, the kinds alone, and those of an export the ones with a layer of another sort.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,14 @@ from alexnet.cli.base import commands
 from alexnet.inference import exporting
 from alexnet.networks.variants import VARIANTS
 from alexnet.serving.models import Models, Served
+from alexnet.training import bench
 from alexnet.weights import formats
 from alexnet.weights.classifier import weights_of
 from conftest import encoded, last_json, needs
 from narrow import narrow
 from narrow_classifier import CLASSES, made, picture
 from serving import client
-from tooled import KINDS
+from tooled import KINDS, sort, with_new
 
 pytestmark = pytest.mark.cpu
 
@@ -57,6 +59,7 @@ class Asked:
     data: Path
     folder: Path
     run: Callable[..., tuple[int, str, str]]
+    patch: pytest.MonkeyPatch
 
     @property
     def picture(self) -> Path:
@@ -193,6 +196,9 @@ def _(asked):
 
 @cell("bench", slow=True)
 def _(asked):
+    asked.patch.setattr(bench, "made_up_data", partial(bench.made_up_data, distinct=1))
+    asked.patch.setattr(bench, "STEPS", 1)
+    asked.patch.setattr(bench, "floor_rate", lambda run: 1e6)  # of the machine, by whatever variant
     facts = asked.facts("bench", "--set", f"variant={asked.name}", "batch_size=4", "precision=float32")
     assert facts["variant"] == asked.name
     assert facts["step"]["images_per_second"] > 0
@@ -204,7 +210,7 @@ def asked(name, alexnet, tmp_path, tmp_path_factory, monkeypatch) -> Asked:
     monkeypatch.setattr(exporting, "_rate", lambda engine, batch: 100.0 * batch)
     file = tmp_path / "model.safetensors"
     formats.write(weights_of(made(name)), file)
-    return Asked(name, file, _pictures(tmp_path_factory.getbasetemp()), tmp_path, alexnet)
+    return Asked(name, file, _pictures(tmp_path_factory.getbasetemp()), tmp_path, alexnet, monkeypatch)
 
 
 @cache
@@ -218,12 +224,23 @@ def _pictures(root: Path) -> Path:
     return root / "by_variant"
 
 
+def variants_of(named: str, slow: bool) -> Iterable[str]:
+    if slow:
+        return with_new(partial(map, sort), KINDS) if named.startswith("export") else KINDS
+    turns = [f"export, {weights} onnx" for weights in exporting.WEIGHTS]  # which the relatives take in turn
+    return [
+        name
+        for number, name in enumerate(VARIANTS)
+        if name in KINDS or named not in turns or named == turns[number % len(turns)]
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "named"),
     [
         pytest.param(name, named, marks=[pytest.mark.slow] * (slow or name not in KINDS))
         for named, (_, slow) in CELLS.items()
-        for name in (KINDS if slow else VARIANTS)
+        for name in variants_of(named, slow)
     ],
 )
 def test_every_variant_in_every_command_and_precision(asked, named):
