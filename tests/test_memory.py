@@ -236,7 +236,7 @@ def test_many_pictures_take_the_memory_of_a_few(tmp_path, command, bytes_a_pictu
         return held(command, many, classifier, folder) - held(command, few, classifier, folder)
 
     # Batches that threads make ahead come and go; what is held for each picture is there every time.
-    assert min(grown(turn) for turn in "123") < bytes_a_picture * (many - few) + 30_000
+    assert any(grown(turn) < bytes_a_picture * (many - few) + 30_000 for turn in "123")
 
 
 # -- what the system says of itself ---------------------------------------------------------------------------------

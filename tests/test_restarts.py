@@ -184,9 +184,7 @@ def test_killed_at_random_twice_a_run_ends_as_one_left_alone(data, tmp_path, pro
         environment = {**ENVIRONMENT, "TORCH_CPP_LOG_LEVEL": "ERROR"}
         return subprocess.Popen([sys.executable, *map(str, words)], env=environment, stdout=subprocess.PIPE, text=True)
 
-    whole = start(tmp_path / "whole")
-    whole.communicate(timeout=300)
-    assert whole.returncode == 0
+    whole = group(processes, tmp_path, "train", data, "--out", tmp_path / "whole", *sets)
     process, run = start(tmp_path / "run"), tmp_path / "run"
     for number in range(kills):
         wait_for_step(run, dice.randint(1, 4) + 5 * number, process)
@@ -199,6 +197,7 @@ def test_killed_at_random_twice_a_run_ends_as_one_left_alone(data, tmp_path, pro
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert out.count("torchrun has started the processes again") == kills
+    assert [one.wait() for one in whole] == [0] * processes, whole[0].err
     for name in (LAST, BEST):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     kinds = [[(line["kind"], line["step"]) for line in read(one / METRICS)] for one in (run, tmp_path / "whole")]
