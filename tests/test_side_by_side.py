@@ -275,7 +275,7 @@ def test_a_process_that_begins_later_gets_the_minutes_that_are_left_and_one_told
 
 @pytest.mark.slow
 def test_as_many_as_pay_off_train_what_one_after_another_do_bit_for_bit(place, tmp_path, monkeypatch, two):
-    sets = ("epochs=200", "log_every=1", *SETS[1:])
+    sets = ("epochs=80", "log_every=1", *SETS[1:])
     assert Everything(place, tmp_path / "one", seeds=1, sets=sets, device="cpu").run()["left"] == []
 
     monkeypatch.setattr(side_by_side, "WINDOW", 0.5)
@@ -288,7 +288,7 @@ def test_as_many_as_pay_off_train_what_one_after_another_do_bit_for_bit(place, t
         """Until 2 are measured: the other one takes seconds to begin."""
         step(*given)
         if not any(line.startswith("2 at once") for line in said):
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     monkeypatch.setattr(loop, "_step", slowly)
     work = Everything(place, tmp_path / "auto", seeds=1, sets=sets, device="cpu", together=0, say=said.append)
