@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -35,21 +36,28 @@ def several(
     folder: Path, jobs: dict[int, dict[str, list[Any]]], patches: dict[str, Any] | None = None,
     deaths: dict[str, tuple[int, int]] | None = None, restarts: int | None = None,
     hosts: tuple[int, str, float] | None = None, cuts: dict[str, tuple[int, int]] | None = None,
+    here: Sequence[str] = (),
 ) -> dict[int, dict[str, list[Said]]]:  # fmt: skip
     """By number of processes and name of a command, what each process said.
 
     `patches` are put in the place of values by their dotted names. In a command of `deaths` the process of that rank
     is killed when it begins its work of that number; `restarts` says how often torchrun has started them again. Each
-    process is on a host of its own of `hosts`, as hosts.Hosts takes them; in a training of `cuts` the host of that
-    number loses its link at that step, for good.
+    process is on a host of its own of `hosts`, as hosts.Hosts takes them, save in commands of `here`; in a training of
+    `cuts` the host of that number loses its link at that step, for good.
     """
     words = {size: {name: [*map(str, one)] for name, one in table.items()} for size, table in jobs.items()}
     asked = {"jobs": words, "patches": patches or {}, "deaths": deaths or {}, "restarts": restarts}
-    asked |= {"hosts": hosts, "cuts": cuts or {}}
+    asked |= {"hosts": hosts, "cuts": cuts or {}, "here": list(here)}
     (folder / "jobs.json").write_text(json.dumps(asked))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start = inside(__file__, folder) if hosts else [sys.executable, __file__, str(folder)]
     subprocess.run(start, env=environment, check=True, timeout=600)
+    return heard(folder)
+
+
+def heard(folder: Path) -> dict[int, dict[str, list[Said]]]:
+    """What `several` has given for this folder."""
+    jobs = {int(size): table for size, table in json.loads((folder / "jobs.json").read_text())["jobs"].items()}
     return {
         size: {name: [_said(folder / f"{size} {name} {rank}") for rank in range(size)] for name in table}
         for size, table in jobs.items()
@@ -70,6 +78,7 @@ def _start(folder: Path) -> None:
     import alexnet.training.loop  # noqa: F401, what the commands import
 
     asked = json.loads((folder / "jobs.json").read_text())
+    asked["here"] = set(asked["here"])
     if asked["hosts"]:
         import_module("torch._dynamo")  # as data-parallel training does
     for name, value in asked["patches"].items():
@@ -81,13 +90,13 @@ def _start(folder: Path) -> None:
 
 def _do(folder: Path, asked: dict[str, Any], hosts: Hosts | None) -> None:
     for size, table in asked["jobs"].items():
-        # Who dies takes no other command with it.
-        for part in [{name: words} for name, words in table.items()] if asked["deaths"] or asked["cuts"] else [table]:
+        # Who dies takes no other command with it, and who is on a host stays there.
+        for part in [{name: words} for name, words in table.items()] if asked["deaths"] or hosts else [table]:
             ports = _free_ports(len(part))
             ranks = []
             for rank in range(int(size)):
                 if not (number := os.fork()):
-                    _work(folder, int(size), rank, part, ports, asked, hosts)
+                    _work(folder, int(size), rank, part, ports, asked, None if asked["here"] & part.keys() else hosts)
                 ranks.append(number)
             for number in ranks:
                 os.waitpid(number, 0)

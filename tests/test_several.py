@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from conftest import coloured, write_folders
-from several import Said, several
+from conftest import coloured, once, write_folders
+from several import Said, heard, several
 
 pytestmark = [pytest.mark.cpu, pytest.mark.slow]  # test_turns.py does the same with threads
 
@@ -27,10 +28,13 @@ PATCHES = {
 THREE = ("evaluate", "csv", "two", "check", "jpeg")  # commands that three processes do too
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     """train/ and val/ with 51 + 15 pictures, of which two cannot be read and some are there twice, and more/."""
-    root = tmp_path_factory.mktemp("data")
+    return once(tmp_path_factory, "data-of-several", _write)
+
+
+def _write(root: Path) -> None:
     write_folders(root / "set" / "train", 17)
     write_folders(root / "set" / "val", 5, first=100)
     train = root / "set" / "train"
@@ -59,7 +63,6 @@ def data(tmp_path_factory) -> Path:
                     (root / "one.cls").write_text(label)
                     archive.add(root / "one.png", f"{number}.png")
                     archive.add(root / "one.cls", f"{number}.cls")
-    return root
 
 
 def commands(data: Path, model: Path, out: Path) -> dict[str, list[Any]]:
@@ -89,10 +92,15 @@ def commands(data: Path, model: Path, out: Path) -> dict[str, list[Any]]:
     return {name: [*map(str, words)] for name, words in table.items()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(data, tiny_run, tmp_path_factory) -> dict[int, tuple[Path, dict[str, list[Said]]]]:
     """What one, two and three processes make, and what they say."""
-    root = tmp_path_factory.mktemp("several")
+    root = once(tmp_path_factory, "several", lambda root: _make(data, tiny_run, root))
+    return {size: (root / f"out{size}", said) for size, said in heard(root).items()}
+
+
+def _make(data: Path, tiny_run: Path, root: Path) -> None:
+    root.mkdir()
     shutil.copytree(tiny_run, root / "half0")
     jobs = {size: commands(data, tiny_run, root / f"out{size}") for size in (1, 2, 3)}
     jobs[3] = {name: jobs[3][name] for name in THREE}
@@ -114,8 +122,7 @@ def made(data, tiny_run, tmp_path_factory) -> dict[int, tuple[Path, dict[str, li
     jobs[3] |= {
         "three towers": ["train", data / "set", "--out", root / "run", "--set", "variant=alexnet32", "parallel=towers"],
     }
-    said = several(root, jobs, PATCHES)
-    return {size: (root / f"out{size}", said[size]) for size in said}
+    several(root, jobs, PATCHES)
 
 
 # Commands that are killed, and the file that is there when all is done.
@@ -125,20 +132,28 @@ KILLED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def killed(data, tiny_run, made, tmp_path_factory) -> tuple[Path, dict[str, tuple[list[Said], list[str], list[Said]]]]:
     """Of two processes one is killed at a random moment, and both are started again: what was said and was there."""
-    root = tmp_path_factory.mktemp("killed")
+    root = once(tmp_path_factory, "several-killed", lambda root: _kill(data, tiny_run, made[2][1], root))
+    first, again = (heard(root / name)[2] for name in ("first", "again"))
+    there = json.loads((root / "there.json").read_text())
+    return root / "out", {name: (first[name], there, again[name]) for name in KILLED}
+
+
+def _kill(data: Path, tiny_run: Path, two: dict[str, list[Said]], root: Path) -> None:
+    for folder in (root, root / "first", root / "again"):
+        folder.mkdir()
     jobs = commands(data, tiny_run, root / "out")
     jobs = {name: jobs[name] for name in KILLED}
     dice = random.Random(18)
-    deaths = {name: (dice.randrange(2), dice.randint(2, max(2, made[2][1][name][0].made - 1))) for name in KILLED}
+    deaths = {name: (dice.randrange(2), dice.randint(2, max(2, two[name][0].made - 1))) for name in KILLED}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALEXNET_CACHE", str(root / "cache"))
-        first = several(root, {2: jobs}, PATCHES, deaths, restarts=0)[2]
+        several(root / "first", {2: jobs}, PATCHES, deaths, restarts=0)
         there = [file for name, file in KILLED.items() if file and (root / "out" / file).exists()]
-        again = several(root, {2: jobs}, PATCHES, restarts=1)[2]
-    return root / "out", {name: (first[name], there, again[name]) for name in KILLED}
+        (root / "there.json").write_text(json.dumps(there))
+        several(root / "again", {2: jobs}, PATCHES, restarts=1)
 
 
 @pytest.mark.parametrize("name", KILLED)
