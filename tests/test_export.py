@@ -110,8 +110,7 @@ def test_an_export_gives_torchs_answers_to_stored_pictures_in_its_own_program(tm
     result = package.export(one, tmp_path / "net", format)
     assert result.files[0] == str(tmp_path / f"net{exporting.ENDINGS[format]}")
     assert result.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
-    if format == "pt2":
-        assert only_torchs(torch.export.load(result.files[0]))
+    assert format != "pt2" or only_torchs(torch.export.load(result.files[0]))
     batches = [pixels(one, count) for count in (1, 5)]  # the batch is free
     for got, pictures in zip(answers(format, Path(result.files[0]), *batches), batches, strict=True):
         right = expected(one, pictures)
@@ -137,8 +136,7 @@ def test_smaller_weights_make_smaller_files_and_nearly_the_same_answers(tmp_path
         assert result["bytes"] < share * whole, weights
         far = np.abs(answers(format, Path(result["files"][0]), pictures)[0] - right).max()
         assert 0 < far < bound, weights
-        # The change is what evaluating both says.
-        change = result["change"]
+        change = result["change"]  # is what evaluating both says
         assert (change["images"], change["top1_error"][0]) == (15, before.top1_error)
         assert change["top5_error"] == [None, None]  # of three classes
         assert change["loss"][0] == pytest.approx(before.loss, rel=1e-5)
