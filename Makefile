@@ -13,9 +13,8 @@ test: check
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile \
 	  --no-loadscope-reorder --max-worker-restart 0
 
-# Three at once: many of them wait for clocks.
 slow: .venv/installed
-	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist worksteal --max-worker-restart 0
+	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal --max-worker-restart 0
 	@echo "once more what the compiled layers stand for, with the compiler hidden"
 	CXX=hidden $(BIN)/python -m pytest --numprocesses auto tests/test_model.py tests/test_augment.py
 

@@ -50,7 +50,18 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"TEST_DEVICE={DEVICE}: torch finds no such device here")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many tests wait for other processes or for clocks."""
+    there = getattr(os, "sched_getaffinity", None)
+    return (len(there(0)) if there else os.cpu_count() or 1) + 1
+
+
+# Files that take the longest begin first, so that none of them is alone at the end.
+LONG = ("test_variants", "test_export", "test_reproduction", "test_processes", "test_parallel")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     if DEVICE.type != "cpu":
         for item in items:
             if item.get_closest_marker("cpu"):
