@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import alexnet as package
 from alexnet.base import run_files
@@ -42,6 +43,21 @@ def runs(tmp_path_factory):
             (root / f"{name}.txt").write_text("\n".join(said))
         patch.setattr(loop, "_measure", real)
         yield root
+
+
+def test_best_holds_the_weights_of_the_lowest_validation_error(slim, tmp_path, monkeypatch):
+    errors, seen, real = [0.4, 0.1, 0.3, 0.2, 0.2], [], loop._measure
+    write_folders(tmp_path / "data", 6)
+
+    def told(run, *given, **more):
+        seen.append({name: x.clone() for name, x in run.evaluated[0].state_dict().items()})
+        return replace(real(run, *given, **more), top1_error=errors[len(seen) - 1])
+
+    monkeypatch.setattr(loop, "_measure", told)
+    loop.train(tmp_path / "data", tmp_path / "run", None, [*TINY, "epochs=4"])
+    best = load_file(tmp_path / "run" / run_files.BEST)
+    same = [all(torch.equal(x, best[name]) for name, x in one.items()) for one in seen[:4]]
+    assert same == [False, True, False, False]
 
 
 BETTER = "epoch 2 had the lowest validation error, 20.00 % (epoch 3, the last: 30.00 %)"

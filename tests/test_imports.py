@@ -12,6 +12,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import alexnet
+from mutate import PLACES
 
 ROOT = Path(alexnet.__file__).parent
 CLONE = ROOT.parent.parent
@@ -113,3 +114,9 @@ def test_a_number_of_things_in_a_sentence_is_counted():
     for module, path in MODULES.items():
         text = re.sub(r'"\n\s*f?"', "", path.read_text("utf-8"))  # a sentence over several lines
         assert not re.findall(rf"{number} (?:more |other |of the )?(?:{things})\b(?!/)", text), module
+
+
+def test_what_mutate_changes_stands_there_once():
+    for file, old, new, tests in PLACES:
+        assert ((ROOT / file).read_text("utf-8").count(old), old == new) == (1, False), (file, old)
+        assert all((CLONE / "tests" / name).is_file() for name in tests.partition(" -k ")[0].split()), tests

@@ -348,6 +348,18 @@ def test_first_weights_are_the_authors():
         assert torch.equal(layer.bias, torch.full_like(layer.bias, float(name not in ("conv1", "conv3", "fc8"))))
 
 
+def test_first_weights_that_keep_the_variance_have_it_and_no_filter_a_mean():
+    plan = VARIANTS["alexnet64"]
+    model = seeded_build(0, "alexnet64", 1000, 3, plan.input)
+    kept = [one.name for one in plan.layers if getattr(one, "std", None) == "he"]
+    assert len(kept) > 3
+    for name in kept:
+        weight = getattr(model, name).weight.double()
+        fan_in = weight[0].numel()
+        assert abs(weight.std() / (2 / fan_in) ** 0.5 - 1) < 0.03, name
+        assert weight.flatten(1).mean(1).abs().max() < 1e-7, name
+
+
 def test_first_weights_are_a_function_of_the_seed_alone_and_reset_no_gpus(monkeypatch):
     before, reset = torch.get_rng_state(), []
     for device in (torch.cuda, torch.mps, torch.xpu):

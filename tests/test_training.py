@@ -93,13 +93,6 @@ def test_the_checkpoint_knows_size_mean_order_and_classes(tiny_run, folders):
     assert not one.model.training
 
 
-def test_best_holds_the_weights_of_the_lowest_validation_error(tmp_path, folders):
-    train(folders, tmp_path / "run", None, [*TINY, "epochs=4", "learning_rate=0.004"])
-    epochs = [line for line in read(tmp_path / "run" / run_files.METRICS) if line["kind"] == "epoch"]
-    best = evaluate(tmp_path / "run" / run_files.BEST, folders)
-    assert best.top1_error == pytest.approx(min(line["valid_top1_error"] for line in epochs))
-
-
 @pytest.mark.parametrize(("step", "precision"), [(2, "float32"), (6, "float32"), (9, "float32"), (9, "bfloat16")])
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, folders, monkeypatch, precision, step):
     sets = [*TINY, f"precision={precision}", "log_every=4"]
