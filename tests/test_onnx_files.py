@@ -208,12 +208,17 @@ def test_other_operators_and_damage_are_named(tmp_path, thin):
 # -- ONNX with its weights beside ---------------------------------------------------------------------------------
 
 
+def with_weights_beside(file: Path, found: Weights) -> Path:
+    """The file, and another of its name and .data that holds its weights."""
+    foreign(file, zoo_steps(found), 224)
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location=f"{file.name}.data", size_threshold=0)
+    return file
+
+
 def test_weights_beside_an_onnx_file_are_read_within_its_folder_alone(tmp_path, thin):
-    found = made("bvlc_alexnet_zoo")
-    folder = tmp_path / "net"
+    found, folder = made("bvlc_alexnet_zoo"), tmp_path / "net"
     folder.mkdir()
-    file = foreign(folder / "zoo.onnx", zoo_steps(found), 224)
-    onnx.save(onnx.load(file), file, save_as_external_data=True, location="zoo.onnx.data", size_threshold=0)
+    file = with_weights_beside(folder / "zoo.onnx", found)
     assert same_tensors(found, formats.read(file))
     contents = (folder / "zoo.onnx.data").read_bytes()
     (folder / "zoo.onnx.data").write_bytes(contents[:-10])
@@ -242,8 +247,7 @@ def test_weights_beside_an_onnx_file_are_read_from_hugging_faces_cache(tmp_path,
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "3f2a" / "onnx"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
-    file = foreign(tmp_path / "model.onnx", zoo_steps(found), 224)
-    onnx.save(onnx.load(file), file, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    with_weights_beside(tmp_path / "model.onnx", found)
     for name, digest in (("model.onnx", "aa11"), ("model.onnx.data", "bb22")):
         (tmp_path / name).rename(blobs / digest)
         (snapshot / name).symlink_to(Path("../../../blobs") / digest)
@@ -256,11 +260,9 @@ def test_weights_beside_an_onnx_file_are_read_from_hugging_faces_cache(tmp_path,
 
 
 def test_a_link_to_an_onnx_file_finds_the_weights_beside_the_file(tmp_path, thin):
-    found = made("bvlc_alexnet_zoo")
-    folder = tmp_path / "net"
+    found, folder = made("bvlc_alexnet_zoo"), tmp_path / "net"
     folder.mkdir()
-    file = foreign(folder / "zoo.onnx", zoo_steps(found), 224)
-    onnx.save(onnx.load(file), file, save_as_external_data=True, location="zoo.onnx.data", size_threshold=0)
+    file = with_weights_beside(folder / "zoo.onnx", found)
     (tmp_path / "link.onnx").symlink_to(file)
     assert same_tensors(found, formats.read(tmp_path / "link.onnx"))
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from alexnet.base.errors import AlexNetError
+from alexnet.data.layouts import table
 from alexnet.data.layouts.registry import find_data
 from conftest import coloured
 
@@ -217,15 +218,23 @@ CATS = [f"{label}/{x}" for x, label in zip(IDS, LABELS, strict=True)]
 
 
 @pytest.mark.parametrize(
-    "table",
+    "text",
     [
         rows(CATS, "file,label"), rows(IDS, "file,label"), rows(CATS, "file,label").replace(",cat", ",tabby"),
         rows([f"none{n}" for n in range(4)], "id,label"), rows(CATS, "file,width"),
         "file,label\na.png,x\nc.png,y\n", "id,label\na,x\nb,x\n" + "".join(f"{n},y\n" for n in range(9)),
     ],
 )  # fmt: skip
-def test_class_folders_are_what_they_are_beside_a_table_that_says_the_same_or_nothing_of_them(tmp_path, table):
-    write(tmp_path, {"labels.csv": table}, CATS)
+def test_class_folders_are_what_they_are_beside_a_table_that_says_the_same_or_nothing_of_them(tmp_path, text):
+    write(tmp_path, {"labels.csv": text}, CATS)
     data = find_data(tmp_path)
     assert (data.layout, data.classes) == ("class folders", ["cat", "dog"])
     assert "labels.csv" in data.summary()
+
+
+@pytest.mark.parametrize("names", [IDS, [f"one/{x}" for x in IDS]])
+def test_folders_beside_a_table_that_says_where_its_pictures_are_are_not_looked_through(tmp_path, monkeypatch, names):
+    """They may be all that somebody has."""
+    write(tmp_path, {"labels.csv": rows(names, "file,label"), "one/x.txt": "", "two/x.txt": ""}, names)
+    monkeypatch.setattr(table, "files_below", None)
+    assert find_data(tmp_path / "labels.csv").classes == ["cat", "dog"]

@@ -23,7 +23,7 @@ def tensor(file: Path, message: pb.Message) -> tuple[str, np.ndarray]:
     if kind not in KINDS:
         return name, np.array(kind, object)
     if len(shape) > MOST_DIMENSIONS or any(side < 0 for side in shape):
-        raise pb.WireError(f"{name!r:.60} has {len(shape)} sides, some of them below 0" if shape else "a shape")
+        raise pb.WireError(f"{name!r:.60} has {len(shape)} sides, of which {MOST_DIMENSIONS} of 0 and more are read")
     raw, count = message.messages(9), math.prod(shape)
     if message.integer(14, 0) or message.messages(13):
         array = np.frombuffer(_elsewhere(file, name, message, count * np.dtype(KINDS[kind]).itemsize), KINDS[kind])

@@ -174,9 +174,10 @@ def _tables(root: Path, depth: int = DEEPEST) -> Iterator[LabelledFiles | Fault]
     folders."""
     if root.is_file():
         if root.suffix.lower() in ENDINGS:
-            beside, own = subfolders(root.parent), _anywhere(root)
-            spread = len(beside) > 1 and not any(split_word(one.name) for one in beside)
-            if found := (spread and own and _spread(own, _places(own, beside))) or _table(root):
+            beside, own, table = subfolders(root.parent), _anywhere(root), _table(root)
+            plain = isinstance(table, LabelledFiles) and table.folder == root.parent  # it says each picture's place
+            spread = not plain and len(beside) > 1 and not any(split_word(one.name) for one in beside)
+            if found := (spread and own and _spread(own, _places(own, beside))) or table:
                 yield found
         return
     folders = subfolders(root)
