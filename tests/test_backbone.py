@@ -8,11 +8,6 @@ import torch
 from PIL import Image
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.segmentation.fcn import FCN, FCNHead
-from torchvision.ops import MultiScaleRoIAlign
 
 import alexnet as package
 from alexnet.backbone import Backbone, dense, whole_picture
@@ -66,6 +61,11 @@ def test_image_mean_and_std_are_the_preprocessing_for_pictures_in_0_to_1(tiny_ru
 
 
 def test_it_drops_into_torchvisions_faster_rcnn_with_and_without_a_pyramid():
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.ops import MultiScaleRoIAlign
+
     model = seeded_build(0, "alexnet64", 5, 3, 56)
     plain = Backbone(model, "relu5")
     pyramid = BackboneWithFPN(Backbone(model, "relu5"), {"relu3": "0", "relu5": "1"}, [384, 256], 64)
@@ -83,6 +83,8 @@ def test_it_drops_into_torchvisions_faster_rcnn_with_and_without_a_pyramid():
 
 
 def test_it_drops_into_torchvisions_fcn():
+    from torchvision.models.segmentation.fcn import FCN, FCNHead
+
     model = seeded_build(0, "alexnet64", 5, 3, 56)
     net = FCN(Backbone(model, {"relu4": "out"}), FCNHead(384, 4))
     out = net(torch.rand(2, 3, 72, 88))["out"]

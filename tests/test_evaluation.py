@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import precision_recall_fscore_support
 
 from alexnet import evaluate
 from alexnet.base.errors import AlexNetError
@@ -241,6 +240,8 @@ def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained,
 
 
 def test_precision_recall_and_f1_are_those_of_scikit_learn(tmp_path):
+    from sklearn.metrics import precision_recall_fscore_support
+
     source = np.random.default_rng(0)
     labels, given = source.integers(0, 6, 90), source.integers(0, 6, 90)
     labels[labels == 5] = 0  # no picture of class 5,

@@ -24,7 +24,11 @@ from conftest import coloured
 from narrow import narrow
 from narrow_classifier import CLASSES, made, picture
 
-captum = pytest.importorskip("captum.attr")
+
+@pytest.fixture(scope="module")
+def captum():
+    """Imported by the process that uses it alone, for that takes seconds."""
+    return pytest.importorskip("captum.attr")
 
 
 def plan(name: str) -> tuple[v.Layer, ...]:
@@ -160,7 +164,7 @@ def test_filters_are_a_convolutions_alone():
 # -- heat -------------------------------------------------------------------------------------------------------------
 
 
-def test_occlusion_is_captums_of_the_probability(one):
+def test_occlusion_is_captums_of_the_probability(one, captum):
     net, image = in_float64(one)
     side = net.input // 3
     stride = side - 2  # the last square overhangs
@@ -191,14 +195,14 @@ def test_every_pixel_is_covered_by_default():
     np.testing.assert_allclose(heat.occlusion(one, picture(), 2), fall / covers, atol=2e-5)
 
 
-def test_gradient_times_input_is_captums(one):
+def test_gradient_times_input_is_captums(one, captum):
     net, image = in_float64(one)
     wanted = captum.InputXGradient(net).attribute(image.requires_grad_(), target=5)[0].sum(0).detach().numpy()
     found = heat.gradient_input(one, picture(), 5)
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_grad_cam_is_captums_of_the_network_with_relu_before_pooling(one):
+def test_grad_cam_is_captums_of_the_network_with_relu_before_pooling(one, captum):
     net, image = relu_first(one.model), one.preprocess(picture())[None].double()
     with torch.no_grad():
         assert torch.allclose(net(image), in_float64(one)[0](image))  # the exchange changes no answer
@@ -213,7 +217,7 @@ def test_grad_cam_is_captums_of_the_network_with_relu_before_pooling(one):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1e-3, np.abs(wanted).max()))
 
 
-def test_grad_cam_of_a_named_layer_is_captums_of_that_layer(one):
+def test_grad_cam_of_a_named_layer_is_captums_of_that_layer(one, captum):
     net, image = in_float64(one)
     for name in maps.spatial(one.model)[2::4]:
         wanted = captum.LayerGradCam(net, getattr(net, name)).attribute(image, target=1, relu_attributions=True)[0, 0]
