@@ -31,8 +31,8 @@ PLACES = [
     ),
     (
         "training/loop.py",
-        "run.class_weights, run.recipe.label_smoothing",
-        "run.class_weights, 0.0",
+        "label_smoothing=run.recipe.label_smoothing",
+        "label_smoothing=0.0",
         "test_recipe_keys.py -k label_smooth",
     ),
     ("data/augmentations.py", "source, recipe.chunk)", "source, 1)", "test_recipe_keys.py -k chunk"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import effects_on_learning  # noqa: F401 (its rows)
+import effects_on_learning  # whose rows this makes
 from alexnet.base.device import choose_precision
 from alexnet.base.errors import AlexNetError
 from alexnet.base.metrics import read
@@ -212,6 +212,14 @@ def test_imagenets_own_colours_are_used_for_its_classes(watch):
     seen = watch(of=data(classes=labels.names(1000)))
     assert seen.run.statistics.colour_std.tolist() == pytest.approx(list(IMAGENET_STD))
     assert torch.allclose(seen.run.statistics.colour_axes, torch.tensor(IMAGENET_AXES))
+
+
+def test_a_picture_counts_as_much_as_its_class_says_smoothed_or_not(watch):
+    seen = watch("class_weights=true", "label_smoothing=0.3", of=data(labels=(0, 0, 0, 0, 0, 0, 1, 1)))
+    logs, labels = effects_on_learning.log_p(seen), effects_on_learning.first_labels(seen)
+    each = torch.tensor([8 / (2 * 6), 8 / (2 * 2)], dtype=torch.float64)[labels]
+    expected = -(each * (0.7 * logs[torch.arange(4), labels] + 0.3 * logs.mean(1))).mean()
+    assert seen.of("step", "loss")[0] == pytest.approx(expected.item(), rel=1e-4)
 
 
 # -- how it is computed ------------------------------------------------------------------------------------------------

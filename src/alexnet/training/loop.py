@@ -204,9 +204,12 @@ def _update(run: Run, images: Tensor, labels: Tensor, masks: Mapping[str, Tensor
     """Forward, backward and update with `mine` pictures of `everyone`'s: their loss, errors and number."""
 
     def loss_of(logits: Tensor, at: slice) -> Tensor:
-        weights, smoothing = run.class_weights, run.recipe.label_smoothing
+        truth = labels[at]
+        each = F.cross_entropy(logits, truth, reduction="none", label_smoothing=run.recipe.label_smoothing)
+        if run.class_weights is not None:  # torch's own would weigh the smoothed part by all classes' weights
+            each = each * run.class_weights[truth]
         # A process without pictures has one of weight zero, so that all take part.
-        return F.cross_entropy(logits, labels[at], weights, reduction="sum", label_smoothing=smoothing) * bool(mine)
+        return each.sum() * bool(mine)
 
     loss, logits = run.division.learn(images, masks, loss_of, everyone)
     run.rule()
