@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, what: str, total: int | None, unit: str = "images", done: int = 0, quiet: bool = False) -> None:
         self.what, self.total, self.unit, self.done, self.quiet = what, total, unit, done, quiet
-        self.started_from, self.started_at = done, time.monotonic()
+        self.started_from, self.started_at = done, time.perf_counter()
         self._line_at = self.started_at
         self.facts: dict[str, str] = {}  # shown beside the rate: loss, error …
         self._bar = None
@@ -35,8 +35,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(self.facts, refresh=False)
             self._bar.update(count)
-        elif not self.quiet and time.monotonic() - self._line_at >= LINE_EVERY:
-            self._line_at = time.monotonic()
+        elif not self.quiet and time.perf_counter() - self._line_at >= LINE_EVERY:
+            self._line_at = time.perf_counter()
             self.line()
 
     def line(self) -> None:
@@ -63,7 +63,7 @@ class Progress:
     @property
     def rate(self) -> float:
         """Units per second since the start."""
-        return (self.done - self.started_from) / max(1e-9, time.monotonic() - self.started_at)
+        return (self.done - self.started_from) / max(1e-9, time.perf_counter() - self.started_at)
 
     def __enter__(self) -> Self:
         return self

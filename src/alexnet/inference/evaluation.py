@@ -232,7 +232,7 @@ def measure(
     Processes take whole batches in turns, so the result is that of one process, bit for bit.
     `pictures` holds the split once for every size, number of channels and square that a member needs.
     """
-    began, many, halted = time.monotonic(), False, False
+    began, many, halted = time.perf_counter(), False, False
     sums: Tensor | float = 0.0  # pictures, wrong in the first place, not in the first five, loss: stays on the device
     failed: list[tuple[int, str]] = []
 
@@ -257,7 +257,7 @@ def measure(
     (images, wrong1, wrong5, loss), many, failed = world.of_first((totals, many, failed))
     if not images:
         raise AlexNetError(f"none of {counted(len(pictures[0]), 'picture')} to evaluate on can be read; check them.")
-    seconds = time.monotonic() - began
+    seconds = time.perf_counter() - began
     name = pictures[0].split.name
     broken = [{"file": name(i), "error": error} for i, error in sorted(failed)]
     errors = wrong1 / images, wrong5 / images if many else None, loss / images

@@ -86,7 +86,7 @@ def train(
     with process_group(device, time_limit(folder, recipe, sets)) as world, RunLock(folder) as lock:
         if not world.first:
             say, quiet = lambda text: None, True
-        began = time.monotonic()
+        began = time.perf_counter()
         with world.together():
             if world.first and (line := lock.look(world)):
                 say(line)
@@ -96,7 +96,7 @@ def train(
             run = prepare(folder, chosen, state, data, world, say, quiet, lock)
             result, pace, failed = _to_its_end(run, say, quiet)
         epochs = run.position.step // run.steps_per_epoch
-        seconds = time.monotonic() - began
+        seconds = time.perf_counter() - began
         return Trained(str(folder), epochs, run.position.step, result.top1_error, seconds, pace, failed)
 
 
@@ -142,7 +142,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
     images, seconds = 0, 0.0
     with Progress("training", total, done=done, quiet=quiet) as progress:
         while not run.finished:
-            epoch, began = position.epochs, time.monotonic()
+            epoch, began = position.epochs, time.perf_counter()
             order, before = epoch if recipe.reshuffle else 0, images
             positions = epoch_order(recipe.seed, order, len(run.pictures), recipe.neighbours)
             start_of_epoch = epoch * run.steps_per_epoch
@@ -159,7 +159,7 @@ def _loop(run: Run, say: Say, quiet: bool) -> float:
                     _log(run, progress)
                     save_checkpoint(run)
             _log(run, progress)  # which waits for what the GPU still does
-            taken = time.monotonic() - began
+            taken = time.perf_counter() - began
             seconds += taken
             if position.step % run.steps_per_epoch:
                 break  # max_steps ends within an epoch
