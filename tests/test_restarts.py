@@ -65,6 +65,16 @@ def test_a_run_killed_while_it_writes_its_first_checkpoint_goes_on_to_the_same_e
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_the_best_weights_stay_where_the_last_ones_were_moved_away(tmp_path, data, slim):
+    run, sets = tmp_path / "run", ["variant=alexnet32", "batch_size=8", "colour_noise=0"]  # three steps an epoch
+    train(data, run, None, [*sets, "max_steps=4"], device="cpu")
+    before = (run / BEST).read_bytes()
+    (run / LAST).unlink()
+    train(data, run, resume=True, device="cpu")
+    assert (run / LAST).exists()
+    assert (run / BEST).read_bytes() == before
+
+
 @pytest.mark.parametrize("kept", [LAST, BEST])
 def test_weights_without_a_state_are_not_trained_over(tmp_path, data, tiny_run, kept):
     run = tmp_path / "run"

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from alexnet.base.device import send
 from alexnet.base.files import reserve, writing
-from alexnet.base.progress import Progress
+from alexnet.base.progress import Progress, Say
 from alexnet.data.loader import Pictures, fits_in_memory
 from alexnet.data.pictures import CROP
 from alexnet.data.preprocess import Preprocess
 from alexnet.inference.features import outputs, row_shape
 from alexnet.networks.model import AlexNet
+from alexnet.training import recipe as recipes
+from alexnet.training.recipe import Recipe
 
 BATCH = 64
 
@@ -41,6 +43,13 @@ class Tail(nn.Module):
         for name, layer in self.named_children():
             x = layer(x, masks[name]) if masks and name in masks else layer(x)
         return x
+
+
+def tail_of(model: AlexNet, recipe: Recipe, say: Say) -> Tail:
+    """What a probe trains; which of the recipe's keys its kept features do not feel is said."""
+    if unused := recipes.of_pictures(recipe):
+        say(f"the last layer alone is trained, on features of the central crop: {unused} changes nothing")
+    return Tail(model)
 
 
 class FeatureRows(Pictures):

@@ -42,7 +42,7 @@ from alexnet.training.lars import Lars
 from alexnet.training.memory import needed
 from alexnet.training.optimizer import Plateau, Rule, build_optimizer
 from alexnet.training.parallel.division import Division
-from alexnet.training.probing import FeatureRows, Tail
+from alexnet.training.probing import FeatureRows, tail_of
 from alexnet.training.recipe import Recipe
 from alexnet.training.restarts import RunLock, check_same_data
 from alexnet.training.starting import begin, class_weights
@@ -174,7 +174,7 @@ def prepare(
     preprocess = _preprocess(old, recipe, pictures, model, found.mean.to(world.device))
     trained: nn.Module = model
     if recipe.weights and not recipe.rate_below:
-        trained = tail = _tail(model, recipe, say)
+        trained = tail = tail_of(model, recipe, say)
         pictures, held_out = (
             FeatureRows(p, model, tail.below, preprocess, folder, quiet) for p in (pictures, held_out)
         )
@@ -193,13 +193,6 @@ def prepare(
         class_weights=weights, digest=digest(found_data), contents=pictures_digest(found_data) if world.first else "",
         captured=whole_step(world.device, rule, say) if alone else None,
     )  # fmt: skip
-
-
-def _tail(model: AlexNet, recipe: Recipe, say: Say) -> Tail:
-    """What a probe trains; which of the recipe's keys its kept features do not feel is said."""
-    if unused := recipes.of_pictures(recipe):
-        say(f"the last layer alone is trained, on features of the central crop: {unused} changes nothing")
-    return Tail(model)
 
 
 def try_forms(run: Run, say: Say) -> None:
@@ -378,7 +371,8 @@ def finish_checkpoint(run: Run) -> None:
     """Write the weights of a run that was killed while it wrote its first checkpoint, whose state stands first."""
     there = [(run.folder / name).exists() for name in (run_files.STATE, run_files.LAST)]
     if run.world.of_first(there) == [True, False]:
-        save_checkpoint(run, best=run.position.epochs > 0 and not run.position.since)
+        at = run.position  # within an epoch the best weights are others
+        save_checkpoint(run, best=at.step == at.epochs * run.steps_per_epoch > 0 and not at.since)
 
 
 def keep_best(run: Run, say: Say) -> int | None:
