@@ -31,12 +31,15 @@ def begin(recipe: Recipe, classes: int) -> tuple[AlexNet, Preprocess]:
     sizes = recipe.channels, recipe.input or preprocess.input
     model = seeded_build(recipe.seed, recipe.variant, classes, *sizes, recipes.changes(recipe))
     tensors = {name: x for name, x in old.state_dict().items() if name.rpartition(".")[0] != model.logits}
-    if recipe.channels != old.channels:
+    adapted = _adapted(preprocess, recipe)
+    if recipe.channels == 1 < old.channels:
+        to_gray(tensors, preprocess, adapted)
+    elif recipe.channels != old.channels:
         tensors["conv1.weight"] = adapt_channels(tensors["conv1.weight"], recipe.channels)
     if model.input != old.input:
         _adapt_first_flat(tensors, old, model)
     model.load_state_dict(tensors, strict=False)
-    return model, _adapted(preprocess, recipe)
+    return model, adapted
 
 
 def _adapt_first_flat(tensors: dict[str, Tensor], old: AlexNet, new: AlexNet) -> None:
@@ -58,14 +61,19 @@ def _adapt_first_flat(tensors: dict[str, Tensor], old: AlexNet, new: AlexNet) ->
         tensors[name] = (weight.reshape(len(weight), -1, before * before) @ share.T.to(weight.dtype)).flatten(1)
 
 
-def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """conv1's weights (F, C, k, k) for other input channels (F, channels, k, k).
+def to_gray(tensors: dict[str, Tensor], old: Preprocess, new: Preprocess) -> None:
+    """Give conv1 weights and biases for one channel: a gray picture gives what it gave as three equal channels, but
+    where padding is seen, and where the colours of a mean image change from place to place."""
+    apart = torch.tensor(old.scale)[:, None, None] / new.scale[0]
+    weight = tensors["conv1.weight"] / apart
+    shift = (new.mean.mean((1, 2)) - old.mean.mean((1, 2))) / new.scale[0]  # of a channel by the one mean, (C,)
+    tensors["conv1.bias"] = tensors["conv1.bias"] + weight.sum((2, 3)) @ shift
+    tensors["conv1.weight"] = weight.sum(1, keepdim=True)
 
-    One channel gets the sum, so that a gray picture gives what it gave as three equal channels; several get the old
-    ones in turn, each divided by how often it is used.
-    """
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """conv1's weights (F, C, k, k) for other input channels (F, channels, k, k): the old ones in turn, each divided by
+    how often it is used."""
     source = torch.arange(channels) % weight.shape[1]
     uses = torch.bincount(source, minlength=weight.shape[1])[source]
     return weight[:, source] / uses.to(weight.dtype)[None, :, None, None]
