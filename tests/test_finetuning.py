@@ -146,6 +146,22 @@ def test_a_stopped_run_goes_on_to_the_same_weights(alexnet, slim, folders, two, 
         assert torch.equal(x, state(tmp_path / "cut")[name]), name
 
 
+@pytest.fixture
+def begun(slim, folders, tmp_path):
+    """A run whose layers were changed."""
+    package.train(folders, tmp_path / "begun", None, [*TINY, "max_steps=1", "activation=tanh", "dropout=0.3"])
+    return tmp_path / "begun"
+
+
+def test_layers_that_compute_otherwise_than_the_weights_were_trained_with_are_said(begun, folders, tmp_path):
+    for sets, changed in (((), ["dropout", "activation"]), (("activation=tanh", "dropout=0.3"), [])):
+        said: list[str] = []
+        sets = [*TINY, "max_steps=1", f"weights={begun}", *sets]
+        package.train(folders, tmp_path / f"run{len(changed)}", None, sets, say=said.append)
+        told = [line for line in said if "and was" in line]
+        assert [line.split()[0] for line in told] == changed
+
+
 def test_early_stopping_ends_the_run_with_its_best_weights(tiny_run, two, tmp_path):
     """A rate that is far too high makes later epochs worse; the best one's weights are what stays."""
     sets = [*SETS, "epochs=30", "stop_after=3", "learning_rate=0.02", "rate_below=1", "flips=false", "seed=2"]

@@ -194,10 +194,12 @@ def test_training_means_the_squares_that_it_was_given(photos, slim, tmp_path):
     with pytest.raises(AlexNetError, match="are squares by squash already"):
         pack(tmp_path / "pack", tmp_path / "again", 16, square="crop")
     assert recipe.resolve("tiny_imagenet").square == "squash"
-    # A run keeps its own and goes on with it; tuned nets mean their model's, unless asked otherwise.
+    # A run keeps its own and goes on with it; nets that begin with a model's weights mean its, unless asked otherwise.
     package.train(photos, tmp_path / "run", "cifar10", [*STEPS, "square=squash"], device="cpu")
     package.train(photos, tmp_path / "run", None, ["max_steps=2"], resume=True, device="cpu")
     assert package.load(tmp_path / "run").preprocess.square == "squash"
+    package.train(photos, tmp_path / "more", "cifar10", [*STEPS, f"weights={tmp_path / 'run'}"], device="cpu")
+    assert package.load(tmp_path / "more").preprocess.square == "squash"
     tuned = finetuning.recipe_for(str(tmp_path / "run"), "finetune")
     for sets, expected in (((), "squash"), (("square=crop",), "crop")):
         assert starting.begin(recipe.override(tuned, recipe.parse_sets(sets)), 2)[1].square == expected

@@ -54,7 +54,7 @@ class Recipe:
     stored: int = _key(0, "pixels, side of a stored picture; 0: the variant's", high=WIDEST)
     input: int = _key(0, "pixels, side of the crop that the network sees; 0: the variant's", high=WIDEST)
     square: str = _key(
-        "auto", "how pictures become squares; auto: as those of DATA did, else crop",
+        "auto", "how pictures become squares; auto: as those of DATA did, else of `weights`, else crop",
         "auto", "crop", "squash", "torchvision",
     )  # fmt: skip
 

@@ -159,7 +159,7 @@ def prepare(
     with world.together():
         found_data = _data(folder, recipe, state, data, say, quiet)
         precision = _on_device(recipe, world, say)
-        model, old = _begun(recipe, state, len(found_data.classes))
+        model, old = _begun(recipe, state, len(found_data.classes), say)
         pictures, held_out = _pictures(recipe, state, model, old, found_data, say)
         if told := parallel.check_division(recipe, model, world):
             say(told)
@@ -267,10 +267,10 @@ def _on_device(recipe: Recipe, world: World, say: Say) -> torch.dtype:
     return precision
 
 
-def _begun(recipe: Recipe, state: dict | None, classes: int) -> tuple[AlexNet, Preprocess | None]:
+def _begun(recipe: Recipe, state: dict | None, classes: int, say: Say) -> tuple[AlexNet, Preprocess | None]:
     """The network, and its preprocessing where it is decided already: by a checkpoint, or by weights to start from."""
     if recipe.weights and state is None:
-        return begin(recipe, classes)
+        return begin(recipe, classes, say)
     side = recipe.input or find_variant(recipe.variant).input
     model = seeded_build(recipe.seed, recipe.variant, classes, recipe.channels, side, recipes.changes(recipe))
     if state is None:
@@ -287,7 +287,7 @@ def _pictures(
     usual = round(side * plan.stored / plan.input) if recipe.adapt else plan.stored
     stored = old.stored if old else recipe.stored or usual
     check_sizes(stored, side)
-    how = old.square if state is not None and old else choose_square(recipe, data, say)
+    how = old.square if state is not None and old else choose_square(recipe, data, say, old.square if old else "")
     train, valid = (
         Pictures(data.split(name), stored, recipe.channels, recipe.workers, Square.of(how, side))
         for name in ("train", "valid")
@@ -313,13 +313,17 @@ def _statistics(
     return found
 
 
-def choose_square(recipe: Recipe, data: Data, say: Say) -> str:
-    """How the pictures become squares; those of DATA that are squares already stay as they became it."""
+def choose_square(recipe: Recipe, data: Data, say: Say, begun: str = "") -> str:
+    """How the pictures become squares; those of DATA that are squares already stay as they became it.
+
+    `begun` is how those did that the weights to start from were trained on.
+    """
+    wanted = begun if recipe.square == "auto" else recipe.square
     if not data.square:
-        return "crop" if recipe.square == "auto" else recipe.square
-    if recipe.square not in ("auto", data.square):
+        return wanted or "crop"
+    if wanted not in ("", data.square):
         say(
-            f"DATA's pictures became squares by {data.square}, not by {recipe.square}: the network is trained on them "
+            f"DATA's pictures became squares by {data.square}, not by {wanted}: the network is trained on them "
             f"as they are, and the pictures that it is asked about will become squares by {data.square}"
         )
     return data.square

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from alexnet.base.errors import AlexNetError
+from alexnet.base.progress import Say
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines.loading import load_classifier
 from alexnet.networks.model import AlexNet, seeded_build
@@ -16,10 +19,11 @@ from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
 
 
-def begin(recipe: Recipe, classes: int) -> tuple[AlexNet, Preprocess]:
+def begin(recipe: Recipe, classes: int, say: Say = lambda text: None) -> tuple[AlexNet, Preprocess]:
     """The network that `recipe.weights` becomes, on the CPU: all layers but the last, and the preprocessing.
 
-    The last layer is drawn anew from the seed; conv1 is adapted where the recipe has other channels.
+    The last layer is drawn anew from the seed; conv1 is adapted where the recipe has other channels. What the weights
+    were learnt with and the recipe changes is said.
     """
     start = load_classifier(recipe.weights)
     old, preprocess = start.model, start.preprocess
@@ -30,6 +34,10 @@ def begin(recipe: Recipe, classes: int) -> tuple[AlexNet, Preprocess]:
         )
     sizes = recipe.channels, recipe.input or preprocess.input
     model = seeded_build(recipe.seed, recipe.variant, classes, *sizes, recipes.changes(recipe))
+    here = learnt_with(model)
+    for key, was in learnt_with(old).items():
+        if here[key] != was:
+            say(f"{key} is {here[key]}, and was {was} where {recipe.weights} was trained; --set {key}={was} keeps that")
     tensors = {name: x for name, x in old.state_dict().items() if name.rpartition(".")[0] != model.logits}
     adapted = _adapted(preprocess, recipe)
     if recipe.channels == 1 < old.channels:
@@ -40,6 +48,13 @@ def begin(recipe: Recipe, classes: int) -> tuple[AlexNet, Preprocess]:
         _adapt_first_flat(tensors, old, model)
     model.load_state_dict(tensors, strict=False)
     return model, adapted
+
+
+def learnt_with(net: AlexNet) -> dict[str, Any]:
+    """The keys of a recipe that say how a network's layers compute, which its weights were learnt for."""
+    rates = [rate for _, rate in net.dropouts.values()]
+    usual = {key: net.changes.get(key, getattr(Recipe(), key)) for key in ("activation", "ties")}
+    return {"channels": net.channels, "dropout": rates[0] if rates else 0.0, **usual}
 
 
 def _adapt_first_flat(tensors: dict[str, Tensor], old: AlexNet, new: AlexNet) -> None:
