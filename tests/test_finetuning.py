@@ -153,6 +153,16 @@ def begun(slim, folders, tmp_path):
     return tmp_path / "begun"
 
 
+def test_keys_of_a_recipe_file_that_the_model_decides_are_named_and_set_ones_count(begun, folders, tmp_path):
+    mine, said = tmp_path / "my.toml", []
+    mine.write_text('dropout = 0.2\nchannels = 1\nsquare = "squash"\nmax_steps = 1\nprecision = "float32"\n')
+    package.finetune(begun, folders, tmp_path / "run", str(mine), ["square=squash"], say=said.append)
+    assert "dropout is 0.3 by MODEL, not 0.2; --set dropout=0.2 changes it" in said
+    assert [line.split()[0] for line in said if "by MODEL" in line] == ["channels", "dropout"]
+    chosen = recipes.resolve(str(tmp_path / "run" / run_files.RECIPE))
+    assert (chosen.dropout, chosen.activation, chosen.square, chosen.max_steps) == (0.3, "tanh", "squash", 1)
+
+
 def test_layers_that_compute_otherwise_than_the_weights_were_trained_with_are_said(begun, folders, tmp_path):
     for sets, changed in (((), ["dropout", "activation"]), (("activation=tanh", "dropout=0.3"), [])):
         said: list[str] = []
@@ -160,6 +170,11 @@ def test_layers_that_compute_otherwise_than_the_weights_were_trained_with_are_sa
         package.train(folders, tmp_path / f"run{len(changed)}", None, sets, say=said.append)
         told = [line for line in said if "and was" in line]
         assert [line.split()[0] for line in told] == changed
+
+
+def test_fine_tuning_starts_from_one_network(refused, folders, tmp_path):
+    words = "finetune", "tiny", folders, "--out", tmp_path / "run", "--set", "weights=other"
+    assert "--set weights=other was given beside MODEL " in refused(*words)
 
 
 def test_early_stopping_ends_the_run_with_its_best_weights(tiny_run, two, tmp_path):

@@ -6,7 +6,7 @@ the last as a share of the last one's; at 0 they are frozen, and the loop works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,13 @@ import torch
 from alexnet.base import hints, run_files
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import next_step
+from alexnet.base.progress import Say
 from alexnet.base.speaking import is_first
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.engines.loading import load_classifier
 from alexnet.training import recipe as recipes
 from alexnet.training.recipe import Recipe
+from alexnet.training.starting import learnt_with
 
 if TYPE_CHECKING:
     from alexnet.training.loop import Trained
@@ -35,15 +37,15 @@ def finetune(
     sets: Iterable[str] = (),
     resume: bool = False,
     device: str | torch.device = "auto",
-    say: Callable[[str], object] = lambda text: None,
+    say: Say = lambda text: None,
     quiet: bool = True,
     command: Sequence[str] = (),
 ) -> Trained:
     """Train MODEL on to DATA's classes into the run folder `out`; gives what `train` gives, and report.html there.
 
     `recipe` is finetune (all layers, lower rates below; the default), probe (the last layer, on features computed
-    once) or any other; variant, sizes, channels and dropout are MODEL's. A run that goes on keeps its own, and another
-    is refused. `command` is what the report says made it.
+    once) or any other; variant, sizes, squares, channels and layers are MODEL's, unless `sets` say otherwise. A run
+    that goes on keeps its own, and another is refused. `command` is what the report says made it.
     """
     from alexnet.training import report
     from alexnet.training.loop import train
@@ -51,7 +53,7 @@ def finetune(
 
     found = data if isinstance(data, Data) else find_data(data)
     check_classes(found)
-    file = Path(out) / run_files.RECIPE
+    file, sets = Path(out) / run_files.RECIPE, list(sets)
     place = hints.absolute(model)
     chosen: Recipe | None = None
     goes_on = resume and file.exists()
@@ -61,30 +63,43 @@ def finetune(
             began = recorded.weights or "(none)"
             raise AlexNetError(f"--resume: the run was started from MODEL {began}, now {place} was given; give that.")
     if recipe is not None or not goes_on:
-        chosen = recipe_for(place, "finetune" if recipe is None else recipe)
-        asked = recipes.parse_sets(sets)
-        if asked.get("adapt") and asked.get("input") and "stored" not in asked:  # as much of the picture as before
-            chosen = recipes.override(chosen, {"stored": round(asked["input"] * chosen.stored / chosen.input)})
+        chosen = recipe_for(place, "finetune" if recipe is None else recipe, sets, say)
         if goes_on and not isinstance(recipe, Recipe):
-            chosen = as_begun(recorded, chosen, asked, say)
+            chosen = as_begun(recorded, chosen, recipes.parse_sets(sets), say)
     result = train(found, out, chosen, sets, resume, device, say, quiet)
     if is_first():
         say(f"{report.write(Path(out), found, device, command)}: curves, confusion matrix and the worst mistakes")
     return result
 
 
-def recipe_for(model: str, recipe: str | Recipe) -> Recipe:
-    """The recipe with what the model decides: variant, sizes, channels, and what was changed in its layers."""
+def recipe_for(
+    model: str, recipe: str | Recipe, sets: Iterable[str] = (), say: Say = lambda text: None
+) -> Recipe:  # fmt: skip
+    """The recipe with what the model decides: variant, sizes, squares, and what its layers were learnt with.
+
+    What the recipe has otherwise, and `sets` do not ask for, is said.
+    """
+    asked = recipes.parse_sets(sets)
+    if "weights" in asked:
+        raise AlexNetError(
+            f"--set weights={asked['weights']} was given beside MODEL {model}, and a network starts from one of them; "
+            "give as MODEL what to start from, and leave weights out."
+        )
     chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve(recipe)
     start = load_classifier(model)
     net, preprocess = start.model, start.preprocess
-    rates = [rate for _, rate in net.dropouts.values()]
     values = {
-        "weights": model, "variant": net.variant.name, "channels": net.channels, "stored": preprocess.stored,
-        "input": preprocess.input, "square": preprocess.square, "dropout": rates[0] if rates else 0.0,
+        "weights": model, "variant": net.variant.name, "stored": preprocess.stored, "input": preprocess.input,
+        "square": preprocess.square, "adapt": bool(net.changes.get("adapt")), **learnt_with(net),
     }  # fmt: skip
-    kept = {key: value for key, value in net.changes.items() if key in recipes.CHANGES}
-    return recipes.override(chosen, values | kept)
+    for key, value in values.items():
+        there = getattr(chosen, key)
+        if there not in (value, getattr(Recipe(), key)) and key not in asked:
+            then = f"; --set {key}={there} changes it" if key not in ("weights", "variant") else ""
+            say(f"{key} is {value} by MODEL, not {there}{then}")
+    if asked.get("adapt") and asked.get("input") and "stored" not in asked:  # as much of the picture as before
+        values["stored"] = round(asked["input"] * preprocess.stored / preprocess.input)
+    return recipes.override(chosen, values)
 
 
 def check_classes(data: Data) -> None:
