@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,10 @@ from alexnet.networks.variants import VARIANTS
 from alexnet.training import loop
 from alexnet.training import recipe as recipes
 from alexnet.training.report import write
+from alexnet.training.run import keep_best
 from conftest import TINY, coloured, write_folders
 from narrow import narrow
+from together import threads
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,20 @@ def test_best_holds_the_weights_of_the_lowest_validation_error(slim, tmp_path, m
     best = load_file(tmp_path / "run" / run_files.BEST)
     same = [all(torch.equal(x, best[name]) for name, x in one.items()) for one in seen[:4]]
     assert same == [False, True, False, False]
+
+
+def test_processes_that_do_not_see_the_run_keep_its_best_weights_too(runs, tmp_path):
+    """As on machines that share no disk: half of the pictures would be judged by other weights."""
+    shutil.copytree(runs / "last", tmp_path / "0")
+
+    def kept(world):
+        model = package.load(runs / "last").model
+        place = {"position": SimpleNamespace(since=1, epochs=3, step=6), "steps_per_epoch": 2}
+        told = keep_best(SimpleNamespace(world=world, folder=tmp_path / str(world.rank), model=model, **place), str)
+        return told, model.fc8.weight
+
+    best = load_file(runs / "last" / run_files.BEST)["fc8.weight"]
+    assert [(told, torch.equal(weight, best)) for told, weight in threads(2, kept)] == [(2, True)] * 2
 
 
 BETTER = "epoch 2 had the lowest validation error, 20.00 % (epoch 3, the last: 30.00 %)"

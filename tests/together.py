@@ -59,6 +59,9 @@ class Thread(World):
     def gather(self, value: Mapping) -> list[Mapping]:
         return self.meeting.all(self.rank, value)
 
+    def of_first(self, value: Any) -> Any:
+        return self.meeting.all(self.rank, value)[0]
+
     def table(self, row: list[int]) -> list[list[int]]:
         return self.meeting.all(self.rank, row)
 

@@ -384,15 +384,16 @@ def keep_best(run: Run, say: Say) -> int | None:
 
     Gives that epoch, or None where they are already.
     """
-    run.world.barrier()  # the first process has written them
-    best = run.folder / run_files.BEST
+    best, tensors = run.folder / run_files.BEST, None
     within = run.position.step % run.steps_per_epoch  # steps of an epoch that max_steps ended
-    if not (run.position.since or within) or not best.exists():
+    with run.world.together():
+        if run.world.first and (run.position.since or within) and best.exists():
+            tensors = loading.load_classifier(best).model.state_dict()
+            write_bytes(run.folder / run_files.LAST, best.read_bytes())
+    tensors = run.world.of_first(tensors)  # others may not see the folder
+    if tensors is None:
         return None
-    run.model.load_state_dict(loading.load_classifier(best).model.state_dict())
-    if run.world.first:
-        contents = best.read_bytes()
-        write_bytes(run.folder / run_files.LAST, contents)
+    run.model.load_state_dict(tensors)
     epoch = run.position.epochs - run.position.since
     say(f"the weights are those of epoch {epoch}, whose validation error is lowest")
     return epoch
