@@ -43,9 +43,13 @@ def test_a_lesson_runs_and_prints_what_it_says(name, tmp_path, monkeypatch, caps
 def test_what_is_printed_is_compared_number_by_number():
     assert as_printed("12.34 of 5 are 20%", "12.36 of 5 are 18%")
     assert as_printed("1.0e-23 of tanh", "1.2e-23 of  tanh")
-    assert not as_printed("12.34", "12.37") and not as_printed("20%", "17%") and not as_printed("1.0e-23", "1.4e-23")
-    assert not as_printed("60,965,224", "60,965,225") and not as_printed("True", "False")
-    assert not as_printed("1 of 2", "1 of 2 3") and not as_printed("4", "4%")
+    assert not as_printed("12.34", "12.37")
+    assert not as_printed("20%", "17%")
+    assert not as_printed("1.0e-23", "1.4e-23")
+    assert not as_printed("60,965,224", "60,965,225")
+    assert not as_printed("True", "False")
+    assert not as_printed("1 of 2", "1 of 2 3")
+    assert not as_printed("4", "4%")
 
 
 def test_every_lesson_has_its_row_in_the_course_and_its_answers():
