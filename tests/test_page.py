@@ -144,6 +144,31 @@ def test_evidence_is_drawn_by_every_method_for_any_class(page):
     assert "does not show" in page.inner_text("#says")
 
 
+def test_of_what_is_asked_twice_the_last_is_shown_and_once(page):
+    drop(page, "red.png", encoded(coloured("red", 1)))
+    open_view(page, "Inside")
+    page.evaluate(
+        """() => ["conv1", "conv2", "conv2"].forEach((name) =>
+            document.querySelector(`[data-layer=${name}]`).dispatchEvent(new Event("click")))"""
+    )
+    page.wait_for_selector("#status:has-text('conv2:')")
+    page.wait_for_load_state("networkidle")
+    assert page.locator("#layer h2").all_inner_texts() == ["conv2 (conv)"]
+    assert page.locator("#maps").count() == page.locator("#enlarged").count() == 1
+    open_view(page, "Why")
+    held = []
+    page.route("**/page/heat?*class=3", lambda one: held.append(one))
+    field = page.get_by_role("combobox", name="Class")
+    for name in ("tailed frog", "goldfish"):
+        field.fill(name)
+        field.press("Enter")
+    page.wait_for_selector("#status:has-text('for goldfish')", timeout=60_000)
+    assert len(held) == 1
+    held[0].continue_()
+    page.wait_for_load_state("networkidle")
+    assert "goldfish" in page.inner_text("#heat")
+
+
 def test_a_run_shows_its_curves_its_confusions_and_its_mistakes(page):
     page.get_by_label("Model").select_option(index=1)
     open_view(page, "Train")
@@ -242,6 +267,27 @@ def test_a_picture_is_taken_with_the_camera(page):
     page.wait_for_selector("h2:has-text('camera')")
     page.wait_for_selector("#answer li")
     assert page.locator("#camera").is_hidden()
+
+
+def test_a_camera_that_is_closed_while_it_opens_is_closed(page):
+    page.context.grant_permissions(["camera"])
+    opened = page.evaluate_handle(
+        """() => {
+            const opened = [];
+            const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (wanted) => {
+                opened.push(await open(wanted));
+                return opened.at(-1);
+            };
+            const button = document.querySelector("#webcam");
+            for (let n = 0; n < 4; n += 1) button.click();
+            return opened;
+        }"""
+    )
+    page.wait_for_function("(opened) => opened.length === 2", arg=opened)
+    page.wait_for_function("(opened) => opened.every((one) => !one.active)", arg=opened)
+    assert page.inner_text("#webcam") == "Use the camera"
+    assert page.inner_text("#error") == ""
 
 
 def test_the_page_for_programs_lists_all(page, address):

@@ -68,15 +68,29 @@ def test_a_run_is_followed_line_by_line_and_from_its_beginning_when_it_went_back
         assert seen(12) == ([0, 1, 2, 3, 4, 5], 6, True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "channels"), [("alexnet2012", 1), *((name, 3) for name in DIFFERENT)])
-def test_every_network_is_shown_in_every_view(name, channels):
+def drawn_anew(name: str, channels: int) -> Classifier:
+    """A narrow network of that plan with weights of its own."""
     variant = narrow(name)
     model = AlexNet(variant, 7, channels, variant.input)
     redraw(model)
     mean = torch.full((channels, 1, 1), 110.0)
     preprocess = Preprocess(variant.stored, variant.input, "RGB" if channels == 3 else "L", (64.0,), mean)
-    classifier = Classifier(model.eval(), preprocess, [f"class {n}" for n in range(7)])
+    return Classifier(model.eval(), preprocess, [f"class {n}" for n in range(7)])
+
+
+def test_a_map_lies_over_the_middles_of_what_its_places_see():
+    (picture,) = pictures(1)
+    with client(Models([Served("one", drawn_anew("alexnet2012", 3))])) as service:
+        field = service.post("/page/maps", params={"layer": "conv5"}, content=picture).json()["field"]
+    side = narrow("alexnet2012").input
+    middles = [side * (field["start"] + field["stride"] * (place + 0.5)) - 0.5 for place in (0, 4)]
+    assert middles == pytest.approx([17, 81])  # of conv5's places, every 16 pixels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "channels"), [("alexnet2012", 1), *((name, 3) for name in DIFFERENT)])
+def test_every_network_is_shown_in_every_view(name, channels):
+    classifier = drawn_anew(name, channels)
     (picture,) = pictures(1)
     with client(Models([Served("one", classifier), Served("other", classifier)])) as service:
         (one, _) = service.get("/page/models").json()["models"]

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from alexnet.base.errors import AlexNetError
 from alexnet.data.pictures import decode
 from alexnet.inference.contact_sheet import find_pictures
-from alexnet.inference.inside import drawing, heat, maps, views
+from alexnet.inference.inside import drawing, fields, heat, maps, views
 from alexnet.inference.inside.compare import compare_inside
 from alexnet.inference.inside.explained import explained
 from alexnet.inference.inside.network_svg import network_svg
@@ -195,9 +195,16 @@ def _maps(models: Models, model: Served, picture: bytes, request: Request) -> di
     seen = model.classifier.preprocess
     crop = seen.central(seen.pixels(picture)).permute(1, 2, 0).numpy()
     means = values.reshape(count, -1).mean(1, dtype=np.float64)
+    net = model.classifier.model
+    field = fields.receptive_field(net.variant, layer, net.input)
     return {
         "shape": [count, height, width],
         "across": across,
+        # Shares of the picture's side: where the first place's own square begins, and how far the next is from it.
+        "field": {
+            "start": (field.centre(0) + (1 - field.stride) / 2) / net.input,
+            "stride": field.stride / net.input,
+        },
         "order": maps.brightest_first(values).tolist(),
         "means": [float(f"{one:.4g}") for one in means],
         "least": float(values.min()),

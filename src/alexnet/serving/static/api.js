@@ -40,6 +40,17 @@ export async function ask(path, query, picture, signal) {
   return (await request(path, query, picture, signal)).json();
 }
 
+// For what is asked anew before it is answered: each signal ends the one before, so that the last to be asked is shown.
+export function turns(signal) {
+  let last = null;
+  signal.addEventListener("abort", () => last?.abort());
+  return () => {
+    last?.abort();
+    last = new AbortController();
+    return last.signal;
+  };
+}
+
 export async function blobUrl(path, query, signal) {
   return URL.createObjectURL(await (await request(path, query, null, signal)).blob());
 }

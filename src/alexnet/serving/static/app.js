@@ -13,7 +13,8 @@ import * as why from "./why.js";
 const VIEWS = { classify, inside, why, near, where, compare, train };
 const state = { about: null, model: 0, picture: null, name: "", view: "classify" };
 let running = null; // what the shown view waits for; aborted when another takes its place
-let stream = null; // of the camera
+let camera = null; // what is open, or being opened, with its stream
+let asked = null; // the example that is on its way; aborted when another picture is chosen
 
 const fail = (error) => {
   if (error.name === "AbortError") return;
@@ -72,6 +73,7 @@ function use(blob, name) {
     fail(new Error(`${name} has ${whole(blob.size)} bytes; the server takes ${whole(limit)} at most.`));
     return;
   }
+  asked?.abort();
   closeCamera();
   URL.revokeObjectURL($("shown").src);
   const image = $("shown");
@@ -111,8 +113,7 @@ function listen() {
     const [file] = filesOf(event.clipboardData);
     if (file) use(file, file.name || "pasted picture");
   });
-  $("webcam").addEventListener("click", () => (stream ? closeCamera() : openCamera().catch(() =>
-    fail(new Error("The camera cannot be used: there is none, or the browser was not allowed to.")))));
+  $("webcam").addEventListener("click", () => (camera ? closeCamera() : openCamera()));
   $("shoot").addEventListener("click", () => {
     const video = $("camera");
     const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight });
@@ -122,18 +123,29 @@ function listen() {
 }
 
 async function openCamera() {
-  stream = await navigator.mediaDevices.getUserMedia({ video: true });
-  $("camera").srcObject = stream;
-  $("camera").hidden = false;
-  $("shown").hidden = $("hint").hidden = true;
+  const mine = (camera = {});
+  const closed = () => camera !== mine; // meanwhile
   $("webcam").textContent = "Close the camera";
-  await $("camera").play();
-  $("shoot").hidden = !stream; // there is a frame to take now, unless the camera was closed meanwhile
+  try {
+    mine.stream = await navigator.mediaDevices.getUserMedia({ video: true });
+    if (closed()) return stop(mine);
+    $("camera").srcObject = mine.stream;
+    $("camera").hidden = false;
+    $("shown").hidden = $("hint").hidden = true;
+    await $("camera").play();
+    if (!closed()) $("shoot").hidden = false; // there is a frame to take now
+  } catch {
+    if (closed()) return;
+    closeCamera();
+    fail(new Error("The camera cannot be used: there is none, or the browser was not allowed to."));
+  }
 }
 
+const stop = (one) => one?.stream?.getTracks().forEach((track) => track.stop());
+
 function closeCamera() {
-  stream?.getTracks().forEach((track) => track.stop());
-  stream = null;
+  stop(camera);
+  camera = null;
   $("camera").hidden = $("shoot").hidden = true;
   $("shown").hidden = !state.picture;
   $("hint").hidden = Boolean(state.picture);
@@ -141,8 +153,10 @@ function closeCamera() {
 }
 
 async function example(name) {
+  asked?.abort();
+  asked = new AbortController();
   try {
-    use(await (await request("/page/examples", { name })).blob(), name);
+    use(await (await request("/page/examples", { name }, null, asked.signal)).blob(), name);
   } catch (error) {
     fail(error);
   }

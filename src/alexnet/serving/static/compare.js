@@ -1,6 +1,6 @@
 // Two models on one picture: their answers, and how far their layers are apart.
 
-import { ask } from "./api.js";
+import { ask, turns } from "./api.js";
 import { bars, figure, h, percent, short } from "./dom.js";
 
 export const title = "Compare";
@@ -19,10 +19,12 @@ export async function draw({ panel, model, picture, about, signal, say, fail }) 
   const shown = h("div", { id: "compared" });
   const choose = h("select", { onchange: () => { kept.other = choose.value; update(); } },
     others.map((name) => h("option", { value: name, selected: name === kept.other }, name)));
+  const next = turns(signal);
   const update = async () => {
+    const mine = next();
     say("Working …");
     try {
-      const found = await ask("/page/compare", { model, other: kept.other }, picture, signal);
+      const found = await ask("/page/compare", { model, other: kept.other }, picture, mine);
       shown.replaceChildren(
         h("div", { class: "pair" }, [found.first, found.second].map((one) =>
           h("div", {}, h("h3", {}, one.model), bars(one.classes)))),

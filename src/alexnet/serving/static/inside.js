@@ -1,6 +1,6 @@
 // The network drawn to scale, and what is in the layer that is clicked: facts, maps, filters, what excites a map.
 
-import { ask, request } from "./api.js";
+import { ask, request, turns } from "./api.js";
 import { figure, h, loaded, short, table, whole } from "./dom.js";
 
 export const title = "Inside";
@@ -24,13 +24,14 @@ export async function draw(context) {
     h("div", { class: "wide", id: "network", tabindex: "-1" }, svg),
     h("p", { class: "faint" }, "Click a layer, or go to it with the Tab key and press Enter."), found);
   const groups = [...svg.querySelectorAll("[data-layer]")].filter((one) => one.dataset.layer !== "input");
+  const next = turns(signal);
   const open = (name) => {
     kept.layer = name;
     for (const one of groups) {
       one.classList.toggle("chosen", one.dataset.layer === name);
       one.setAttribute("aria-pressed", one.dataset.layer === name);
     }
-    return layer(context, facts.layers.find((one) => one.name === name), found);
+    return layer({ ...context, signal: next() }, facts.layers.find((one) => one.name === name), found);
   };
   for (const one of groups) {
     one.addEventListener("click", () => open(one.dataset.layer).catch(context.fail));
@@ -47,8 +48,6 @@ export async function draw(context) {
 async function layer(context, one, place) {
   const { model, picture, signal, say } = context;
   say(`Working on ${one.name} …`);
-  const mine = (place.dataset.layer = one.name);
-  const left = () => signal.aborted || place.dataset.layer !== mine;
   const rows = [
     ["gives", one.output.join(" × ")], ["kernel", one.kernel || "none"], ["parameters", whole(one.parameters)],
     ["multiply-adds", whole(one.macs)], ["computes", one.formula], ["paper's section", one.paper],
@@ -57,14 +56,15 @@ async function layer(context, one, place) {
   place.replaceChildren(...parts);
   if (picture) {
     const found = await ask("/page/maps", { model, layer: one.name }, picture, signal);
-    if (left()) return;
-    place.append(...(one.spatial ? await maps(context, one, found) : [units(context, one, found)]));
+    const drawn = one.spatial ? await maps(context, one, found) : [units(context, one, found)];
+    if (signal.aborted) return;
+    place.append(...drawn);
   } else {
     place.append(h("p", {}, "With a picture, its maps stand here."));
   }
   if (one.filters) {
     const found = await ask("/page/filters", { model, layer: one.name }, null, signal);
-    if (left()) return;
+    if (signal.aborted) return;
     const [count, channels, side] = found.shape;
     place.append(h("h3", {}, "Filters"), h("div", { class: "filters" }, figure(found.sheet, `The filters of ${one.name}`,
       `${whole(count)} filters of ${channels} × ${side} × ${side}${found.colour ? ", in colour" : ", the mean over what they see; what excites them says more"}`)));
@@ -122,6 +122,7 @@ async function maps(context, one, found) {
 function enlarge(context, one, found, number, sheet, [x, y], seen, place) {
   const [, height, width] = found.shape;
   const side = 320;
+  const { start, stride } = found.field; // a place lies in the middle of what it sees, so the map is not stretched
   const canvas = h("canvas", { width: side, height: side, role: "img", "aria-label": `Map ${number} of ${one.name} over the picture` });
   const mix = h("input", { type: "range", min: "0", max: "100", value: "70", oninput: () => paint() });
   const pen = canvas.getContext("2d");
@@ -134,7 +135,7 @@ function enlarge(context, one, found, number, sheet, [x, y], seen, place) {
     pen.filter = "none";
     pen.globalAlpha = Number(mix.value) / 100;
     pen.imageSmoothingEnabled = false;
-    pen.drawImage(sheet, x, y, width, height, 0, 0, side, side);
+    pen.drawImage(sheet, x, y, width, height, start * side, start * side, stride * width * side, stride * height * side);
     pen.globalAlpha = 1;
     pen.globalCompositeOperation = "multiply";
     pen.fillStyle = "#ffd98a";

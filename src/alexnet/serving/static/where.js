@@ -1,6 +1,6 @@
 // Where in a large picture the network sees a class.
 
-import { ask } from "./api.js";
+import { ask, turns } from "./api.js";
 import { figure, h, percent } from "./dom.js";
 import { chooser } from "./choosing.js";
 
@@ -11,10 +11,12 @@ export async function draw({ panel, model, picture, facts, signal, say, fail }) 
   const shown = h("div", { class: "sheet", id: "where" });
   const choose = h("div", {});
   panel.replaceChildren(h("h2", {}, "The network over the whole picture"), choose, shown);
+  const next = turns(signal);
   const update = async (index) => {
+    const mine = next();
     say("Working …");
     try {
-      const found = await ask("/page/where", { model, class: index }, picture, signal);
+      const found = await ask("/page/where", { model, class: index }, picture, mine);
       if (!choose.children.length) {
         choose.append(chooser("Class", facts.classes, found.peaks.map((one) => one.index), found.index, update));
       }

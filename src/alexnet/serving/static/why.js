@@ -1,6 +1,6 @@
 // Where the evidence for a class lies, by three methods.
 
-import { ask } from "./api.js";
+import { ask, turns } from "./api.js";
 import { figure, h, short } from "./dom.js";
 import { chooser } from "./choosing.js";
 
@@ -14,10 +14,12 @@ export async function draw(context) {
   const shown = h("div", { class: "sheet", id: "heat" });
   const says = h("p", { id: "says" });
   let index = classes[0].index;
+  const next = turns(signal);
   const update = async () => {
+    const mine = next();
     say("Working …");
     try {
-      const found = await ask("/page/heat", { model, method: kept.method, class: index }, picture, signal);
+      const found = await ask("/page/heat", { model, method: kept.method, class: index }, picture, mine);
       shown.replaceChildren(
         figure(found.picture, `${found.title} for ${found.class}, over the picture`, `${found.title} for ${found.class}`),
         figure(found.alone, `${found.title} for ${found.class}, alone`, `from ${short(found.least)} to ${short(found.greatest)}`));
