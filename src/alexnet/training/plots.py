@@ -78,8 +78,9 @@ def _by_epoch(left: Any, right: Any, epochs: list[dict[str, Any]], kept: int | N
         right.plot(at, [100 * e["valid_top5_error"] for e in epochs], color="C1", ls=":", label="validation top-5")
     best = min(epochs, key=lambda line: line["valid_top1_error"])
     epoch, label = (best["epoch"], "lowest") if kept is None else (kept, "weights kept")
-    error = next(100 * e["valid_top1_error"] for e in epochs if e["epoch"] == epoch)
-    right.plot([epoch], [error], "o", color="C1", label=f"{label}: epoch {epoch}, {error:.2f} %")
+    error = next((100 * e["valid_top1_error"] for e in epochs if e["epoch"] == epoch), None)
+    if error is not None:  # lines are lost with a file that was moved away, or in a power cut
+        right.plot([epoch], [error], "o", color="C1", label=f"{label}: epoch {epoch}, {error:.2f} %")
 
 
 @picture("filters.png")
