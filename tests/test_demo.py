@@ -44,3 +44,10 @@ def test_a_second_demo_takes_the_next_free_folder(tmp_path, monkeypatch):
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo-2").mkdir()
     assert _free_folder() == "runs/demo-3"
+
+
+def test_a_demo_into_a_folder_that_holds_a_run_says_what_the_demo_takes(refused, tmp_path):
+    (tmp_path / run_files.LAST).write_bytes(b"")
+    assert refused("demo", "--out", tmp_path).endswith(
+        f"--out {tmp_path} already holds a run; give another folder, or leave --out out."
+    )

@@ -12,6 +12,8 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from alexnet.base import run_files
+from alexnet.base.errors import AlexNetError
 from alexnet.data.layouts.registry import find_data
 from alexnet.engines.loading import load_classifier
 from alexnet.inference.evaluation import evaluate
@@ -27,6 +29,8 @@ def demo(out: str | None, device: str, say: Callable[[str], object]) -> None:
     """
     began = time.monotonic()
     out = out or _free_folder()
+    if any((Path(out) / name).exists() for name in run_files.NAMES):
+        raise AlexNetError(f"--out {out} already holds a run; give another folder, or leave --out out.")
     data = find_data("digits")
     train(data, out, "digits", device=device, say=say, quiet=False)
 
