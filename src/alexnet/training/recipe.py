@@ -127,8 +127,9 @@ class Recipe:
     )
     crops: bool = _key(True, "random crops of the stored picture; off: the central one (§4.1)")
     crop_area: float = _key(
-        1.0, "below 1: crops of this share of the picture up to all of it, enlarged; 1: of one size", above=True, high=1
-    )
+        1.0, "of random crops; below 1: this share of the picture up to all of it, enlarged; 1: of one size",
+        above=True, high=1,
+    )  # fmt: skip
     reshuffle: bool = _key(True, "each epoch has an order of its own; off: one for all, as in 2012 (facts.md 5.5)")
     chunk: int = _key(1, "pictures in a row that share a crop and a mirror; 32 in the 2012 code (facts.md 5.3)", low=1)
     flips: bool = _key(True, "mirror with probability 1/2 (§4.1)")

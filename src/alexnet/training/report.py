@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from alexnet.base import metrics, run_files
+from alexnet.base.device import choose_device
 from alexnet.base.files import write_bytes
 from alexnet.base.text import printable
 from alexnet.data.held_out import divided, recipe_held_out
@@ -76,8 +77,6 @@ def _read(split: Split, row: int) -> Source:
 
 def write(folder: Path, data: Data, device: str | torch.device = "cpu", command: Sequence[str] = ()) -> Path:
     """report.html of the run in `folder`, whose last weights are judged on what it holds out of DATA."""
-    from alexnet.base.device import choose_device
-
     recipe = recipes.from_toml((folder / run_files.RECIPE).read_text("utf-8"), run_files.RECIPE)
     classifier, data = load_classifier(folder, choose_device(device)), divided(data, recipe_held_out(recipe))
     text = page(folder, classifier, data, judge(classifier, data.split("valid")), command)
