@@ -135,6 +135,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(alexnet, slim, folders, two, 
     assert "was started from MODEL" in refused("finetune", other, two, "--out", tmp_path / "cut", "--resume")
     other = {"finetune": "probe", "probe": "finetune"}[recipe]
     assert "the run was started with" in refused(*words, "--out", tmp_path / "cut", "--resume", "--recipe", other)
+    (tmp_path / "cut" / run_files.RECIPE).unlink()
     assert alexnet(*again, "--set", "max_steps=0")[0] == 0
     assert f"--out {tmp_path / 'cut'} --set max_steps=0 --resume</pre>" in (tmp_path / "cut" / report.NAME).read_text()
     without = [f"--set={one}" for one in (*SETS, "stop_after=0", "seed=4") if not one.startswith("epochs")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import signal
 import time
 from types import SimpleNamespace
 
@@ -11,11 +13,14 @@ import pytest
 import torch
 
 from alexnet.base import progress, run_files
-from alexnet.base.errors import Diverged
+from alexnet.base.errors import AlexNetError, Diverged
 from alexnet.base.metrics import read
+from alexnet.base.signals import StopRequest
 from alexnet.engines.loading import load_classifier
 from alexnet.training import loop
 from alexnet.training.loop import train
+from alexnet.training.recipe import resolve
+from alexnet.training.restarts import recorded_run
 from conftest import TINY
 
 
@@ -32,6 +37,30 @@ def test_a_run_whose_last_step_makes_its_weights_useless_is_no_success(tmp_path,
         train(folders, tmp_path / "run", None, [*TINY, "learning_rate=1e30", "warmup=0", "epochs=1", keys])
     assert "NaN" not in (tmp_path / "run" / run_files.METRICS).read_text()
     assert (tmp_path / "run" / run_files.LAST).exists() == keys.startswith("max")
+
+
+@pytest.mark.usefixtures("slim")
+def test_a_run_that_failed_before_its_first_checkpoint_goes_on_by_what_its_error_advises(tmp_path, folders):
+    said: list[str] = []
+    with pytest.raises(Diverged, match="there is no checkpoint yet: train with a lower learning_rate"):
+        train(folders, tmp_path / "run", None, [*TINY, "learning_rate=1e30", "warmup=0"])
+    sets = ["learning_rate=0.002", "max_steps=1"]
+    assert train(folders, tmp_path / "run", sets=sets, resume=True, say=said.append).steps == 1
+    assert "learning_rate is 0.002 now, and was 1e+30" in said
+    with pytest.raises(AlexNetError, match="was started with learning_rate"):
+        train(folders, tmp_path / "run", sets=["learning_rate=0.01"], resume=True)
+
+
+@pytest.mark.usefixtures("slim")
+def test_how_far_a_run_goes_is_what_the_last_command_said_though_that_was_killed(tmp_path, folders, monkeypatch):
+    train(folders, tmp_path / "run", None, [*TINY, "max_steps=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", None)
+        with pytest.raises(TypeError):
+            train(folders, tmp_path / "run", sets=["max_steps=2"], resume=True)
+    assert train(folders, tmp_path / "run", resume=True).steps == 2
+    (tmp_path / "run" / run_files.RECIPE).unlink()
+    assert recorded_run(tmp_path / "run")[0] == resolve("author_2012", [*TINY, "max_steps=2"])
 
 
 def test_a_run_whose_steps_end_within_an_epoch_keeps_its_best_weights_where_it_stops_early(tmp_path, folders):

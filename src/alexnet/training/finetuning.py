@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from alexnet.base import hints, run_files
+from alexnet.base import hints
 from alexnet.base.errors import AlexNetError
 from alexnet.base.files import next_step
 from alexnet.base.progress import Say
@@ -49,23 +49,20 @@ def finetune(
     """
     from alexnet.training import report
     from alexnet.training.loop import train
-    from alexnet.training.restarts import as_begun
+    from alexnet.training.restarts import as_begun, recorded_run
 
     found = data if isinstance(data, Data) else find_data(data)
     check_classes(found)
-    file, sets = Path(out) / run_files.RECIPE, list(sets)
-    place = hints.absolute(model)
+    place, sets = hints.absolute(model), list(sets)
     chosen: Recipe | None = None
-    goes_on = resume and file.exists()
-    if goes_on:
-        recorded = recipes.from_toml(file.read_text("utf-8"), str(file))
-        if recorded.weights != place:
-            began = recorded.weights or "(none)"
-            raise AlexNetError(f"--resume: the run was started from MODEL {began}, now {place} was given; give that.")
-    if recipe is not None or not goes_on:
+    begun = recorded_run(Path(out))[0] if resume else None
+    if begun is not None and begun.weights != place:
+        began = begun.weights or "(none)"
+        raise AlexNetError(f"--resume: the run was started from MODEL {began}, now {place} was given; give that.")
+    if recipe is not None or begun is None:
         chosen = recipe_for(place, "finetune" if recipe is None else recipe, sets, say)
-        if goes_on and not isinstance(recipe, Recipe):
-            chosen = as_begun(recorded, chosen, recipes.parse_sets(sets), say)
+        if begun is not None and not isinstance(recipe, Recipe):
+            chosen = as_begun(begun, chosen, recipes.parse_sets(sets), say)
     result = train(found, out, chosen, sets, resume, device, say, quiet)
     if is_first():
         say(f"{report.write(Path(out), found, device, command)}: curves, confusion matrix and the worst mistakes")

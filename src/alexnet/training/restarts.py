@@ -132,7 +132,7 @@ def open_run(
 def _open(
     folder: Path, recipe: str | Recipe | None, sets: list[str], resume: bool, say: Say
 ) -> tuple[Recipe, dict[str, Any] | None]:
-    held = [name for name in (*NAMES,) if (folder / name).exists()]
+    held = [name for name in NAMES if (folder / name).exists()]
     if printable(str(folder)) != str(folder):  # safetensors opens no other
         raise AlexNetError(f"--out {printable(str(folder))} is not plain text in UTF-8; give another name.")
     if folder.exists() and not folder.is_dir():
@@ -141,53 +141,79 @@ def _open(
         raise AlexNetError(
             f"--out {folder} already holds a run ({', '.join(held)}); add --resume to go on, or give another folder."
         )
-    file = folder / RECIPE
-    state = checkpoint.read_state(folder / STATE) if (folder / STATE).exists() else None
-    recorded = state["recipe"] if state else file.read_text("utf-8") if file.exists() else None
-    if recorded is not None:
-        chosen = _recorded(recipes.from_toml(recorded, str(file)), recipe, sets, say)
+    begun, state = recorded_run(folder)
+    if begun is not None:
+        chosen = _gone_on(begun, recipe, sets, state is not None, say)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
+    if state is None:
+        _check(chosen)
         chosen = recipes.override(chosen, recipes.parse_sets(sets))
-        variant(chosen.variant)  # before DATA is looked at
-        if chosen.rate_below != 1 and not chosen.weights:
-            raise AlexNetError(
-                f"the recipe trains the layers below the last at {chosen.rate_below:g} of its rate, which needs a "
-                "trained network, and none was given: use alexnet finetune MODEL DATA, or add --set weights=MODEL."
-            )
-        if chosen.chunk > 1 and chosen.crops and chosen.crop_area < 1:
-            raise AlexNetError(
-                f"chunk={chosen.chunk} shares a crop among pictures, and crop_area={chosen.crop_area:g} draws one of "
-                "its own size for each; leave one of them out."
-            )
         if resume:
             say(f"{folder} holds no run yet: starting anew")
     return chosen, state
 
 
-def _recorded(recorded: Recipe, recipe: str | Recipe | None, sets: list[str], say: Say) -> Recipe:
-    """The recorded recipe with what may change and was set; any other difference is an error that names it."""
+def recorded_run(folder: Path) -> tuple[Recipe | None, dict[str, Any] | None]:
+    """The recipe of the run in a folder, and its state; None for what is not there.
+
+    It is that of the state, but for the keys that may change: those are as the last command that went on left them.
+    """
+    file = folder / RECIPE
+    last = recipes.resolve(str(file)) if file.exists() else None
+    if not (folder / STATE).exists():
+        return last, None
+    state = checkpoint.read_state(folder / STATE)
+    begun = recipes.from_toml(state["recipe"], str(folder / STATE))
+    if last is not None:
+        begun = recipes.override(begun, {key: getattr(last, key) for key in recipes.FREE_ON_RESUME})
+    return begun, state
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse, before DATA is looked at, keys that do not go together."""
+    variant(recipe.variant)
+    if recipe.rate_below != 1 and not recipe.weights:
+        raise AlexNetError(
+            f"the recipe trains the layers below the last at {recipe.rate_below:g} of its rate, which needs a "
+            "trained network, and none was given: use alexnet finetune MODEL DATA, or add --set weights=MODEL."
+        )
+    if recipe.chunk > 1 and recipe.crops and recipe.crop_area < 1:
+        raise AlexNetError(
+            f"chunk={recipe.chunk} shares a crop among pictures, and crop_area={recipe.crop_area:g} draws one of "
+            "its own size for each; leave one of them out."
+        )
+
+
+def _gone_on(begun: Recipe, recipe: str | Recipe | None, sets: list[str], saved: bool, say: Say) -> Recipe:
+    """A run's recipe with what may change and was set; any other difference is an error that names it.
+
+    Of a run that has `saved` no checkpoint yet everything may change, and what does is said.
+    """
     values = recipes.parse_sets(sets)
-    asked = recorded if recipe is None else recipe
+    asked = begun if recipe is None else recipe
     if isinstance(asked, str):
-        asked = as_begun(recorded, recipes.resolve(asked), values, say)
+        asked = as_begun(begun, recipes.resolve(asked), values, say)
     asked = recipes.override(asked, values)
     given = asdict(asked)
-    for key, value in asdict(recorded).items():
-        if key not in recipes.FREE_ON_RESUME and given[key] != value:
+    for key, value in asdict(begun).items():
+        if key in recipes.FREE_ON_RESUME or given[key] == value:
+            continue
+        if saved:
             raise AlexNetError(
                 f"--resume: the run was started with {key} = {value}, now {key} = {given[key]} was given; leave "
                 "it out, or start another run."
             )
-    return recipes.override(recorded, {key: given[key] for key in recipes.FREE_ON_RESUME})
+        say(f"{key} is {given[key]} now, and was {value}")
+    return asked
 
 
-def as_begun(recorded: Recipe, named: Recipe, values: Mapping[str, Any], say: Say) -> Recipe:
+def as_begun(begun: Recipe, named: Recipe, values: Mapping[str, Any], say: Say) -> Recipe:
     """A recipe that was named for a run that goes on, with how far and how fast it goes as the run has it.
 
     Of these keys those that are among the `values` that were set stay; what is kept otherwise than named is said.
     """
-    kept = {key: getattr(recorded, key) for key in sorted(recipes.FREE_ON_RESUME - values.keys())}
+    kept = {key: getattr(begun, key) for key in sorted(recipes.FREE_ON_RESUME - values.keys())}
     for key, value in kept.items():
         if value != getattr(named, key):
             say(f"{key} stays {value}, as the run has it; --set {key}={getattr(named, key)} changes it")
