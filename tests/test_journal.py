@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
+import filelock
 import pytest
 
 from alexnet.base import journal
@@ -99,6 +101,18 @@ def test_torchruns_restart_goes_on_by_itself_and_another_job_does_not(asked, cac
         asked("evaluate", dies=3)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
     assert asked("evaluate") == (whole, batches)
+
+
+def test_a_disk_without_locks_is_said_and_the_journal_kept(asked, cache, monkeypatch, caplog):
+    def none(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
+    with pytest.raises(Killed):
+        asked("evaluate", "--resume", dies=3)
+    (status, *_), left = asked("evaluate", "--resume")
+    assert (status, left) == (0, 2)
+    assert "has no locks: let no other process write there meanwhile" in caplog.text
 
 
 def test_other_pictures_than_before_are_refused(alexnet, refused, tiny_run, folders, cache, tmp_path, monkeypatch):

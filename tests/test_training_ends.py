@@ -110,7 +110,8 @@ def test_a_disk_without_locks_is_said_and_trained_on(tmp_path, folders, monkeypa
 
     monkeypatch.setattr(filelock.FileLock, "acquire", none)
     train(folders, tmp_path / "run", None, [*TINY, "max_steps=1"])
-    assert "has no locks: let no other run write there meanwhile" in caplog.text
+    train(folders, tmp_path / "run", None, resume=True)
+    assert caplog.text.count("has no locks: let no other process write there meanwhile") == 2  # once a command
 
 
 def test_a_crop_that_pictures_share_and_one_for_each_are_not_had_together(refused, folders, tmp_path):

@@ -112,23 +112,31 @@ def hold(what: str, path: Path) -> None:
     lock = filelock.FileLock(place)
     with writing(path):
         try:
-            lock.acquire(timeout=PATIENCE if os.environ.get("TORCHELASTIC_RUN_ID") else 0)
+            if not take_lock(lock, path, PATIENCE if os.environ.get("TORCHELASTIC_RUN_ID") else 0):
+                return
         except filelock.Timeout:
             raise AlexNetError(
                 f"{what} {path} is being written by another process; wait until that has ended, or give another name."
             ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            logging.getLogger("alexnet").warning(
-                f"the disk of {path} has no locks: let no other process write there meanwhile"
-            )
-            return
     _locks[place] = lock
     for part in place.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if part.name.removeprefix(f".{path.name}.").removesuffix(".part").isdecimal():  # not another output's, NAME.x
             with suppress(OSError):
                 part.unlink()
+
+
+def take_lock(lock: filelock.FileLock, path: Path, seconds: float = 0) -> bool:
+    """Whether the lock of `path` is had within so many seconds, else filelock.Timeout; a disk without locks is said."""
+    try:
+        lock.acquire(timeout=seconds)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logging.getLogger("alexnet").warning(
+            f"the disk of {path} has no locks: let no other process write there meanwhile"
+        )
+        return False
+    return True
 
 
 def write_whole(path: Path, write: Callable[[Any], object]) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from alexnet.base.distributed import World, job, started_again
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import cache_folder, writing
+from alexnet.base.files import cache_folder, take_lock, writing
 from alexnet.base.version import __version__
 
 FOLDER = "unfinished"  # in the cache folder
@@ -51,7 +51,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(self.path.with_suffix(".lock"))
         try:
-            self._lock.acquire(blocking=False)
+            take_lock(self._lock, self.path)
         except filelock.Timeout:
             if resume:
                 raise AlexNetError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import filelock
 
 from alexnet.base.distributed import TIMEOUT, World, job, restarts, started_again
 from alexnet.base.errors import AlexNetError
-from alexnet.base.files import NO_LOCKS, PATIENCE, clear_parts, write_bytes
+from alexnet.base.files import PATIENCE, clear_parts, take_lock, write_bytes
 from alexnet.base.progress import Say
 from alexnet.base.run_files import BEST, LAST, NAMES, RECIPE, STATE
 from alexnet.base.text import counted, printable
@@ -38,13 +37,14 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.again = False  # whether torchrun has started this run's own job again
+        self.taken = False
         self._lock = filelock.FileLock(folder / LOCK)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release(force=True)  # however often it was taken
+        self._lock.release()
 
     def look(self, world: World) -> str:
         """Take a folder that holds a run; what to say of a restart, "" where there is none."""
@@ -61,8 +61,10 @@ class RunLock:
 
     def take(self) -> None:
         """Be the one who writes; refuse a folder that another run is writing."""
+        if self.taken:
+            return
         try:
-            self._lock.acquire(timeout=PATIENCE if self.again else 0)
+            take_lock(self._lock, self.folder, PATIENCE if self.again else 0)
         except filelock.Timeout:
             who = self._writer()
             where = f", process {who['process']} on {who['host']}" if who else ""
@@ -70,12 +72,7 @@ class RunLock:
                 f"--out {self.folder} is being written by another run{where}; wait until that has ended, or give "
                 "another folder."
             ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            logging.getLogger("alexnet").warning(
-                f"the disk of {self.folder} has no locks: let no other run write there meanwhile"
-            )
+        self.taken = True
 
     def begin(self, recipe: Recipe, world: World) -> None:
         """Make the run's folder and note in it who writes it, and the resolved recipe."""
