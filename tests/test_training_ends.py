@@ -104,6 +104,14 @@ def test_a_run_that_repeats_bit_for_bit_leaves_torch_as_it_was(tmp_path, folders
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_handlers_of_signals_that_are_not_pythons_stay_as_they_are(monkeypatch):
+    """None, as Python gives those that R or MPI has set, is nothing that it would take back."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", None)
+    with StopRequest() as stop:
+        assert not any(stop.counts())
+
+
 def test_a_disk_without_locks_is_said_and_trained_on(tmp_path, folders, monkeypatch, caplog):
     def none(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -26,9 +26,11 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        # Python allows handlers in the main thread only; elsewhere the caller's own stay.
+        # Python allows handlers in the main thread only, and cannot put back those that C has set (R, some MPI), which
+        # are None to it: there the caller's own stay.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in EXIT_STATUS}
+            ours = [number for number in EXIT_STATUS if signal.getsignal(number) is not None]
+            self._before = {number: signal.signal(number, self._note) for number in ours}
         return self
 
     def __exit__(self, *_: object) -> None:
