@@ -25,6 +25,7 @@ from alexnet.inference.evaluation import opened
 from alexnet.networks.variants import VARIANTS
 from alexnet.training import checkpoint
 from alexnet.training.loop import train
+from alexnet.training.restarts import check_same_data
 from conftest import TINY, coloured, write_folders
 from narrow import narrow
 
@@ -275,6 +276,16 @@ def test_a_resumed_run_says_where_the_same_names_hold_other_bytes(alexnet, small
         status, out, _ = alexnet("train", data, "--out", run, "--resume", "--set", f"max_steps={steps}")
         assert status == 0
         assert ("but not the same bytes in its pictures" in out) == told
+
+
+def test_a_run_that_is_given_a_test_split_sees_the_same_bytes_as_before(small):
+    said: list[str] = []
+    state = checkpoint.read_state(small / "run" / run_files.STATE)
+    data = divided(find_data(small / "data"), HeldOut(0.4))
+    data = replace(data, splits={**data.splits, "test": data.split("valid")})
+    for contents in (state["contents"], pictures_digest(data)):  # as it is, and as it was in older states
+        check_same_data({**state, "contents": contents}, data, said.append)
+    assert said == []
 
 
 def test_an_evaluation_is_not_gone_on_with_on_other_pictures_of_the_same_names(small, tmp_path):

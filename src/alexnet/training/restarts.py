@@ -22,7 +22,7 @@ from alexnet.base.text import counted, printable
 from alexnet.base.turns import same
 from alexnet.data.dataset import Data, some
 from alexnet.data.held_out import counts
-from alexnet.data.identity import digest, pictures_digest
+from alexnet.data.identity import TRAINED, digest, pictures_digest
 from alexnet.networks.variants import variant
 from alexnet.training import checkpoint
 from alexnet.training import recipe as recipes
@@ -143,11 +143,11 @@ def _open(
         chosen = _gone_on(begun, recipe, sets, state is not None, say)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else recipes.resolve("author_2012" if recipe is None else recipe)
-    if state is None:
-        _check(chosen)
         chosen = recipes.override(chosen, recipes.parse_sets(sets))
         if resume:
             say(f"{folder} holds no run yet: starting anew")
+    if state is None:
+        _check(chosen)
     return chosen, state
 
 
@@ -245,7 +245,8 @@ def check_same_data(state: dict[str, Any], data: Data, say: Say) -> None:
             f"{counted(len(classes), 'class')}, DATA {data.path} has {images:,} of {len(data.classes)}"
             f"{': it ' + ' and '.join(differs) if differs else ''}; give the data that it was started with."
         )
-    if state.get("contents", "") not in ("", pictures_digest(data)):
+    known = state.get("contents", "")  # until 28 November 2026 of every split
+    if known and known not in (pictures_digest(data, TRAINED), pictures_digest(data)):
         say(
             f"{data.path} has the names that the run was started with, but not the same bytes in its pictures: from "
             "here on it sees them as they are now, with the mean of those before"

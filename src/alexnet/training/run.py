@@ -22,7 +22,7 @@ from alexnet.base.text import counted
 from alexnet.base.turns import same
 from alexnet.data import labels
 from alexnet.data.held_out import counts, divided, recipe_held_out
-from alexnet.data.identity import digest, pictures_digest
+from alexnet.data.identity import TRAINED, digest, pictures_digest
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.loader import STATISTICS_LIMIT, Pictures, Statistics, batch_count, statistics
 from alexnet.data.pictures import Square
@@ -190,7 +190,8 @@ def prepare(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         division, optimizer, rule, precision, position, plateau,
         _metrics(folder, recipe, position.step, world, say), rate=rates.get("last.weight", rates["weight"]),
-        class_weights=weights, digest=digest(found_data), contents=pictures_digest(found_data) if world.first else "",
+        class_weights=weights, digest=digest(found_data),
+        contents=pictures_digest(found_data, TRAINED) if world.first else "",
         captured=whole_step(world.device, rule, say) if alone else None,
     )  # fmt: skip
 
