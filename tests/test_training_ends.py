@@ -52,6 +52,19 @@ def test_a_run_that_failed_before_its_first_checkpoint_goes_on_by_what_its_error
 
 
 @pytest.mark.usefixtures("slim")
+def test_an_epoch_whose_checkpoint_was_lost_stands_once_in_the_metrics(tmp_path, folders, monkeypatch):
+    """Its last step was saved before it was evaluated, as checkpoint_every has it; what it came to was not."""
+    saved = loop.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", lambda run, *best: run.position.epochs or saved(run, *best))
+        sets = [*TINY, "batch_size=24", "checkpoint_every=2", "max_steps=2"]
+        train(folders, tmp_path / "run", None, sets)
+    train(folders, tmp_path / "run", resume=True)
+    lines = [(line["kind"], line["step"]) for line in read(tmp_path / "run" / run_files.METRICS)]
+    assert lines == [("step", 1), ("step", 2), ("epoch", 2), ("final", 2)]
+
+
+@pytest.mark.usefixtures("slim")
 def test_how_far_a_run_goes_is_what_the_last_command_said_though_that_was_killed(tmp_path, folders, monkeypatch):
     train(folders, tmp_path / "run", None, [*TINY, "max_steps=1"])
     with monkeypatch.context() as patch:

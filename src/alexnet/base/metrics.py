@@ -19,14 +19,19 @@ class MetricsSink(Protocol):
 
 
 class Metrics:
-    """Appends lines; on opening it cuts what a stopped run had written after its checkpoint at step `after`."""
+    """Appends lines; on opening it cuts what a stopped run had written after its checkpoint.
 
-    def __init__(self, path: Path, after: int, write: bool = True, sinks: Sequence[MetricsSink] = ()) -> None:
+    That is at step `after` with so many `epochs` evaluated, of which one that ends with this step may not be.
+    """
+
+    def __init__(
+        self, path: Path, after: int, epochs: int, write: bool = True, sinks: Sequence[MetricsSink] = ()
+    ) -> None:
         self.path, self.write, self.sinks = path, write, sinks
-        if not write:
-            return
-        kept = [line for line in read(path) if line["step"] <= after and line["kind"] != "final"] if after else []
-        write_bytes(path, "".join(map(_text, kept)).encode())
+        if write:
+            last = {"step": after, "epoch": epochs}
+            kept = [line for line in read(path) if line["kind"] in last and line[line["kind"]] <= last[line["kind"]]]
+            write_bytes(path, "".join(map(_text, kept)).encode())
 
     def add(self, kind: str, step: int, **facts: Any) -> None:
         """One line; floats keep 7 significant digits."""

@@ -189,7 +189,7 @@ def prepare(
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
         division, optimizer, rule, precision, position, plateau,
-        _metrics(folder, recipe, position.step, world, say), rate=rates.get("last.weight", rates["weight"]),
+        _metrics(folder, recipe, position, world, say), rate=rates.get("last.weight", rates["weight"]),
         class_weights=weights, digest=digest(found_data),
         contents=pictures_digest(found_data, TRAINED) if world.first else "",
         captured=whole_step(world.device, rule, say) if alone else None,
@@ -231,10 +231,10 @@ def _data(folder: Path, recipe: Recipe, state: dict | None, data: str | Path | D
     return found
 
 
-def _metrics(folder: Path, recipe: Recipe, step: int, world: World, say: Say) -> Metrics:
+def _metrics(folder: Path, recipe: Recipe, place: Position, world: World, say: Say) -> Metrics:
     """Where the run's figures go: metrics.jsonl, and the sinks that the recipe names."""
-    others = sinks.opened(recipe.sinks, folder, step, asdict(recipe), say) if world.first else ()
-    return Metrics(folder / run_files.METRICS, step, world.first, others)
+    others = sinks.opened(recipe.sinks, folder, place.step, asdict(recipe), say) if world.first else ()
+    return Metrics(folder / run_files.METRICS, place.step, place.epochs, world.first, others)
 
 
 def _preprocess(
