@@ -144,8 +144,9 @@ def test_data_without_one_readable_picture_is_refused(refused, tiny_run, tmp_pat
         for name in NAMES:
             (tmp_path / split / name).mkdir(parents=True)
             (tmp_path / split / name / "a.png").write_bytes(b"")
-    assert "none of 3 pictures to train on can be read" in refused("train", tmp_path, "--out", tmp_path / "run")
     assert "none of 3 pictures to evaluate on can be read" in refused("evaluate", tiny_run, tmp_path)
+    coloured("red", 0).save(tmp_path / "val" / "red" / "a.png")
+    assert "none of 3 pictures to train on can be read" in refused("train", tmp_path, "--out", tmp_path / "run")
 
 
 # -- evaluate ---------------------------------------------------------------------------------------------------

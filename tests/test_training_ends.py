@@ -76,6 +76,16 @@ def test_how_far_a_run_goes_is_what_the_last_command_said_though_that_was_killed
     assert recorded_run(tmp_path / "run")[0] == resolve("author_2012", [*TINY, "max_steps=2"])
 
 
+@pytest.mark.usefixtures("slim")
+def test_held_out_pictures_that_cannot_be_read_are_told_before_the_first_epoch(tmp_path, folders):
+    root = shutil.copytree(folders, tmp_path / "data")
+    for file in (root / "val").rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(AlexNetError, match="none of 15 pictures to evaluate on can be read"):
+        train(root, tmp_path / "run", None, TINY)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_whose_steps_end_within_an_epoch_keeps_its_best_weights_where_it_stops_early(tmp_path, folders):
     said: list[str] = []
     sets = [*TINY, "stop_after=3", "max_steps=8", "batch_size=8"]

@@ -256,12 +256,17 @@ def measure(
     totals = sums.tolist() if isinstance(sums, Tensor) else [0.0] * 4  # where no picture could be read
     (images, wrong1, wrong5, loss), many, failed = world.of_first((totals, many, failed))
     if not images:
-        raise AlexNetError(f"none of {counted(len(pictures[0]), 'picture')} to evaluate on can be read; check them.")
+        raise none_readable(pictures[0])
     seconds = time.perf_counter() - began
     name = pictures[0].split.name
     broken = [{"file": name(i), "error": error} for i, error in sorted(failed)]
     errors = wrong1 / images, wrong5 / images if many else None, loss / images
     return Evaluation(int(images), *errors, seconds, images / seconds, broken)
+
+
+def none_readable(pictures: Pictures) -> AlexNetError:
+    """The error of pictures that tell nothing."""
+    return AlexNetError(f"none of {counted(len(pictures), 'picture')} to evaluate on can be read; check them.")
 
 
 def _scored(

@@ -24,6 +24,7 @@ from alexnet.base.distributed import process_group
 from alexnet.base.errors import AlexNetError, Diverged, Interrupted, is_out_of_memory, told_of_memory
 from alexnet.base.files import next_step
 from alexnet.base.progress import Progress, Say
+from alexnet.base.run_files import STATE
 from alexnet.base.text import counted
 from alexnet.data import augment, augmentations
 from alexnet.data.layouts.registry import Data
@@ -38,7 +39,6 @@ from alexnet.training.recipe import Recipe
 from alexnet.training.restarts import RunLock, open_run, time_limit
 from alexnet.training.run import (
     Run,
-    diverged,
     finish_checkpoint,
     keep_best,
     prepare,
@@ -245,7 +245,7 @@ def _log(run: Run, progress: Progress) -> None:
     bad = (~torch.isfinite(sums[:, 0])).nonzero().flatten()
     if len(bad):
         step = position.step - len(sums) + int(bad[0]) + 1
-        raise diverged(run, f"the loss became {sums[bad[0], 0].item()} at step {step}")
+        raise _diverged(run, f"the loss became {sums[bad[0], 0].item()} at step {step}")
     loss, wrong, seen = sums.sum(0).tolist()
     position.loss += loss
     position.wrong += wrong
@@ -268,7 +268,7 @@ def _end_epoch(run: Run, progress: Progress, pace: float) -> None:
     if result is None:
         _stop(run, progress)
     if not math.isfinite(result.loss):  # that of the last step, before its update, was finite still
-        raise diverged(run, f"the loss on the validation pictures became {result.loss} at step {position.step}")
+        raise _diverged(run, f"the loss on the validation pictures became {result.loss} at step {position.step}")
     loss, wrong = position.loss / max(1, position.seen), position.wrong / max(1, position.seen)
     better = result.top1_error < position.best
     position.epochs, position.best = position.epochs + 1, min(position.best, result.top1_error)
@@ -315,6 +315,14 @@ def _measure(run: Run, precision: torch.dtype, quiet: bool) -> Evaluation | None
     whole = run.recipe.compile and run.world.device.type != "cpu"
     with fast.plain() if whole else nullcontext():
         return measure(members, [run.held_out], batch_size, run.world, autocast=precision, stopped=stopped, quiet=quiet)
+
+
+def _diverged(run: Run, what: str) -> Diverged:
+    """The error of a training that has come to nothing, once what was saved before is written."""
+    run.saver.wait()
+    saved = (run.folder / STATE).exists()
+    kept = "nothing was saved after that, the last checkpoint is whole" if saved else "there is no checkpoint yet"
+    return Diverged(f"{what}; {kept}: train with a lower learning_rate, or look for broken labels.")
 
 
 def _stop(run: Run, progress: Progress) -> NoReturn:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from alexnet.base import run_files
 from alexnet.base.device import choose_precision, device_name
 from alexnet.base.distributed import World
-from alexnet.base.errors import Diverged
 from alexnet.base.files import write_bytes
 from alexnet.base.metrics import Metrics
 from alexnet.base.progress import Progress, Say
@@ -29,6 +29,7 @@ from alexnet.data.pictures import Square
 from alexnet.data.preprocess import Preprocess, check_sizes
 from alexnet.data.statistics import IMAGENET_AXES, IMAGENET_STD
 from alexnet.engines import loading
+from alexnet.inference.evaluation import none_readable
 from alexnet.networks import fast
 from alexnet.networks.fast import gpu
 from alexnet.networks.fast.gpu import grouped
@@ -188,9 +189,8 @@ def prepare(
     rule = _rule(recipe, optimizer, division, alone)
     return Run(
         folder, recipe, world, StopRequest(), found_data, pictures, held_out, found, preprocess, model,
-        division, optimizer, rule, precision, position, plateau,
-        _metrics(folder, recipe, position, world, say), rate=rates.get("last.weight", rates["weight"]),
-        class_weights=weights, digest=digest(found_data),
+        division, optimizer, rule, precision, position, plateau, _metrics(folder, recipe, position, world, say),
+        rate=rates.get("last.weight", rates["weight"]), class_weights=weights, digest=digest(found_data),
         contents=pictures_digest(found_data, TRAINED) if world.first else "",
         captured=whole_step(world.device, rule, say) if alone else None,
     )  # fmt: skip
@@ -295,7 +295,14 @@ def _pictures(
     )
     for note in train.notes(recipe.neighbours):
         say(note)
+    _check_readable(valid)
     return train, valid
+
+
+def _check_readable(pictures: Pictures) -> None:
+    """Refuse, before the first epoch, pictures of which none can be evaluated on."""
+    if not any(pictures.get(np.array([row]))[1].all() for row in range(len(pictures))):
+        raise none_readable(pictures)
 
 
 def _statistics(
@@ -328,14 +335,6 @@ def choose_square(recipe: Recipe, data: Data, say: Say, begun: str = "") -> str:
             f"as they are, and the pictures that it is asked about will become squares by {data.square}"
         )
     return data.square
-
-
-def diverged(run: Run, what: str) -> Diverged:
-    """The error of a training that has come to nothing, once what was saved before is written."""
-    run.saver.wait()
-    saved = (run.folder / run_files.STATE).exists()
-    kept = "nothing was saved after that, the last checkpoint is whole" if saved else "there is no checkpoint yet"
-    return Diverged(f"{what}; {kept}: train with a lower learning_rate, or look for broken labels.")
 
 
 def save_checkpoint(run: Run, best: bool = False) -> None:
