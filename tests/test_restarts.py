@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -60,6 +61,31 @@ def test_a_run_killed_while_it_writes_its_first_checkpoint_goes_on_to_the_same_e
         with pytest.raises(Killed):
             train(data, tmp_path / "run", None, sets, device="cpu")
     assert not (tmp_path / "run" / cut).exists()
+    train(data, tmp_path / "run", resume=True, device="cpu")
+    for name in (LAST, BEST):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_best_weights_are_those_of_a_state_that_a_kill_kept_them_from_following(tmp_path, data, slim, monkeypatch):
+    """Three steps an epoch, each better than the one before; the second one's checkpoint is cut before its weights."""
+    sets = ["variant=alexnet32", "batch_size=8", "epochs=2", "colour_noise=0"]
+    measured = loop._measure
+
+    def falling(run, *given, **named):
+        return replace(measured(run, *given, **named), top1_error=1 / (2 + run.position.epochs))
+
+    def killed(path, contents):
+        if path.name == BEST and path.exists():
+            raise Killed
+        path.write_bytes(contents)
+
+    monkeypatch.setattr(loop, "_measure", falling)
+    train(data, tmp_path / "whole", None, sets, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_, "write_bytes", killed)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", None, sets, device="cpu")
+    assert read_state(tmp_path / "run" / STATE)["step"] == 6
     train(data, tmp_path / "run", resume=True, device="cpu")
     for name in (LAST, BEST):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -338,8 +338,8 @@ def choose_square(recipe: Recipe, data: Data, say: Say, begun: str = "") -> str:
 
 
 def save_checkpoint(run: Run, best: bool = False) -> None:
-    """Best weights, last weights, then the state, which alone decides where a resumed run goes on; the first time the
-    state stands first, so that weights without one are of a run that has lost it.
+    """The state, which alone decides where a resumed run goes on, then best and last weights: so weights without a
+    state are of a run that has lost it, and after a kill none are of steps that will be made again.
 
     They are as they are now; `run.saver` writes them while training goes on.
     """
@@ -360,23 +360,22 @@ def save_checkpoint(run: Run, best: bool = False) -> None:
     weights = replace(classifier.weights_of(whole), tensors=state["model"])
 
     def write() -> None:
-        contents, file = native.to_bytes(weights), run.folder / run_files.STATE
-        if first := not file.exists():
-            checkpoint.write_state(file, state)
+        contents = native.to_bytes(weights)
+        checkpoint.write_state(run.folder / run_files.STATE, state)
         for name in (run_files.BEST, run_files.LAST) if best else (run_files.LAST,):
             write_bytes(run.folder / name, contents)
-        if not first:
-            checkpoint.write_state(file, state)
 
     run.saver(write)
 
 
 def finish_checkpoint(run: Run) -> None:
-    """Write the weights of a run that was killed while it wrote its first checkpoint, whose state stands first."""
-    there = [(run.folder / name).exists() for name in (run_files.STATE, run_files.LAST)]
-    if run.world.of_first(there) == [True, False]:
-        at = run.position  # within an epoch the best weights are others
-        save_checkpoint(run, best=at.step == at.epochs * run.steps_per_epoch > 0 and not at.since)
+    """Write the weights of a run that was killed after it had written its state, where they are not there yet."""
+    at, file = run.position, run.folder / run_files.BEST
+    best = at.step == at.epochs * run.steps_per_epoch > 0 and not at.since  # within an epoch the best ones are others
+    lost = at.step > 0 and not (run.folder / run_files.LAST).exists()
+    lost |= best and not (file.exists() and loading.load_classifier(file).trained.get("step") == at.step)
+    if run.world.of_first(lost):
+        save_checkpoint(run, best)
 
 
 def keep_best(run: Run, say: Say) -> int | None:
