@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from dataclasses import replace
+from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +14,12 @@ import torch
 import alexnet as package
 from alexnet.base import device, distributed
 from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
+from alexnet.inference import exporting
 from alexnet.inference.inside.looking import WHAT, look
 from alexnet.inference.moving.answering import answers
 from alexnet.inference.moving.reading import Frame
+from alexnet.inference.scoring import Member
 from alexnet.networks import fast
 from alexnet.networks.model import AlexNet
 from alexnet.training import loop
@@ -164,3 +170,41 @@ def test_a_run_that_is_compiled_on_a_gpu_is_evaluated_without_passes_too(compile
     )  # fmt: skip
     monkeypatch.setattr(loop, "measure", lambda *given, **more: fast.switched_on())
     assert loop._measure(run, torch.float32, quiet=True) == fast_forms
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on another device, and does not answer there."""
+
+    device = torch.device("meta")
+
+    def to(self, where):
+        assert where == torch.device("cpu")
+        return self.as_subclass(torch.Tensor)
+
+    cpu = partialmethod(to, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["network", "engine"])
+def test_what_answers_need_not_be_where_the_pictures_are(kind):
+    def asked(crops: torch.Tensor) -> torch.Tensor:
+        assert type(crops) is torch.Tensor
+        return torch.zeros(len(crops), 2)
+
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    engine = SimpleNamespace(logits=asked) if kind == "engine" else None
+    how = Preprocess(2, 2, "RGB", (64.0,), torch.zeros(3, 1, 1))
+    crops = torch.zeros(5, 3, 2, 2, dtype=torch.uint8).as_subclass(Elsewhere)
+    found = Member(net, how, engine=engine).logits(crops)
+    assert (found.device, found.shape) == (torch.device("meta"), (5, 2))
+
+
+def test_a_network_on_a_gpu_is_exported_from_a_copy_on_the_cpu(monkeypatch, tmp_path):
+    def written(one, *given):
+        raise AlexNetError(f"exported on {one.device}")
+
+    monkeypatch.setattr(exporting, "_written", written)
+    monkeypatch.setattr(AlexNet, "cpu", lambda net: net.to_empty(device="cpu"))  # meta has nothing to copy
+    one = replace(made("alexnet32"), model=copy.deepcopy(made("alexnet32").model).to("meta"))
+    with pytest.raises(AlexNetError, match="exported on cpu"):
+        package.export(one, tmp_path / "net", "onnx")
+    assert one.device == torch.device("meta")

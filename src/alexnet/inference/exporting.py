@@ -6,13 +6,14 @@ Every format takes uint8 pictures (batch, stored, stored, C) as stored, for any 
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,8 @@ def export(
     one = model if isinstance(model, Classifier) else load_classifier(model)
     if one.exported:
         raise AlexNetError(f"MODEL {model} is an export already; give the model that it was exported from.")
+    if one.device.type != "cpu":  # where exports are made and run
+        one = replace(one, model=copy.deepcopy(one.model).cpu())
     found = None if data is None else find_data(data, quiet)
     if found is not None:
         found = as_trained(found, one.trained) or found
@@ -261,8 +264,6 @@ class _Towers(nn.Module):
 
 def _torch(one: Classifier, found: Weights, file: Path, weights: str | None) -> None:
     """torch.export's program, for a batch of any size; it runs without this package."""
-    import copy
-
     whole = Whole(copy.deepcopy(one.model), one.preprocess).eval().requires_grad_(False)
     example = torch.zeros(2, one.preprocess.stored, one.preprocess.stored, one.preprocess.channels, dtype=torch.uint8)
     check_names(whole(example)[0].shape[1], len(one.classes))

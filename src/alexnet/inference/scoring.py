@@ -43,10 +43,12 @@ class Member:
 
     def _logits(self, crops: Tensor, autocast: torch.dtype) -> Tensor:
         if self.engine is not None:
-            return self.engine.logits(crops)
-        images = self.preprocess.normalise(crops).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, autocast, enabled=autocast != torch.float32):
-            return self.model(images).float()
+            return self.engine.logits(crops.cpu()).to(crops.device)
+        # A classifier that was loaded before stays where it is, whichever device the pictures are on.
+        where = next(self.model.parameters(), crops).device
+        images = self.preprocess.normalise(crops.to(where)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(where.type, autocast, enabled=autocast != torch.float32):
+            return self.model(images).float().to(crops.device)
 
 
 @dataclass(frozen=True)
