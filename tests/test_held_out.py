@@ -200,6 +200,8 @@ def test_data_that_are_divided_already_are_taken_as_they_are(small):
 def test_an_export_is_measured_on_what_the_run_held_out(small, tmp_path):
     pytest.importorskip("onnxruntime")
     assert export(small / "run", tmp_path / "net", "onnx", data=small / "data").change.images == 12
+    export(small / "run", tmp_path / "small", "onnx", "w8")
+    assert evaluate(tmp_path / "small.onnx", small / "data", device="cpu").images == 12
 
 
 def test_members_that_held_out_others_than_the_first_are_named(small, tmp_path):

@@ -16,6 +16,7 @@ from alexnet.base.errors import AlexNetError
 from alexnet.data.preprocess import Preprocess
 from alexnet.engines import loading
 from alexnet.weights import huggingface
+from alexnet.weights.base import ASSUMED
 from alexnet.weights.classifier import Classifier, weights_of
 
 
@@ -90,6 +91,16 @@ def test_the_hubs_mixin_saves_and_loads_a_whole_model(tmp_path, one, monkeypatch
         path.name for path in __import__("pathlib").Path(given["folder_path"]).iterdir())))  # fmt: skip
     net.push_to_hub("me/net")
     assert pushed["seen"] == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_model_of_the_hub_keeps_what_its_training_held_out_and_that_its_classes_are_numbers(tmp_path, one):
+    pytest.importorskip("huggingface_hub")
+    from alexnet.hub import AlexNet
+
+    one = replace(one, trained={"step": 3, "valid": 0.2}, naming=ASSUMED)
+    AlexNet.of(one).save_pretrained(tmp_path / "net")
+    for back in (alexnet.load(tmp_path / "net"), AlexNet.of(one).whole):
+        assert (back.trained, back.naming) == (one.trained, ASSUMED)
 
 
 @pytest.mark.parametrize("way", ["load", "the hub"])

@@ -35,6 +35,8 @@ class AlexNet(model.AlexNet, PyTorchModelHubMixin, library_name="alexnet", pipel
     preprocess: Preprocess
     class_names: list[str]
     origin: str
+    trained: dict[str, Any]
+    naming: str
 
     @classmethod
     def of(cls, one: Classifier) -> AlexNet:
@@ -43,13 +45,14 @@ class AlexNet(model.AlexNet, PyTorchModelHubMixin, library_name="alexnet", pipel
         net = cls(v.variant(old.variant.name), old.classes, old.channels, old.input, old.changes)
         net.load_state_dict(tensors, assign=True)
         net.preprocess, net.class_names, net.origin = one.preprocess, one.classes, one.origin
+        net.trained, net.naming = one.trained, one.naming
         net.pretrained_cfg = old.pretrained_cfg
         return net.eval()
 
     @property
     def whole(self) -> Loaded:
         """The classifier: preprocessing, network and names."""
-        return Loaded(self, self.preprocess, self.class_names, self.origin)
+        return Loaded(self, self.preprocess, self.class_names, self.origin, trained=self.trained, naming=self.naming)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         huggingface.write(weights_of(self.whole), save_directory, replace=True)

@@ -92,8 +92,9 @@ def load_export(file: Path) -> Classifier:
             f"MODEL {file} is an export that cannot be run ({first_line(error)}); export it anew."
         ) from None
     return Classifier(
-        cast(AlexNet, Absent(file)), found.preprocess, found.classes, found.origin, engine, name, naming=found.naming
-    )
+        cast(AlexNet, Absent(file)), found.preprocess, found.classes, found.origin, engine, name, found.trained,
+        found.naming,
+    )  # fmt: skip
 
 
 def _openvino(file: Path) -> tuple[dict[str, str], Any]:
