@@ -21,7 +21,10 @@ from alexnet.base.errors import AlexNetError
 from alexnet.cli import run
 from alexnet.data import labels
 from alexnet.inference import prediction
+from alexnet.inference.inside import maps
 from conftest import coloured, encoded
+from narrow_classifier import made as small
+from narrow_classifier import picture
 
 pytestmark = pytest.mark.device
 
@@ -228,6 +231,21 @@ def answers_of(one, way, folders, tmp_path):
         "realtime": lambda: [package.realtime(one, "torch")(torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())],
     }
     return ways[way]()
+
+
+BATCHED = {
+    "predict": lambda one, size: package.predict(one, picture(), batch_size=size),
+    "features": lambda one, size: next(package.features(one, picture(), batch_size=size)),
+    "top patches": lambda one, size: maps.top_patches(one, "conv1", 0, picture(), batch_size=size),
+    "evaluate": lambda one, size: package.evaluate(one, "digits", batch_size=size),
+}
+
+
+@pytest.mark.parametrize("way", BATCHED)
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_of_nothing_are_refused(way, size):
+    with pytest.raises(AlexNetError, match=f"batch_size was given {size}; it takes 1 or more"):
+        BATCHED[way](small("alexnet32"), size)
 
 
 @pytest.mark.cpu

@@ -77,6 +77,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def check_least(name: str, given: float, least: int) -> None:
+    """Refuse a number that is too small, by the name under which it was given."""
+    if not given >= least:
+        raise AlexNetError(f"{name} was given {given}; it takes {least} or more.")
+
+
 def nearest_names(name: str, known: Iterable[str], count: int = 1, alike: float = 0.0) -> list[str]:
     """The known names that are most like one that is not, the nearest first; case counts for nothing.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.base.errors import check_least
 from alexnet.data.pictures import CROP, Square, fill_squares
 from alexnet.data.sources import Named
 
@@ -45,6 +46,7 @@ def named_batches(
     At most AHEAD + 1 batches are held, however many pictures come. A batch may hold no readable picture.
     For a GPU as `device` they lie in pinned memory, which `send` needs.
     """
+    check_least("batch_size", batch_size, 1)
     source, threads = iter(named), workers or os.cpu_count() or 1
     waiting: deque[tuple[list[str], Tensor, list[Future]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alexnet.base.device import send
 from alexnet.base.distributed import World, process_group
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, check_least
 from alexnet.base.journal import Journal, kept
 from alexnet.base.progress import Progress
 from alexnet.base.text import counted
@@ -103,7 +103,10 @@ def opened(
     Pictures are kept where they fit into memory, unless `keep` says that they are read once. `before` is what the first
     process looks at before all else, `loaded` what is asked of the first model's classes before DATA is opened.
     """
+    check_least("batch_size", batch_size, 1)
     models = [model] if isinstance(model, str | Path | Classifier) else list(model)
+    if not models:
+        raise AlexNetError("no MODEL was given; give one, or several for an ensemble.")
     with process_group(device_for(engine, device)) as world:
         with world.together():
             if world.first:
@@ -185,9 +188,10 @@ def evaluate(
     are averaged. Several models are an ensemble: the mean of their probabilities, weighted by `weights`.
     `ties` in scores give the label to one class (`first`) or a share to each (`fraction`, docs/facts.md 2.9).
     `per_class`, `confusion` and `table` name files for errors by class, the confusion matrix and every picture's
-    answers. `engine` is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default
-    those that the first model's training held out. Under torchrun processes take batches in turns, and all is that of
-    one process; `resume` goes on where such an evaluation, or one with `resume`, was killed.
+    answers. `device` is that of the pictures and of models that are loaded here; what `load` gave stays where it is.
+    `engine` is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default those that
+    the first model's training held out. Under torchrun processes take batches in turns, and all is that of one process;
+    `resume` goes on where such an evaluation, or one with `resume`, was killed.
     """
     models = 1 if isinstance(model, str | Path | Classifier) else len(model)
     scoring = Scoring(views, weights, ties).checked(models)

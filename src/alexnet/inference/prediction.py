@@ -14,7 +14,7 @@ from torch import Tensor
 from alexnet.base import tables
 from alexnet.base.device import choose_device, send
 from alexnet.base.distributed import World, alone
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, check_least
 from alexnet.base.journal import Journal, kept
 from alexnet.base.progress import Progress
 from alexnet.base.turns import Dealt, in_turns, same
@@ -80,9 +80,9 @@ def predict(
     an iterable of any length: paths (of pictures, folders, patterns, tar archives or parquet files), encoded bytes,
     open files, PIL images, uint8 arrays (H, W[, C]) or tensors (C, H, W). One that cannot be read gives a Prediction
     with `error` and no classes. `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's
-    CIFAR-10 nets, whose probabilities are averaged. `device` is auto, cpu, cuda or mps, `engine` auto, torch
-    (default), onnx or openvino. Raises AlexNetError, in one sentence, for a model that cannot be read and options
-    that do not fit.
+    CIFAR-10 nets, whose probabilities are averaged. `device` is auto, cpu, cuda or mps, for a model that is loaded
+    here; what `load` gave stays where it is. `engine` is auto, torch (default), onnx or openvino. Raises AlexNetError,
+    in one sentence, for a model that cannot be read and options that do not fit.
     """
     return list(stream(model, pictures, topk, batch_size, device, views, quiet=quiet, engine=engine))
 
@@ -103,15 +103,11 @@ def stream(
 ) -> Iterator[Prediction]:
     """The `topk` most probable classes of each picture, one by one in order, in float32.
 
-    Pictures are whatever `Sources` takes: paths, folders, patterns, archives, encoded bytes, PIL images or uint8
-    arrays (H, W[, 3]), one or an iterable of any length; a few batches are held at a time. One that cannot be read
-    gives a Prediction with `error` and no classes. `views` is 1, the central crop, or 10, the paper's ten, whose
-    probabilities are averaged. `engine` is auto, torch (default), onnx or openvino; `say` gets why auto chose what.
-    Of several processes in a `world` each takes batches in turns, and the first gives all answers; `resume` goes on
-    where such a stream, or one with `resume`, was killed.
+    All is as of `predict`, and `pictures` may be `Sources`; a few batches are held at a time. `say` gets why the engine
+    auto chose what. Of several processes in a `world` each takes batches in turns, and the first gives all answers;
+    `resume` goes on where such a stream, or one with `resume`, was killed.
     """
-    if topk < 1:
-        raise AlexNetError(f"topk was given {topk}; it takes 1 or more.")
+    check_least("topk", topk, 1)
     if views not in VIEWS:
         raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
     called = world is None  # by a program, whose processes are its own affair

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alexnet.base import tables
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, check_least
 from alexnet.inference.moving.reading import Frame
 from alexnet.inference.prediction import ClassProbability, probabilities, ranked
 from alexnet.inference.scoring import VIEWS
@@ -90,8 +90,7 @@ def answers(
         ("batch size", batch_size, 1),
         ("smooth", smooth, 0),
     ):
-        if given < least:
-            raise AlexNetError(f"{option} was given {given}; it takes {least} or more.")
+        check_least(option, given, least)
     if views not in VIEWS:
         raise AlexNetError(f"views was given {views}; it takes {' or '.join(map(str, VIEWS))}.")
     smoother, waiting, pixels = Smoother(smooth), list[tuple[Frame | None, tuple[int, float] | None]](), list[Tensor]()
