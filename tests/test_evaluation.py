@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import copy
 import csv
-import io
 import json
 import math
-import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from alexnet import evaluate
 from alexnet.base.errors import AlexNetError
 from alexnet.cli import run
+from alexnet.data import labels
 from alexnet.data.layouts.registry import Data, find_data
 from alexnet.data.preprocess import Preprocess
-from alexnet.inference import confusion
-from alexnet.inference.confusion import Tally, answers
+from alexnet.inference import confusion, ensemble
 from alexnet.inference.ensemble import fit_weights, search
+from alexnet.inference.matching import columns
 from alexnet.inference.scoring import count
 from alexnet.networks.model import AlexNet, seeded_build
 from alexnet.networks.variants import VARIANTS
@@ -180,6 +179,9 @@ def test_views_and_weights_that_do_not_fit_are_refused(untrained, data):
     for weights in ([0, 0], [math.nan, 1], [1, math.nan], [-1, 0.5], [2, -1], [math.inf, 1], [1e308, 1e308]):
         with pytest.raises(AlexNetError, match="give numbers from 0 up"):
             evaluate([untrained, untrained], data, weights=weights)
+    with pytest.raises(AlexNetError, match="no MODEL was given"):
+        evaluate([], data)
+    assert evaluate([untrained, untrained], data, weights=[1e-320, 1e10]).loss == evaluate(untrained, data).loss
     stranger = Classifier(untrained.model, untrained.preprocess, [f"class {n}" for n in range(10)])
     with pytest.raises(AlexNetError, match="must know the same classes"):
         evaluate([untrained, stranger], data)
@@ -217,6 +219,19 @@ def test_without_ties_both_rules_agree():
     assert count(scores, labels, "fraction").tolist() == pytest.approx(count(scores, labels).tolist())
 
 
+def test_an_ensemble_may_call_the_same_classes_by_imagenets_names_and_by_wordnets_ids():
+    ids = list(labels.imagenet())
+    names = [labels.imagenet()[one] for one in ids]
+    assert columns(names, ids) is None
+    assert columns(names[::-1], ids).tolist() == list(range(999, -1, -1))
+    with pytest.raises(AlexNetError, match="must know the same classes"):
+        columns([*names[1:], "another"], ids)
+
+
+def test_a_network_that_gives_no_numbers_is_right_about_nothing():
+    assert count(torch.full((4, 9), math.nan), torch.arange(4), "fraction").tolist()[:3] == [4, 4, 4]
+
+
 def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained, data, tmp_path):
     split = data.split("valid")
     expected = np.zeros((10, 10), int)
@@ -237,40 +252,6 @@ def test_errors_by_class_and_the_confusion_matrix_are_those_of_a_loop(untrained,
         assert (row["label"], int(row["images"])) == (str(label), total)
         assert float(row["top1_error"]) == pytest.approx(1 - expected[label, label] / total)
         assert float(row["top5_error"]) == pytest.approx(1 - within5[label] / total)
-
-
-def test_precision_recall_and_f1_are_those_of_scikit_learn(tmp_path):
-    from sklearn.metrics import precision_recall_fscore_support
-
-    source = np.random.default_rng(0)
-    labels, given = source.integers(0, 6, 90), source.integers(0, 6, 90)
-    labels[labels == 5] = 0  # no picture of class 5,
-    given[given == 4] = 1  # and nothing taken for class 4
-    scores = torch.nn.functional.one_hot(torch.from_numpy(given), 6).float() * 3
-    tally = Tally([f"class {n}" for n in range(6)])
-    tally.add(answers(scores.log_softmax(1), torch.from_numpy(labels), np.arange(90)))
-    tally.write_classes(tmp_path / "c.csv")
-    rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
-    known = precision_recall_fscore_support(labels, given, labels=range(6), zero_division=np.nan)
-    for row, precision, recall, f1, images in zip(rows, *known, strict=True):
-        values = [float(row[key]) if row[key] else math.nan for key in ("precision", "recall", "f1")]
-        assert values == pytest.approx([precision, recall, f1], nan_ok=True)
-        assert int(row["images"]) == images
-    assert [int(row["answers"]) for row in rows] == np.bincount(given, minlength=6).tolist()
-    assert (rows[4]["precision"], rows[5]["recall"]) == ("", "")
-
-
-def test_of_very_many_classes_all_is_counted_but_pairs(tmp_path):
-    names = [f"class {n}" for n in range(20_000)]
-    with pytest.raises(AlexNetError, match="a confusion matrix of 20,000 classes is too large"):
-        Tally(names, pairs=True)
-    tally = Tally(names, pictures=True)
-    tally.add(answers(torch.randn(3, 20_000).log_softmax(1), torch.tensor([5, 6, 19_999]), np.arange(3)))
-    tally.write_classes(tmp_path / "c.csv")
-    tally.write_pictures(tmp_path / "p.csv", str)
-    rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
-    assert [row["images"] for row in rows].count("1") == 3
-    assert len((tmp_path / "p.csv").read_text().splitlines()) == 4
 
 
 def test_outputs_that_cannot_be_are_refused_before_data_is_opened(untrained, tmp_path, monkeypatch, refused):
@@ -303,32 +284,6 @@ def test_the_table_of_pictures_is_that_of_a_loop(untrained, data, tmp_path, suff
         expected = [probabilities[index].item() for index in (*first, split.labels[i])]
         got = [float(row[key]) for key in (*(f"probability{n}" for n in range(1, 6)), "truth_probability")]
         assert got == pytest.approx(expected, rel=1e-3, abs=1e-9)
-
-
-@pytest.mark.parametrize("classes", [2, 12, 130])
-def test_the_confusion_matrix_is_drawn_with_names_of_any_kind(tmp_path, classes):
-    odd = ["caf\udce9", "a\nb", "$x$", "<i>", "木", "a very long name indeed, and longer"]
-    tally = Tally([odd[n] if n < len(odd) else f"class {n}" for n in range(classes)], pairs=True)
-    tally.confusion += torch.diag(torch.arange(classes)) + 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tally.write_confusion(tmp_path / "m.png")
-    with Image.open(tmp_path / "m.png") as picture:
-        assert min(picture.size) > max(200, 2 * classes)
-        assert np.unique(np.asarray(picture.convert("L"))).size > 5
-
-
-def test_a_confusion_matrix_of_very_many_classes_is_drawn_by_cells_of_several(monkeypatch):
-    monkeypatch.setattr(confusion, "DRAWN", 50)
-    matrix = np.zeros((1000, 1000), np.int32)
-    matrix[:500, :500] = 1  # the first half is taken for any of the first half
-    matrix[np.arange(500, 1000), np.arange(500, 1000)] = 9
-    drawn = Image.open(io.BytesIO(confusion.draw_confusion(matrix, [str(n) for n in range(1000)]))).convert("L")
-    assert max(drawn.size) < 2000
-    inside = np.asarray(drawn)[150:-150, 150:-150]
-    middle = len(inside) // 2
-    assert inside[middle + 50 :, : middle - 50].min() > 245  # of neither half in the other
-    assert inside[: middle - 50, : middle - 50].mean() > inside[middle + 50 :, middle + 50 :].mean()
 
 
 def test_tables_are_refused_before_any_work_where_they_cannot_be_written(untrained, data, tmp_path):
@@ -382,6 +337,14 @@ def test_networks_that_know_nothing_leave_the_weight_to_one_that_does(skills):
     assert (total.topk(5).indices == labels[:, None]).any(1).float().mean() > 0.95
 
 
+def test_a_network_that_gives_no_numbers_gets_no_weight_and_spoils_no_other(untrained, data):
+    lost = replace(untrained, model=drawn(4))
+    lost.model.fc8.bias.data += math.nan
+    assert fit_weights([untrained, lost], data) == [0.5, 0.0]
+    alone, both = evaluate(untrained, data), evaluate([lost, untrained], data, weights=[0, 2])
+    assert (both.top1_error, both.loss) == (alone.top1_error, alone.loss)
+
+
 def test_fitting_weights_is_a_part_of_evaluation(untrained, data, tmp_path, capsys):
     from alexnet.base.files import write_whole
     from alexnet.weights import classifier
@@ -396,3 +359,12 @@ def test_fitting_weights_is_a_part_of_evaluation(untrained, data, tmp_path, caps
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(0 <= w <= 1 for w in (*facts["weights"], *expected))
     assert run(["evaluate", files[0], "digits", "--fit-weights"]) == 2
+
+
+def test_weights_are_fitted_by_the_engine_that_evaluates(monkeypatch, refused):
+    def opened(*given, engine, batch_size, **more):
+        raise AlexNetError(f"opened by {engine} for {batch_size}")
+
+    monkeypatch.setattr(ensemble, "opened", opened)
+    words = ["evaluate", "a", "b", "digits", "--fit-weights", "--engine", "openvino", "--batch-size", 7]
+    assert "opened by openvino for 7" in refused(*words)

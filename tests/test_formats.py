@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -161,6 +162,14 @@ def test_comparison_shows_where_two_networks_part(thin):
     assert rows["pool2"].difference == 0
     assert rows["conv3"].difference == pytest.approx(0.5, abs=1e-3)
     assert rows["logits"].difference > 0
+
+
+def test_what_is_no_number_differs(thin):
+    one, broken = built(made("bvlc_alexnet")), built(made("bvlc_alexnet"))
+    broken.model.fc8.bias.data += math.nan
+    rows = {x.layer: x.difference for x in compare(one, broken, device="cpu").layers}
+    assert rows["relu7"] == 0
+    assert math.isnan(rows["logits"])
 
 
 @pytest.mark.parametrize("order", [[3, 0, 6, 1, 2, 5, 4], [0, 1, 2, 3, 4, 5, 6]])

@@ -249,7 +249,9 @@ def evaluate(
         if weights is not None or len(models) < 2:
             raise AlexNetError("--fit-weights finds the weights of two MODELs or more; leave --weights out.")
         check_outputs(per_class, confusion, pictures)
-        shares = run_fit(models, data, split, batch_size, workers, device, int(views), quiet=False, held=held)
+        shares = run_fit(
+            models, data, split, batch_size, workers, device, int(views), quiet=False, held=held, engine=engine
+        )
         output.say(f"weights {','.join(map(str, shares))}; on another split give them with --weights")
     result = run_evaluation(
         models, data, split, batch_size=batch_size, workers=workers, device=device, views=int(views), weights=shares,

@@ -107,7 +107,8 @@ def compare(
             if y is None or x.shape != y.shape:
                 continue
             row = greatest.setdefault(layer, [0.0, 0.0])
-            row[:] = max(row[0], float(x.abs().max())), max(row[1], float((x - y).abs().max()))
+            here = [float(x.abs().max()), float((x - y).abs().max())]
+            row[:] = np.maximum(row, here).tolist()  # keeps what is no number, which max() may pass over
         if "logits" in greatest:
             agree += int(outputs[0]["logits"].argmax() == outputs[1]["logits"].argmax())
     if not seen:

@@ -32,12 +32,16 @@ def fit_weights(
     say: Callable[[str], object] = lambda text: None,
     quiet: bool = True,
     held: HeldOut | None = None,
+    engine: str | None = None,
 ) -> list[float]:
     """The weight of each model that gives the ensemble the lowest top-5 error on a split; for use on another split.
 
     Of five classes or fewer it is the lowest top-1 error.
     """
-    with opened(models, data, split, workers=workers, device=device, say=say, quiet=quiet, held=held) as task:
+    with opened(
+        models, data, split, workers=workers, device=device, say=say, quiet=quiet, engine=engine,
+        batch_size=batch_size, held=held,
+    ) as task:  # fmt: skip
         if task.world.size > 1:
             raise AlexNetError("--fit-weights holds every probability in one process; run it without torchrun.")
         columns, total = len(task.classifiers[0].classes), len(task.pictures[0])
@@ -71,7 +75,8 @@ def search(probabilities: Tensor, labels: Tensor) -> list[float]:
         for number in range(len(weights)):
             others = _sum(probabilities, [0.0 if n == number else w for n, w in enumerate(weights)])
             for candidate in grid:
-                wrong = _wrong(others + candidate * probabilities[number], labels, places)
+                both = others + candidate * probabilities[number] if candidate else others
+                wrong = _wrong(both, labels, places)
                 if wrong < best:
                     best, weights[number] = wrong, candidate
         if weights == before:
@@ -80,9 +85,12 @@ def search(probabilities: Tensor, labels: Tensor) -> list[float]:
 
 
 def _sum(probabilities: Tensor, weights: Sequence[float]) -> Tensor:
-    return torch.einsum("m,mnc->nc", torch.tensor(weights, dtype=probabilities.dtype), probabilities)
+    # By a weight of 0 even what is no number counts nothing.
+    parts = (weight * mine for weight, mine in zip(weights, probabilities, strict=True) if weight)
+    return sum(parts, torch.zeros_like(probabilities[0]))
 
 
 def _wrong(scores: Tensor, labels: Tensor, places: int) -> int:
     # What ties with the label counts as before it: else a network that says nothing would make no mistake.
-    return int(((scores >= scores.gather(1, labels[:, None])).sum(1) > places).sum())
+    # Nor would one that gives no numbers.
+    return int(((~(scores < scores.gather(1, labels[:, None]))).sum(1) > places).sum())

@@ -85,11 +85,10 @@ def match_classes(data: Data, split: Split, classes: list[str]) -> Split:
 
 def columns(own: list[str], classes: list[str]) -> Tensor | None:
     """Where a model's outputs stand in the order of `classes`; None where they are in order."""
-    if own == classes:
-        return None
-    if sorted(own) != sorted(classes):
+    found, order = labels.places(classes, own), list(range(len(own)))
+    if sorted(found) != order:
         raise AlexNetError(
             f"the models of an ensemble must know the same classes; the first knows {len(classes)}, another {len(own)} "
             "or others: give models that were trained on the same classes."
         )
-    return torch.tensor([own.index(name) for name in classes])
+    return None if found == order else torch.tensor(found)

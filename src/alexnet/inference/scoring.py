@@ -92,11 +92,13 @@ def log_probabilities(
 ) -> Tensor:
     """Logarithms of the ensemble's probabilities, averaged over views: float32 (n, classes).
 
-    `shares` count as parts of their sum.
+    `shares` count as parts of their sum; a network whose share is 0 is not asked.
     """
     total: Tensor | None = None
     for member, share in zip(members, shares, strict=True):
-        part = math.log(share / sum(shares) / views) if share else -math.inf
+        if not share:
+            continue
+        part = math.log(share) - math.log(sum(shares)) - math.log(views)  # quotients may be too small for a float
         preprocess = member.preprocess
         whole = by_key[preprocess.key]
         for crop in preprocess.views(whole, views):
@@ -119,8 +121,9 @@ def count(log_probabilities: Tensor, labels: Tensor, ties: str = "first") -> Ten
     wide = torch.float32 if labels.device.type == "mps" else torch.float64
     if ties == "fraction":
         own = log_probabilities.gather(1, labels[:, None])
-        above, tied = (log_probabilities > own).sum(1), (log_probabilities == own).sum(1).to(wide)
-        right = torch.stack([((k - above) / tied).clamp(0, 1).sum() for k in (1, PLACES)])
+        # What is no number is above all, as torch.topk has it.
+        above, tied = (~(log_probabilities <= own)).sum(1), (log_probabilities == own).sum(1).to(wide)
+        right = torch.stack([((k - above) / tied.clamp(min=1)).clamp(0, 1).sum() for k in (1, PLACES)])
     else:
         top = log_probabilities.topk(min(PLACES, log_probabilities.shape[1]), dim=1).indices
         hit = top == labels[:, None]
