@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import alexnet as package
 from alexnet.base.errors import AlexNetError
@@ -259,6 +257,7 @@ def test_realtime_gives_the_probabilities_of_a_bare_array(tiny_run, engine):
     picture = np.asarray(coloured("green", 3, (32, 32)))
     assert function.classes == one.classes
     kept = function(picture)
+    assert np.array_equal(function(Image.fromarray(picture)), kept)
     function(255 - picture)  # a later answer does not change an earlier one
     assert np.abs(kept - expected(one, picture[None])[0]).max() < FAR
     turned = np.asarray(picture).transpose(1, 0, 2)  # not contiguous
@@ -276,6 +275,7 @@ def test_an_export_is_a_model_that_predicts_but_has_no_layers(refused, alexnet, 
         status, out, _ = alexnet("predict", file, folders / "val" / "red", "--topk", "1")
         assert (status, out.count("red\n")) == (0, 5)
         assert package.realtime(file).classes == ["blue", "green", "red"]
+        assert repr(package.load(file)).startswith("<Classifier: export, 3 classes, input 28 of 32 pixels, o")
         assert "has no layers" in refused("features", file, folders / "val", "--output", tmp_path / "f.npy")
         assert "export" in refused("export", file, tmp_path / "again", "--format", "onnx")
         assert "leave --engine out" in refused("predict", file, folders / "val", "--engine", "torch")
@@ -331,6 +331,7 @@ def test_what_cannot_be_exported_is_refused_before_the_work(refused, tmp_path, t
     [
         ("onnxruntime", ("predict", "--engine", "onnx"), "onnx"),
         ("openvino", ("predict", "--engine", "openvino"), "openvino"),
+        ("onnxruntime", ("export", "--format", "onnx"), "onnx"),
         ("openvino", ("export", "--format", "openvino"), "openvino"),
         ("nncf", ("export", "--format", "openvino", "--weights", "w8"), "openvino"),
         ("torchao.quantization", ("export", "--format", "pt2", "--weights", "w8"), "pt2"),
@@ -351,50 +352,3 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
 def test_engines_on_other_devices_are_refused(refused, tiny_run, folders):
     said = refused("predict", tiny_run, folders / "val", "--engine", "onnx", "--device", "cuda")
     assert "computes on the CPU" in said
-
-
-class SignalStack(ctypes.Structure):
-    """stack_t of <signal.h> on Linux."""
-
-    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
-
-    @classmethod
-    def now(cls) -> tuple[int | None, int, int]:
-        """This thread's."""
-        one = cls()
-        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(one)) == 0
-        return one.start, one.flags, one.size
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the stack for signals is asked for as Linux has it")
-def test_openvino_leaves_the_stack_on_which_signals_are_handled_as_it_was(tmp_path, tiny_run, folders):
-    needs("openvino", "nncf")
-    before = SignalStack.now()
-    engine = package.load(tiny_run, engine="openvino").engine
-    assert SignalStack.now() == before
-    del engine
-    package.export(tiny_run, tmp_path / "net", "openvino", "int8", folders)
-    assert SignalStack.now() == before
-
-
-def test_packages_of_engines_change_neither_logging_nor_stdout_nor_send_word_of_use(capfd, monkeypatch):
-    monkeypatch.setattr(logging.root, "handlers", [])  # as in a program that configures none
-    with base.quiet():
-        print("progress")
-        logging.warning("advice")
-        with pytest.raises(ImportError):
-            import_module("openvino_telemetry")
-    assert logging.root.handlers == []
-    assert capfd.readouterr() == ("", "")
-    assert logging.getLogger("alexnet").isEnabledFor(logging.WARNING)
-
-
-def test_handlers_that_a_program_has_on_the_logger_of_an_engines_package_keep_their_levels(tiny_run, tmp_path):
-    needs("openvino", "nncf")
-    handler = logging.NullHandler()
-    logging.getLogger("nncf").addHandler(handler)
-    try:
-        package.export(tiny_run, tmp_path / "net", "openvino", "w8")
-    finally:
-        logging.getLogger("nncf").removeHandler(handler)
-    assert handler.level == logging.NOTSET

@@ -49,7 +49,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Change:
-    """Errors (fractions) and loss (nats), first of the model in torch in float32, then of the export."""
+    """Errors (fractions) and loss (nats), first of the model (in torch, or its engine), then of the export."""
 
     images: int
     top1_error: tuple[float, float]
@@ -216,6 +216,7 @@ def _written(
 
 
 def _onnx(found: Weights, weights: str | None, pictures: list[np.ndarray]) -> bytes:
+    package("onnxruntime", "onnx", "--format onnx")  # which runs what is written here
     if weights in ("w8", "int8"):
         contents = onnx_writer.to_bytes(found, preprocessing=True, form=WEIGHTS[weights])
         return onnx.weights8(contents) if weights == "w8" else onnx.int8(contents, pictures)

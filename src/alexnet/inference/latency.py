@@ -24,6 +24,7 @@ class Realtime:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """Probabilities float32 (classes,) of a uint8 picture (stored, stored, C) in the model's order of colours."""
+        picture = np.asarray(picture)
         if picture.shape != self.shape or picture.dtype != np.uint8:
             raise AlexNetError(
                 f"a picture of shape {picture.shape} and {picture.dtype} was given; the network takes {self.shape} of "

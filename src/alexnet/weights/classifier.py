@@ -92,7 +92,7 @@ class Classifier:
 
     def __repr__(self) -> str:
         """In one line: the network, what it knows, what it sees, where it is and where its weights come from."""
-        name, sizes = self.model.variant.name, self.preprocess
+        name, sizes = "export" if self.exported else self.model.variant.name, self.preprocess
         where = self.exported or (self.engine.words if self.engine else str(self.device))
         come = f", {self.origin}" if self.origin else ""
         return (
