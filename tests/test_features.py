@@ -241,6 +241,26 @@ def test_rows_that_a_power_cut_took_from_a_file_are_made_again(alexnet, tiny_run
     np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), np.stack(expected))
 
 
+@pytest.mark.parametrize("ending", [".npy", ".safetensors"])
+def test_what_ended_between_the_names_and_the_features_goes_on(alexnet, tiny_run, tmp_path, monkeypatch, ending):
+    coloured("red", 1).save(tmp_path / "1.png")
+    output, real = tmp_path / f"f{ending}", os.replace
+
+    def ended(part, path):
+        if path == output:
+            raise KeyboardInterrupt
+        real(part, path)
+
+    words = ["features", tiny_run, tmp_path / "1.png", "--output", output]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", ended)
+        assert alexnet(*words)[0] == 130
+    assert (tmp_path / "f.filenames.txt").exists()
+    assert "exists already" in alexnet(*words)[2]
+    assert alexnet(*words, "--resume")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.png", "f.filenames.txt", output.name]
+
+
 def test_features_refusals(refused, tiny_run, pictures, tmp_path, monkeypatch):
     words = ["features", tiny_run, pictures, "--output"]
     message = refused(*words, tmp_path / "f.npy", "--layer", "fc9")
@@ -258,6 +278,8 @@ def test_features_refusals(refused, tiny_run, pictures, tmp_path, monkeypatch):
     (tmp_path / "bad.png").write_bytes(b"bad")
     message = refused("features", tiny_run, tmp_path / "bad.png", "--output", tmp_path / "f.npy")
     assert "none of 1 picture can be read" in message
+    with pytest.raises(AlexNetError, match="pool was given 'avg'; it takes mean or max, or None"):
+        package.features(tiny_run, pictures, pool="avg")
     monkeypatch.setitem(sys.modules, "h5py", None)
     assert "pip install '.[hdf5]'" in refused(*words, tmp_path / "f.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["bad.png"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 import alexnet as package
+from alexnet.base.errors import AlexNetError
 from alexnet.inference import contact_sheet, similarity
 from alexnet.weights.classifier import weights_bytes
 from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
@@ -116,12 +120,16 @@ def test_index_and_similar_refusals(alexnet, refused, index, tiny_run, folders, 
     assert "has no layer 'fc77'" in refused("index", tiny_run, picture, tmp_path / "new", "--layer", "fc77")
     assert "is not an index" in refused("similar", folders, picture)
     assert "it writes .png or .jpg" in refused("similar", index, picture, "--output", tmp_path / "a.gif")
+    with pytest.raises(AlexNetError, match="distance was given 'l2'; it takes euclidean or cosine"):
+        similarity.similar(index, picture, distance="l2")
     other = shutil.copytree(tiny_run, tmp_path / "other")
     one = package.load(other)
     one.model.conv1.bias.data += 1
     (other / "model.safetensors").write_bytes(weights_bytes(one.model, one.preprocess, one.classes, ""))
     sheet = tmp_path / "s.png"
     assert "was made by another model" in refused("similar", index, picture, "--model", other, "--output", sheet)
+    package.export(tiny_run, tmp_path / "small", "onnx", "w8")
+    assert "has no layers" in refused("similar", index, picture, "--model", tmp_path / "small.onnx", "--output", sheet)
     moved = shutil.copytree(tiny_run, tmp_path / "moved")
     gone = shutil.copytree(index, tmp_path / "gone index")
     about = json.loads((gone / "about.json").read_text())
@@ -160,6 +168,14 @@ def test_a_link_to_the_picture_is_the_picture_itself(alexnet, tiny_run, tmp_path
     assert alexnet("index", tiny_run, photos, tmp_path / "index")[0] == 0
     (one,) = similarity.similar(tmp_path / "index", str(photos / query), 3, not_itself=True)
     assert {n.file for n in one.neighbours} == {str(photos / f"{number}.png") for number in (0, 2, 3)}
+
+
+def test_an_index_of_names_on_stdin_is_of_the_same_files_from_any_folder(alexnet, tiny_run, tmp_path, monkeypatch):
+    photos = write_folders(tmp_path / "photos", 2) / "red"
+    monkeypatch.chdir(photos)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"0.png\n1.png\n")))
+    assert alexnet("index", tiny_run, "-", tmp_path / "index")[0] == 0
+    assert similarity.open_index(tmp_path / "index").filenames == [str(photos / "0.png"), str(photos / "1.png")]
 
 
 def test_more_neighbours_than_fit_on_a_sheet_are_in_the_answer_alone(alexnet, index, tmp_path, monkeypatch):

@@ -146,7 +146,7 @@ def features(
     with process_group(device) as world:
         with world.together():
             if world.first:
-                feature_files.check_features_file(Path(output), len(set(layers)))
+                feature_files.check_features_file(Path(output), len(set(layers)), resume)
             classifier = load_classifier(model, world.device)
             sources = Sources(images)
         result = feature_files.write_features(
@@ -180,12 +180,12 @@ def index(
     """Make INDEX, a new folder with the features of pictures, for alexnet similar."""
     from alexnet.base.distributed import process_group
     from alexnet.data.sources import Sources
-    from alexnet.inference.similarity import absolute, build_index
+    from alexnet.inference.similarity import build_index
 
     output = Output(as_json)
     with process_group(device) as world:
         with world.together():
-            sources = Sources(absolute(images))
+            sources = Sources(images, absolute=True)
         made, failed = build_index(
             model, sources, index, layer, batch_size, device, workers, resume, not world.first, world
         )

@@ -50,13 +50,20 @@ class Sources:
     Takes a picture (data.pictures.Source) or an iterable of them. A string or path is a picture, a folder (all below
     it), a pattern such as `photos/*.jpg`, a tar archive, a parquet file with a column of images, or `-`: on stdin
     names, one a line, a tar archive or one picture. `total` is the number of pictures, None where only reading tells.
+    With `absolute`, of names alone, they are the same for any folder that they will be looked for from.
 
     In folders, patterns and archives what neither is a picture nor called one is passed over, counted in `passed`.
     """
 
-    def __init__(self, pictures: Source | Iterable[Source], stdin: BinaryIO | None = None) -> None:
+    def __init__(
+        self, pictures: Source | Iterable[Source], stdin: BinaryIO | None = None, absolute: bool = False
+    ) -> None:
         single = is_source(pictures)
         self.pictures: Iterable[Source] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
+        if absolute:
+            self.pictures = [
+                os.path.abspath(one) if isinstance(one, str) and one != "-" else one for one in self.pictures
+            ]
         try:
             iter(self.pictures)  # a data set may have no __iter__ and yet be one
         except TypeError:
@@ -64,7 +71,7 @@ class Sources:
                 f"pictures were given as {type(pictures).__name__}; give paths, bytes, open files, PIL images, arrays "
                 "or tensors, one or several."
             ) from None
-        self.stdin = stdin
+        self.stdin, self.absolute = stdin, absolute
         self.passed = Passed()
         self._several = isinstance(self.pictures, Sequence)  # which can be gone through more than once
         self.total = _total(self.pictures) if isinstance(self.pictures, Sequence) else None
@@ -75,7 +82,7 @@ class Sources:
             if not isinstance(one, str | os.PathLike):
                 yield f"picture {number}", _held(one)
             elif str(one) == "-":
-                yield from _stdin(self.stdin or sys.stdin.buffer, self.passed)
+                yield from _stdin(self.stdin or sys.stdin.buffer, self.passed, self.absolute)
             else:
                 yield from _named(one, self.passed)
 
@@ -305,7 +312,7 @@ def _column(schema: Any) -> str | None:
 # -- stdin ------------------------------------------------------------------------------------------------------
 
 
-def _stdin(stream: BinaryIO, passed: Passed) -> Iterator[Named]:
+def _stdin(stream: BinaryIO, passed: Passed, absolute: bool = False) -> Iterator[Named]:
     """What comes on stdin, told by its first bytes: a tar archive, names of pictures, or one picture."""
     head = b""
     while len(head) < HEAD and not _names(head) and (chunk := _some(stream, HEAD - len(head))):
@@ -322,7 +329,8 @@ def _stdin(stream: BinaryIO, passed: Passed) -> Iterator[Named]:
         with io.TextIOWrapper(rest, kind, "surrogateescape" if kind == "utf-8" else "replace", newline="\n") as lines:
             for line in lines:
                 if name := line.strip("\r\n\ufeff"):
-                    yield from _named(_with_slashes(name), passed)
+                    name = _with_slashes(name)
+                    yield from _named(os.path.abspath(name) if absolute else name, passed)
     else:
         contents = rest.read(LARGEST + 1)
         yield "-", contents if len(contents) <= LARGEST else Unreadable(f"more than {LARGEST:,} bytes on stdin")

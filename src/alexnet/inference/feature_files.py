@@ -47,7 +47,7 @@ def write_features(
     with world.together():
         names = check_layers(classifier.model, layers)
         if world.first:
-            check_features_file(output, len(names))
+            check_features_file(output, len(names), resume)
     part = gathering_folder(output)
     found = gather(classifier, sources, names, part, pool, batch_size, workers, resume, quiet, world=world)
     failed: list[dict[str, str]] = []
@@ -59,9 +59,11 @@ def write_features(
     return Extracted(str(output), found.rows, {name: list(shape) for name, shape in found.shapes.items()}, failed)
 
 
-def check_features_file(output: Path, layers: int) -> None:
+def check_features_file(output: Path, layers: int, resume: bool = False) -> None:
     """Refuse, before any work, a file that could not be written or could not hold the layers."""
     named_beside = [_names_file(output)] if output.suffix in (".npy", ".safetensors") else []
+    if resume and gathering_folder(output).is_dir():  # it ended between the names and the features
+        named_beside = []
     check_new("--output", output, FORMATS, named_beside)
     if output.suffix == ".npy" and layers > 1:
         raise AlexNetError(
@@ -113,7 +115,7 @@ def _to_safetensors(found: Gathered, output: Path) -> None:
                 part.seek(NPY_HEADER)
                 shutil.copyfileobj(part, file, COPY)
 
-    write_all({output: write, _names_file(output): _names(found)})
+    write_all({_names_file(output): _names(found), output: write})
 
 
 def _to_parquet(found: Gathered, output: Path) -> None:

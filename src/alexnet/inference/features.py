@@ -68,11 +68,13 @@ def features(
     ReLU, `relu7` after it; `pool` (mean or max) reduces maps (C, H, W) to (C,). `pictures` is one or an iterable of
     any length: paths (of pictures, folders, patterns, tar archives or parquet files), encoded bytes, open files, PIL
     images, uint8 arrays (H, W[, C]) or tensors (C, H, W), seen in the central view, a few batches at a time; one that
-    cannot be read gives Features with `error`. Raises AlexNetError for a model that cannot be read and layers that it
-    lacks.
+    cannot be read gives Features with `error`. `device` is for a model that is loaded here; what `load` gave stays
+    where it is. Raises AlexNetError for a model that cannot be read and layers that it lacks.
     """
     classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
-    names = check_layers(classifier.model, [layers] if isinstance(layers, str) else layers)
+    names = check_layers(classifier.model, layers)
+    if pool is not None and pool not in POOLS:
+        raise AlexNetError(f"pool was given '{pool}'; it takes {' or '.join(POOLS)}, or None.")
     sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
     with_progress = feature_batches(
         classifier, sources, names, pool, batch_size, workers, total=sources.total, quiet=quiet
@@ -143,8 +145,9 @@ def filled(pictures: Tensor, engine: object = None) -> Tensor:
     return torch.cat([pictures, pictures[-1:].expand(room, -1, -1, -1)]) if room else pictures
 
 
-def check_layers(model: AlexNet, layers: Sequence[str]) -> list[str]:
-    """The layers, each once; a name that the network lacks is an error that offers the nearest."""
+def check_layers(model: AlexNet, layers: str | Sequence[str]) -> list[str]:
+    """The layers, or the one, each once; a name that the network lacks is an error that offers the nearest."""
+    layers = [layers] if isinstance(layers, str) else layers
     there = [record.name for record in model.variant.layers]
     for name in layers:
         if name not in there:

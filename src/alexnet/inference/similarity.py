@@ -21,7 +21,7 @@ from torch import Tensor
 from alexnet.base import hints
 from alexnet.base.device import choose_device
 from alexnet.base.distributed import World, alone
-from alexnet.base.errors import AlexNetError
+from alexnet.base.errors import AlexNetError, check_least
 from alexnet.base.files import check_new, writing
 from alexnet.data.pictures import Source
 from alexnet.data.sources import Sources
@@ -96,8 +96,8 @@ def build_index(
         classifier = load_classifier(model, world.device)
         (layer,) = check_layers(classifier.model, [layer])
         named = hints.absolute(model)
-        sources = images if isinstance(images, Sources) else Sources(absolute(images))
-    places = [str(one) for one in sources.pictures]
+        sources = images if isinstance(images, Sources) else Sources(images, absolute=True)
+    places = sources.places()
     facts = {"index": 1, "layer": layer, "path": named, "images": places}
     part = folder.with_name(folder.name + ".part")
     found = gather(classifier, sources, [layer], part, None, batch_size, workers, resume, quiet, facts, world)
@@ -107,11 +107,6 @@ def build_index(
     with writing(folder):
         os.replace(part, folder)
     return open_index(folder), failed
-
-
-def absolute(images: Iterable[str]) -> list[str]:
-    """The same names for any folder that they will be looked for from."""
-    return [image if image == "-" else os.path.abspath(image) for image in images]
 
 
 def open_index(path: str | Path) -> Index:
@@ -147,7 +142,8 @@ def similar(
 ) -> Iterator[Similar]:
     """The `count` pictures of the index nearest to each picture, in float64, so exact but for rounding; ties by order.
 
-    `model` is where the index's model is now, if it was moved; another model than the index's is an error.
+    `model` is where the index's model is now, if it was moved; another model than the index's is an error. `device` is
+    for a model that is loaded here; what `load` gave stays where it is.
     `not_itself` leaves the picture of the same file out, where the index has it.
     """
     opened = index if isinstance(index, Index) else open_index(index)
@@ -164,14 +160,17 @@ def similar(
                 f"the model of INDEX {opened.folder} cannot be loaded ({str(error).rstrip('.')}); give where it is now "
                 "with --model."
             ) from None
+    if classifier.exported:
+        check_layers(classifier.model, opened.layer)  # which it says that it has none of
     check_float32(classifier.model)
     if fingerprint(classifier) != opened.fingerprint:
         raise AlexNetError(
             f"INDEX {opened.folder} was made by another model than {model or opened.model} is now; make the index "
             "anew, or give its model with --model."
         )
-    if count < 1:
-        raise AlexNetError(f"count was given {count}; it takes 1 or more.")
+    check_least("count", count, 1)
+    if distance not in DISTANCES:
+        raise AlexNetError(f"distance was given '{distance}'; it takes {' or '.join(DISTANCES)}.")
     sources = pictures if isinstance(pictures, Sources) else Sources(pictures)
     return _similar(opened, classifier, sources, count, distance, batch_size, quiet, not_itself)
 
