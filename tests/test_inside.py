@@ -11,10 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
 
 from alexnet.base.errors import AlexNetError
+from alexnet.data.preprocess import Preprocess
+from alexnet.inference.dense import whole_picture
 from alexnet.inference.inside import compare, fields, heat, maps, views, where
+from alexnet.inference.inside.looking import look
 from alexnet.inference.prediction import predict
 from alexnet.networks import variants as v
 from alexnet.networks.model import AlexNet
@@ -253,6 +257,15 @@ def test_a_heat_map_of_what_there_is_not_is_refused():
         heat.occlusion(one, picture(), 0, 9, 10)
 
 
+def test_a_class_may_be_a_whole_number_of_another_library_and_one_name_stand_for_several():
+    found = look(made("alexnet32"), picture(), "gradient", of=np.int64(3))
+    assert (list(found.heat), found.class_index, found.maps) == (["gradient"], 3, {})
+    assert list(look(made("alexnet32"), picture(), "maps", layers="conv5").maps) == ["conv5"]
+    for wrong in (True, 1.5, None.__class__):
+        with pytest.raises(AlexNetError, match="give a name, WordNet id or number"):
+            look(made("alexnet32"), picture(), "gradient", of=wrong)
+
+
 def test_heat_maps_can_be_drawn_within_inference_mode():
     one = made("alexnet2012")
     for method in heat.METHODS.values():
@@ -326,8 +339,26 @@ def test_a_place_of_the_class_map_is_what_the_dense_form_says_there():
         for name in net.order[net.order.index("flatten") + 1 : net.order.index(net.logits) + 1]:
             part = getattr(net, name)(part)
         np.testing.assert_allclose(found.probabilities[:, y, x_at], part.softmax(1)[0].detach(), atol=1e-4)
-    with pytest.raises(AlexNetError, match=r"a picture of 4000 x 5000 pixels; .* 1248 at most"):
+    with pytest.raises(AlexNetError, match=r"a picture of 4000 x 5000 pixels; .* 1248 at most: give another shorter"):
         where.where(one, picture(), 4000)
+
+
+def test_of_a_long_picture_the_class_map_is_of_as_many_pixels_as_fit():
+    one = made("alexnet32")
+    most = 12 * one.preprocess.stored
+    assert where.where(one, picture().resize((1200, 100))).picture.shape == (most // 12, most, 3)
+    with pytest.raises(AlexNetError, match="most: cut the picture"):
+        where.where(one, picture().resize((2000, 100)))
+
+
+def test_the_dense_form_is_shown_the_pixels_that_the_network_is_shown():
+    how = Preprocess(48, 48, "RGB", (64.0,), torch.full((3, 1, 1), 120.0))
+    square = picture().crop((0, 0, 120, 120))
+    assert torch.equal(whole_picture(how, square, 48)[0], how(square))
+    one = made("alexnet2012")
+    square = square.resize((90, 90), Image.Resampling.BILINEAR)
+    side = one.preprocess.stored
+    assert np.array_equal(where.where(one, square, side).picture, one.preprocess.pixels(square).permute(1, 2, 0))
 
 
 def test_two_models_differ_where_they_were_made_to():

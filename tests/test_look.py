@@ -132,7 +132,8 @@ def test_figure_3_has_every_filter_of_the_first_layer_a_block_a_tower(alexnet, t
         assert np.abs(drawn.astype(int) - scaled[number].transpose(1, 2, 0)).max() <= 1, number
 
 
-def test_figure_4_has_bars_and_the_nearest_of_an_index(alexnet, tiny_run, photos, folders, tmp_path):
+def test_figure_4_has_bars_and_the_nearest_of_an_index(alexnet, tiny_run, photos, folders, tmp_path, monkeypatch):
+    real = figures._rows
     index, out = tmp_path / "index", tmp_path / "out"
     assert alexnet("index", tiny_run, folders / "val", index)[0] == 0
     pictures = [str(photos / colour / "0.png") for colour in COLOURS]
@@ -151,6 +152,13 @@ def test_figure_4_has_bars_and_the_nearest_of_an_index(alexnet, tiny_run, photos
     x = left.shape[1] + figures.SPACE + drawing.GAP + figures.SIDE + drawing.GAP
     tile = np.asarray(figures._square(nearest))
     assert np.array_equal(whole[drawing.GAP : drawing.GAP + figures.SIDE, x : x + figures.SIDE], tile)
+    # Of an index with fewer pictures than a row has places, each row begins with its own.
+    few, rows = tmp_path / "few", []
+    assert alexnet("index", tiny_run, *pictures, few)[0] == 0
+    monkeypatch.setattr(figures, "_rows", lambda cells, across: rows.append(cells) or real(cells, across))
+    figures.figure4(package.load(tiny_run), pictures, similarity.open_index(few))
+    assert [np.array_equal(rows[-1][7 * n], figures._square(one)) for n, one in enumerate(pictures)] == [True] * 3
+    assert len(rows[-1]) == 21
     many = [*pictures * 3, str(photos / "red" / "broken.png")]
     status, said, _ = alexnet("look", tiny_run, *many, "--out", tmp_path / "other", "--what", "fig4")
     assert "without its right half" in said

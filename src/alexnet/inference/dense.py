@@ -6,6 +6,7 @@ import copy
 import math
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -78,8 +79,9 @@ def dense(model: AlexNet | Classifier) -> Dense:
 def whole_picture(preprocess: Preprocess, picture: Source, shorter: int = 0) -> Tensor:
     """A picture of any size and shape as the dense form takes it: float32 (1, C, H, W).
 
-    Its shorter side is brought to `shorter` pixels (0: left as it is). Of a mean image the mean colour is subtracted,
-    so a picture of the input's own size differs from what the network sees by the mean image's relief.
+    Its shorter side is brought to `shorter` pixels (0: left as it is), bilinearly as everywhere. Of a mean image the
+    mean colour is subtracted, so a picture of the input's own size differs from what the network sees by the mean
+    image's relief.
     """
     opened = decode(picture, preprocess.channels)
     if shorter < 0:
@@ -94,7 +96,7 @@ def whole_picture(preprocess: Preprocess, picture: Source, shorter: int = 0) -> 
                 f"a picture of {opened.width:,} x {opened.height:,} pixels would become one of {size[0]:,} x "
                 f"{size[1]:,}, more than {LARGEST:,} in all; cut it into parts, or give a smaller shorter side."
             )
-        opened = opened.resize(size)
+        opened = opened.resize(size, Image.Resampling.BILINEAR)
     pixels = torch.frombuffer(bytearray(opened.tobytes()), dtype=torch.uint8)
     pixels = pixels.reshape(opened.height, opened.width, preprocess.channels).permute(2, 0, 1)[None]
     return preprocess.divide(pixels.float() - preprocess.mean.mean((1, 2), keepdim=True).cpu())

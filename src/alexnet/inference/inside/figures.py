@@ -73,7 +73,8 @@ def figure4(
     near = find_pictures(index.images, {n.file for row in rows for n in row.neighbours})
     tiles = []
     for name, row in zip(queries, rows, strict=True):
-        tiles += [_square(found[name])] + [_square(near.get(n.file)) for n in row.neighbours]
+        none = [Image.new("RGB", (SIDE, SIDE), "white")] * (NEIGHBOURS - len(row.neighbours))
+        tiles += [_square(found[name]), *(_square(near.get(n.file)) for n in row.neighbours), *none]
     right = _stacked(
         [_rows(tiles, 1 + NEIGHBOURS)], f"a picture, and those of the index that are nearest to it by {index.layer}"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -85,8 +87,8 @@ def _single(given: Source) -> tuple[str, Source]:
 def look(
     model: str | Path | Classifier,
     picture: Source,
-    what: Sequence[str] = USUAL,
-    layers: Sequence[str] | None = None,
+    what: str | Sequence[str] = USUAL,
+    layers: str | Sequence[str] | None = None,
     of: str | int | None = None,
     pictures: Source | Iterable[Source] | Sources | None = None,
     device: str | torch.device = "auto",
@@ -98,8 +100,10 @@ def look(
     encoded bytes, an open file, a PIL image, a uint8 array (H, W[, C]) or a tensor (C, H, W). `what` names any of
     filters, maps, cam, occlusion, gradient, views, where and top; `layers` are those whose maps and patches are given
     (None: all with maps), `of` is the class of the heat maps (None: the most probable), `pictures` are those in which
-    top finds patches. Raises AlexNetError for a model or picture that cannot be read and names that are not there.
+    top finds patches, `device` is for a model that is loaded here: what `load` gave stays where it is. Raises
+    AlexNetError for a model or picture that cannot be read and names that are not there.
     """
+    what = [what] if isinstance(what, str) else what
     check_what(what)
     classifier = model if isinstance(model, Classifier) else load_classifier(model, choose_device(device))
     names = maps.spatial(classifier.model) if layers is None else check_layers(classifier.model, layers)
@@ -135,10 +139,12 @@ def check_what(what: Sequence[str], known: Sequence[str] = WHAT) -> None:
         raise AlexNetError(f"nothing was named to look at; give any of {', '.join(known)}.")
 
 
-def class_of(classifier: Classifier, given: str | int) -> int:
+def class_of(classifier: Classifier, given: str | SupportsIndex) -> int:
     """The index of a class by its name, WordNet id or index."""
-    if isinstance(given, int):
-        return heat.check_class(classifier, given)
+    if isinstance(given, bool) or not isinstance(given, str | SupportsIndex):
+        raise AlexNetError(f"a class was given as {type(given).__name__}; give a name, WordNet id or number.")
+    if not isinstance(given, str):
+        return heat.check_class(classifier, operator.index(given))
     known = labels.position(classifier.classes)
     if given in known:
         return known[given]
@@ -157,7 +163,7 @@ def filters_by_layer(classifier: Classifier) -> dict[str, np.ndarray]:
 
 
 def _top(
-    classifier: Classifier, values: dict[str, np.ndarray], layers: Sequence[str] | None, pictures, quiet: bool
+    classifier: Classifier, values: dict[str, np.ndarray], layers: str | Sequence[str] | None, pictures, quiet: bool
 ) -> dict[str, dict[int, Patches]]:
     """Of the maps that are brightest in the picture; unless layers were named, of the convolutions' alone."""
     if pictures is None:

@@ -43,7 +43,7 @@ def drawings(look: Look) -> Iterator[PagePicture]:
         drawn = drawing.enlarged(drawing.overlay(look.picture, values, method.signed), ENLARGED)
         yield PagePicture(name, f"Why {own}: {method.title}", method.says, drawn)
     if look.views is not None:
-        says = "The ten views of the paper, each with the class that it votes for; their mean is the answer."
+        says = "The ten views of the paper, each with the class that it votes for."
         yield PagePicture("views", "Ten views", says, drawing.view_sheet(look.views, classes))
     if look.where is not None:
         says = f"How probable {own} is at each place of the whole picture."
