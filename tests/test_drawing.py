@@ -146,6 +146,15 @@ def test_pictures_of_other_sizes_are_fitted_into_the_film(alexnet, tiny_run, tmp
         assert rows.max() + 1 == pytest.approx((72 + height) / 2, abs=3)
 
 
+def test_without_one_frame_that_can_be_read_no_film_is_written_and_the_true_sentence_said(refused, tiny_run, tmp_path):
+    needs("av")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "0.jpg").write_bytes(b"broken")
+    said = refused("predict", tiny_run, tmp_path / "frames", "--annotate", tmp_path / "out.mp4")
+    assert "none of 1 moving pictures can be read" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["frames"]
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov"])
 def test_what_a_killed_command_left_of_a_film_goes_with_the_next(alexnet, tiny_run, tmp_path, ending):
     needs("av")

@@ -202,7 +202,7 @@ class _Work:
                 progress.update(1)
                 if stop.received:
                     break
-        if said.annotate:
+        if film and film.stream:
             self.output.say(f"{said.annotate}: written, without sound")
         if isinstance(source, reading.Newest):
             self.dropped += source.dropped

@@ -43,7 +43,7 @@ def annotated(picture: Image.Image, classes: Sequence[ClassProbability]) -> Imag
 class Film:
     """A new video file that frames are added to; it is in its place when all is well at the end.
 
-    It is as large as its first frame; others are fitted in, with borders.
+    It is as large as its first frame; others are fitted in, with borders. Without a frame there is no file.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -86,10 +86,11 @@ class Film:
     ) -> None:
         try:
             with writing(self.path):
-                if self.stream is not None and kind is None:
+                whole = self.stream is not None and kind is None
+                if whole:
                     self.container.mux(self.stream.encode(None))
                 self.container.close()
-                if kind is None:
+                if whole:
                     os.replace(self.part, self.path)
         finally:
             self.part.unlink(missing_ok=True)
