@@ -71,7 +71,6 @@ SHARED = {
     "the same thing computed in a plain and in a fast form": "augmented blocks_of_pixels passes",
     "draws random numbers": "draw",
     "a hash of what results depend on": "fingerprint",
-    "names made to hold from any folder": "absolute",
 }
 
 

@@ -240,13 +240,12 @@ def evaluate(
             raise AlexNetError(f"--weights was given {several[0]} and {several[1]}, and one of them counts; give that.")
     for which in named:
         models = tuple(loading.chosen(model, which) for model in models)
-    weights = numbers[0] if numbers else None
-    shares = None if weights is None else _numbers(weights)
+    shares = _numbers(numbers[0]) if numbers else None
     if fit_weights:
         from alexnet.inference.confusion import check_outputs
         from alexnet.inference.ensemble import fit_weights as run_fit
 
-        if weights is not None or len(models) < 2:
+        if numbers or len(models) < 2:
             raise AlexNetError("--fit-weights finds the weights of two MODELs or more; leave --weights out.")
         check_outputs(per_class, confusion, pictures)
         shares = run_fit(

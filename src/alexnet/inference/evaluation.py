@@ -184,14 +184,13 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Errors of a model (run folder, file of weights or loaded) on a split of DATA, in float32.
 
-    `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets; their probabilities
-    are averaged. Several models are an ensemble: the mean of their probabilities, weighted by `weights`.
-    `ties` in scores give the label to one class (`first`) or a share to each (`fraction`, docs/facts.md 2.9).
-    `per_class`, `confusion` and `table` name files for errors by class, the confusion matrix and every picture's
-    answers. `device` is that of the pictures and of models that are loaded here; what `load` gave stays where it is.
-    `engine` is auto, torch (default), onnx or openvino. `held` says which pictures are held out, by default those that
-    the first model's training held out. Under torchrun processes take batches in turns, and all is that of one process;
-    `resume` goes on where such an evaluation, or one with `resume`, was killed.
+    `views` is 1, the central crop, 10, the paper's ten, or 9, those of the author's CIFAR-10 nets, whose probabilities
+    are averaged. Several models are an ensemble: the mean of their probabilities, weighted by `weights`. `ties` in
+    scores give the label to one class (`first`) or a share to each (`fraction`, docs/facts.md 2.9). `per_class`,
+    `confusion` and `table` name files for errors by class, the matrix and every picture's answers. `device` is for
+    pictures and models that are loaded here; others stay where they are. `engine` is auto, torch (default), onnx or
+    openvino. `held` says which pictures are held out, by default those that the first model's training held out. Under
+    torchrun all is as of one process; `resume` goes on where such an evaluation, or one with `resume`, was killed.
     """
     models = 1 if isinstance(model, str | Path | Classifier) else len(model)
     scoring = Scoring(views, weights, ties).checked(models)
