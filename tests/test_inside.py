@@ -376,6 +376,15 @@ def test_two_models_differ_where_they_were_made_to():
     assert found["conv4"].relative == pytest.approx(apart, rel=1e-4)
 
 
+def test_two_models_are_compared_class_by_class_whatever_their_order():
+    one = made("alexnet2012")
+    other = replace(one, model=copy.deepcopy(one.model), classes=one.classes[::-1])
+    for each in other.model.fc8.parameters():
+        each.data = each.data.flip(0)
+    found = {each.layer: each.difference for each in compare.compare_inside(one, other, picture()).layers}
+    assert found["fc8"] == found["prob"] == 0
+
+
 def test_layers_that_only_one_of_two_models_has_are_named():
     found = compare.compare_inside(made("alexnet2012"), made("alexnet_owt"), picture())
     assert found.apart[:2] == ["conv1", "norm1"] or "norm1" in found.apart

@@ -108,6 +108,12 @@ def places(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     return [n if counts[n] == 1 else -1 for n in found]
 
 
+def reordered(first: list[str], second: list[str]) -> list[int] | None:
+    """Where each class of a network stands among another's; None where the order is one, or the classes are others."""
+    found = places(first, second)
+    return found if sorted(found) == list(range(len(second))) != found else None
+
+
 def read(file: Path) -> list[str]:
     """Names of classes in a file: one a line, or JSON, a list or an object from numbers."""
     try:

@@ -89,7 +89,7 @@ def compare(
     """
     place = choose_device(device)
     one, other = (x if isinstance(x, Classifier) else load_classifier(x, place) for x in (a, b))
-    order = _order(one.classes, other.classes)
+    order = labels.reordered(one.classes, other.classes)
     greatest: dict[str, list[float]] = {}
     failed: list[dict[str, str]] = []
     seen = agree = 0
@@ -127,12 +127,6 @@ def _made_up(model: Classifier) -> list[np.ndarray]:
     draw, size = np.random.default_rng(0), model.preprocess.stored
     shape = (size, size, 3) if model.preprocess.channels == 3 else (size, size)
     return [draw.integers(0, 256, shape, np.uint8) for _ in range(RANDOM_PICTURES)]
-
-
-def _order(a: list[str], b: list[str]) -> list[int] | None:
-    """Where each class of A stands among B's; None where B's order is A's, or its names are others."""
-    found = labels.places(a, b)
-    return found if sorted(found) == list(range(len(b))) != found else None
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from alexnet.data import labels
 from alexnet.data.pictures import Source
 from alexnet.inference.inside.maps import activations, map_shapes
 from alexnet.inference.prediction import ClassProbability, ranked
@@ -38,11 +39,16 @@ class Compared:
 
 @torch.inference_mode()
 def compare_inside(one: Classifier, other: Classifier, picture: Source, topk: int = 5) -> Compared:
-    """Both models on one picture, each with its own preprocessing."""
+    """Both models on one picture, each with its own preprocessing; classes of the same names are compared."""
     shapes = [map_shapes(one.model), map_shapes(other.model)]
     shared = [name for name, shape in shapes[0].items() if shapes[1].get(name) == shape]
     apart = [name for name in dict.fromkeys((*shapes[0], *shapes[1])) if name not in shared]
     values = [activations(model, picture, shared) if shared else {} for model in (one, other)]
+    order = labels.reordered(one.classes, other.classes)
+    if order is not None:
+        names = list(values[1])
+        of_classes = names[names.index(other.model.logits) :] if other.model.logits in names else []
+        values[1] |= {name: values[1][name][order] for name in of_classes}
     found = [_difference(name, values[0][name], values[1][name]) for name in shared]
     answers = [_answer(model, picture, topk) for model in (one, other)]
     return Compared(answers[0], answers[1], found, apart)
