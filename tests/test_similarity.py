@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import alexnet as package
 from alexnet.base.errors import AlexNetError
+from alexnet.data.sources import Sources
 from alexnet.inference import contact_sheet, similarity
 from alexnet.weights.classifier import weights_bytes
 from conftest import COLOURS, coloured, encoded, write_folders, write_parquet
@@ -175,7 +177,9 @@ def test_an_index_of_names_on_stdin_is_of_the_same_files_from_any_folder(alexnet
     monkeypatch.chdir(photos)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"0.png\n1.png\n")))
     assert alexnet("index", tiny_run, "-", tmp_path / "index")[0] == 0
-    assert similarity.open_index(tmp_path / "index").filenames == [str(photos / "0.png"), str(photos / "1.png")]
+    there = [str(photos / "0.png"), str(photos / "1.png")]
+    assert similarity.open_index(tmp_path / "index").filenames == there
+    assert Sources([Path("0.png"), "1.png"], absolute=True).pictures == there
 
 
 def test_more_neighbours_than_fit_on_a_sheet_are_in_the_answer_alone(alexnet, index, tmp_path, monkeypatch):

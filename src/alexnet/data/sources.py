@@ -62,7 +62,8 @@ class Sources:
         self.pictures: Iterable[Source] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
         if absolute:
             self.pictures = [
-                os.path.abspath(one) if isinstance(one, str) and one != "-" else one for one in self.pictures
+                os.path.abspath(one) if isinstance(one, str | os.PathLike) and str(one) != "-" else one
+                for one in self.pictures
             ]
         try:
             iter(self.pictures)  # a data set may have no __iter__ and yet be one
